@@ -1,0 +1,1 @@
+"""The admin database `pgbouncer`: its commands, its views, its wire session, and the interactive console."""

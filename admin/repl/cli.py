@@ -1,0 +1,150 @@
+"""`pooler console`: arguments, and which of the two ways to run: a person's prompt or a script.
+
+Exit status: 0 all is well, 1 a command failed, 2 usage, 3 no connection.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from admin.repl import address, formats, script
+from admin.repl.address import Address, BadAddress
+from admin.repl.connector import Connector, Manners
+from admin.repl.link import CannotConnect
+from admin.repl.session import FAILED, UNREACHABLE, USAGE, Options, Session
+from admin.repl.terminal import PersonTerminal, Terminal, leave
+
+if TYPE_CHECKING:
+    from admin.repl.background import Background
+
+PERSON_PATIENCE, SCRIPT_PATIENCE = 30.0, 5.0
+"""Seconds for which a lost connection is tried again."""
+
+EPILOG = """\
+URL is postgresql://user@host:port/pgbouncer, host:port, or libpq's key=value words; PG* variables and
+~/.pgpass are used as by psql. Without any, the pooler of this machine is meant (port 5433).
+Exit status: 0 all is well, 1 a command failed, 2 usage, 3 cannot connect."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `pooler console`."""
+    made = argparse.ArgumentParser(
+        prog="pooler console",
+        description="An interactive console for the pooler, and for PgBouncer.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("url", nargs="?", metavar="URL", help="the console to connect to")
+    made.add_argument("-c", "--command", action="append", metavar="COMMAND", help="run this and leave; may be repeated")
+    made.add_argument("-f", "--format", choices=formats.NAMES, default="table", help="how answers are written (table)")
+    made.add_argument("-x", "--expanded", action="store_true", help="one line per column, as \\x on")
+    made.add_argument("--human", action="store_true", help="durations, bytes and thousands readable")
+    made.add_argument("--vi", action="store_true", help="vi's editing keys")
+    made.add_argument("--no-pager", action="store_true", help="never page")
+    return made
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `pooler console`; the exit status."""
+    address.wipe_arguments(sys.orig_argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows a question mark
+    told = parser().parse_args(argv)
+    try:
+        addresses = [address.parse(told.url)] if told.url else address.default_addresses()
+    except BadAddress as error:
+        print(f"pooler console: {error}", file=sys.stderr)
+        return USAGE
+    person = not told.command and sys.stdin.isatty()
+    try:
+        return _person(told, addresses) if person else _script(told, addresses)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output (head, say) has left, and so do we, without Python's complaint at the last flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def _script(told: argparse.Namespace, addresses: list[Address]) -> int:
+    terminal = Terminal()
+    session = Session(
+        Connector(addresses, Manners(terminal.say, patience=SCRIPT_PATIENCE)),
+        terminal,
+        _options(told, expanded="off"),
+    )
+    if not _connected(session):
+        return UNREACHABLE
+    items = script.of_commands(told.command) if told.command else script.of_lines(sys.stdin)
+    try:
+        return script.run(session, items)
+    finally:
+        session.connector.close()
+
+
+def _person(told: argparse.Namespace, addresses: list[Address]) -> int:
+    from admin.repl.background import Background
+    from admin.repl.prompt import Prompt, prefers_vi
+
+    terminal = PersonTerminal()
+    manners = Manners(terminal.say, terminal.password, PERSON_PATIENCE)
+    options = _options(told, expanded="auto")
+    options.vi = told.vi or prefers_vi()
+    session = Session(Connector(addresses, manners), terminal, options)
+    if not _connected(session):
+        return UNREACHABLE
+    background = Background(lambda: session.connector.address)
+    session.on_change = lambda word: _changed(background, word)
+    session.on_view = background.learn
+    session.paused = lambda: background.facts.paused
+    background.start()
+    try:
+        _greet(session)
+        status = Prompt(session, background).run()
+    finally:
+        background.stop()
+        session.out.reset()
+        session.connector.close()
+    return leave([background], status)
+
+
+def _options(told: argparse.Namespace, expanded: str) -> Options:
+    return Options(
+        format=told.format,
+        expanded="on" if told.expanded else expanded,
+        human=told.human,
+        pager=not told.no_pager,
+    )
+
+
+def _connected(session: Session) -> bool:
+    try:
+        session.connector.connect()
+    except CannotConnect as error:
+        print(f"pooler console: cannot connect: {error}", file=sys.stderr)
+        return False
+    return True
+
+
+def _greet(session: Session) -> None:
+    link = session.connector.link
+    if link is not None:
+        session.terminal.say(
+            f'Connected to {link.address.label} as "{link.address.user}", version {link.version}.'
+            " \\? tells what can be typed."
+        )
+
+
+def _changed(background: Background, word: str) -> None:
+    """A verb was carried out: what is known may be old."""
+    if word == "\\c":
+        background.move()
+    elif word in ("SET", "RELOAD"):
+        background.expire("settings", "databases", "users")
+    else:
+        background.expire("databases")

@@ -1,0 +1,234 @@
+"""The HTTP front: /metrics, /healthz, /readyz, /logs, /events and the live page at /.
+
+A starlette application over a Source and a Reporter; it counts nothing itself. Other applications (the
+platform's API) get every path that is not ours. Heavy imports happen in `build_app`, which is called after
+the pooler already listens. No answer is kept in memory whole when it can be long, and no reader can make us
+wait: see metrics.listener.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from typing import TYPE_CHECKING, Any
+
+from metrics.catalog import CATALOG, Figure
+from metrics.feed import Feed, HistoryReader, history_value, sse
+from metrics.heroku import LogLine
+from metrics.listener import HttpError, HttpServer, serve_http
+from metrics.period import Reporter
+from metrics.source import Source, Unavailable, take
+from metrics.stream import Streams, beating
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from metrics.prometheus import Exposition
+
+__all__ = ["HttpError", "HttpServer", "build_app", "serve_http"]
+
+ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
+Addons = Callable[[str], Collection[str] | None]
+"""An app's name to the databases its lines are about; None for an app that does not exist."""
+
+DEFAULT_LINES = 100
+SCRAPE_SECONDS = 60.0
+BEAT_SECONDS = 10.0
+MAX_FORMATS = 4
+MAX_STREAMS = 128
+"""Live pages and log tails at once; more are told to come back later."""
+
+
+class Front:
+    """The handlers, over what they read."""
+
+    def __init__(
+        self,
+        source: Source,
+        reporter: Reporter | None,
+        history: HistoryReader | None,
+        addons: Addons | None,
+        catalog: tuple[Figure, ...],
+    ) -> None:
+        self.source = source
+        self.reporter = reporter
+        self.history = history
+        self.addons = addons
+        self.catalog = catalog
+        self.expositions: dict[str, Exposition] = {}
+        """By content type: versions and escaping schemes that a scraper may ask for make some."""
+        self.feed = Feed(source)
+        self.streams = Streams(MAX_STREAMS)
+
+    async def metrics(self, request: Request) -> Response:
+        from metrics.prometheus import Exposition, negotiate
+
+        encoder, content_type = negotiate(request.headers.get("accept", ""))
+        exposition = self.expositions.get(content_type)
+        if exposition is None:
+            if len(self.expositions) >= MAX_FORMATS:
+                self.expositions.clear()
+            exposition = self.expositions[content_type] = Exposition(encoder, self.catalog)
+        try:
+            snapshot = await take(self.source, clients=True, histograms=True)
+        except Unavailable:
+            snapshot = None
+        return self.streams.bounded(_pieces(exposition.render(snapshot)), content_type, SCRAPE_SECONDS)
+
+    async def healthz(self, request: Request) -> Response:
+        """The process is alive and its loop turns."""
+        return _text("ok\n")
+
+    async def readyz(self, request: Request) -> Response:
+        """Clients can be served: 503 with the reason when not."""
+        try:
+            snapshot = await take(self.source)
+        except Unavailable as reason:
+            return _text(f"not ready: {reason}\n", 503)
+        for halted, word in ((snapshot.suspended, "suspended"), (snapshot.paused, "paused")):
+            if halted:
+                return _text(f"not ready: {word}\n", 503)
+        return _text("ready\n")
+
+    async def page(self, request: Request) -> Response:
+        from starlette.responses import Response as Plain
+
+        from metrics.page import page_headers, page_html
+
+        return Plain(page_html(), headers=page_headers(), media_type="text/html")
+
+    async def events(self, request: Request) -> Response:
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+        return self.streams.endless(self._events(), "text/event-stream; charset=utf-8", headers)
+
+    async def _events(self) -> AsyncIterator[bytes]:
+        yield sse("history", history_value(self.history() if self.history else ()))
+        async with self.feed.viewer() as queue:
+            while True:
+                yield await queue.get()
+
+    async def logs(self, request: Request) -> Response:
+        if self.reporter is None:
+            return _text("this pooler keeps no log lines\n", 404)
+        query = request.query_params
+        count = _count(query.get("n", ""))
+        if count is None:
+            return _text("n is the number of lines to begin with\n", 400)
+        wanted = self._filter(query.get("source", ""), query.get("app", ""))
+        if wanted is None:
+            return _text(f"app {query['app']!r} is not known here\n", 404)
+        write = as_json if _truth(query.get("json")) else as_text
+        kind = "application/x-ndjson" if write is as_json else "text/plain; charset=utf-8"
+        past = [line for line in self.reporter.tail(10**9) if wanted(line)][-count:] if count else []
+        if not _truth(query.get("tail")):
+            return self.streams.bounded(_pieces(map(write, past)), kind, SCRAPE_SECONDS)
+        lines = follow(self.reporter, past, wanted, write)
+        if write is as_json:
+            lines = beating(lines, BEAT_SECONDS, b"\n")
+        return self.streams.endless(lines, kind, {"cache-control": "no-store", "x-accel-buffering": "no"})
+
+    def _filter(self, source: str, app: str) -> Callable[[LogLine], bool] | None:
+        """What `--source` and `-a` let through; None for an unknown app."""
+        addons = None
+        if app and self.addons is not None:
+            addons = self.addons(app)
+            if addons is None:
+                return None
+        elif app:
+            addons = (app,)
+        return lambda line: (
+            (not source or source in (line.source, line.process)) and (addons is None or line.addon in addons)
+        )
+
+
+def build_app(
+    source: Source,
+    reporter: Reporter | None = None,
+    *,
+    history: HistoryReader | None = None,
+    addons: Addons | None = None,
+    fallback: ASGIApp | None = None,
+    catalog: tuple[Figure, ...] = CATALOG,
+) -> Starlette:
+    """The application. `fallback` gets the requests for all paths but ours, `/` included when it is not a
+    GET."""
+    from starlette.applications import Starlette
+    from starlette.routing import Mount, Route
+
+    front = Front(source, reporter, history, addons, catalog)
+    routes: list[Any] = [
+        Route("/", front.page),
+        Route("/metrics", front.metrics),
+        Route("/healthz", front.healthz),
+        Route("/readyz", front.readyz),
+        Route("/events", front.events),
+        Route("/logs", front.logs),
+    ]
+    if fallback is not None:
+        routes.append(Mount("/", app=fallback))
+    app = Starlette(routes=routes)
+    app.state.streams = front.streams
+    return app
+
+
+async def follow(
+    reporter: Reporter,
+    past: list[LogLine],
+    wanted: Callable[[LogLine], bool],
+    write: Callable[[LogLine], bytes],
+) -> AsyncIterator[bytes]:
+    """The lines of the past, then those to come; a reader that fell behind is told how many it missed."""
+    with reporter.follow() as follower:
+        yield b"".join(map(write, past))
+        told = 0
+        async for line in follower:
+            if follower.missed > told:
+                text = f"{follower.missed - told} lines were missed: they came faster than they were read"
+                yield write(LogLine(time.time(), text, process="pooler"))
+                told = follower.missed
+            if wanted(line):
+                yield write(line)
+
+
+def as_text(line: LogLine) -> bytes:
+    return (line.text + "\n").encode("utf-8", "backslashreplace")
+
+
+def as_json(line: LogLine) -> bytes:
+    value = {
+        "time": line.when,
+        "source": line.source,
+        "process": line.process,
+        "addon": line.addon,
+        "message": line.body,
+        "line": line.text,
+    }
+    return (json.dumps(value) + "\n").encode()
+
+
+async def _pieces(parts: Any) -> AsyncIterator[bytes]:
+    """A sync iterator as an async one; the loop turns between its items."""
+    import asyncio
+
+    for part in parts:
+        yield part
+        await asyncio.sleep(0)
+
+
+def _text(text: str, status: int = 200) -> Response:
+    from starlette.responses import PlainTextResponse
+
+    return PlainTextResponse(text, status)
+
+
+def _count(text: str) -> int | None:
+    if not text:
+        return DEFAULT_LINES
+    return int(text) if text.isdecimal() and len(text) < 8 else None
+
+
+def _truth(text: str | None) -> bool:
+    return text is not None and text.lower() in ("", "1", "true", "yes", "on")

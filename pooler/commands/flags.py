@@ -1,0 +1,104 @@
+"""The arguments of `pooler serve`: PgBouncer's flags, and ours."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What was asked for on the command line. None: not given."""
+
+    ini: str | None
+    daemon: bool
+    quiet: bool
+    verbose: int
+    user: str | None
+    reboot: bool
+    version: bool
+    database_url: str | None = field(repr=False)
+    connection_limit: int | None
+    listen: str | None
+    port: int | None
+    data_dir: str | None
+    plain: bool
+    metrics_period: float | None
+    metrics_extra: bool
+    drains: tuple[str, ...]
+    http: str | None
+    http_cert: str | None
+    http_key: str | None
+    state: str | None = field(repr=False)
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1e9:
+        raise argparse.ArgumentTypeError("must be seconds, 0 or more")
+    return value
+
+
+def port(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 65535:
+        raise argparse.ArgumentTypeError("must be a port, 1 to 65535")
+    return value
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="pooler serve",
+        description="Run the pooler: with an ini file as PgBouncer would; without one for DATABASE_URL, or for an "
+        "embedded PostgreSQL when there is no DATABASE_URL either.",
+    )
+    add = made.add_argument
+    add("ini", nargs="?", help="pgbouncer.ini: behave as PgBouncer started with this file")
+    add("-d", "--daemon", action="store_true", help="run in the background (needs pidfile)")
+    add("-q", "--quiet", action="store_true", help="log nothing to stderr")
+    add("-v", "--verbose", action="count", default=0, help="log more; twice for all")
+    add("-u", "--user", metavar="USER", help="system user to become after start")
+    add("-R", "--reboot", action="store_true", help="take over the sockets and connections of the running process")
+    add("-V", "--version", action="store_true", help="print the version and leave")
+    own = made.add_argument_group("without an ini file")
+    own.add_argument(
+        "--database-url", metavar="URL", default=os.environ.get("DATABASE_URL") or None,
+        help="the PostgreSQL to pool (default: DATABASE_URL); prefer the variable, arguments are seen by everybody",
+    )  # fmt: skip
+    own.add_argument(
+        "--connection-limit", type=positive, metavar="N",
+        help="connections the database allows; the pool takes 75%% of it (default: its max_connections)",
+    )  # fmt: skip
+    own.add_argument("--listen", metavar="HOST", help="address to listen on (default 127.0.0.1)")
+    own.add_argument("--port", type=port, help="port to listen on (default: the database's + 1)")
+    own.add_argument("--plain", action="store_true", help="allow clients without TLS from other hosts too")
+    own.add_argument("--data-dir", metavar="DIR", help="where the embedded PostgreSQL, its passwords and keys live")
+    fronts = made.add_argument_group("metrics")
+    add = fronts.add_argument
+    add("--metrics-period", type=seconds, metavar="SECONDS", help="between metrics lines (default 60; 0: none)")
+    add("--metrics-extra", action="store_true", help="append percentiles to the metrics lines")
+    add("--drain", action="append", default=[], metavar="URL", dest="drains",
+        help="where metrics lines go (repeatable): stdout, a file, syslog://, syslog+tls://, https://")  # fmt: skip
+    add("--http", metavar="HOST:PORT",
+        help="serve /metrics, the live page and the API (without an ini: 127.0.0.1:9127; 'off': none)")  # fmt: skip
+    add("--http-cert", metavar="FILE", help="serve HTTPS with this certificate; its key is there too or in --http-key")
+    add("--http-key", metavar="FILE", help="the private key of --http-cert")
+    add("--state", metavar="URL", help="the control plane's state: its attachments open and close pools here")
+    return made
+
+
+def parse(arguments: list[str]) -> Flags:
+    """Exits with status 2 on wrong usage, as argparse does."""
+    given = vars(parser().parse_args(arguments))
+    given["drains"] = tuple(given["drains"])
+    if given["ini"]:
+        given["database_url"] = None
+    return Flags(**given)

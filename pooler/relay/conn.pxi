@@ -1,0 +1,474 @@
+# One connection: reading, writing, TLS, and backpressure. What the bytes mean is the business of client.pxi and
+# server.pxi; here they are only moved. The rule: a peer that does not drain stops its source, so that at most one
+# read buffer per connection is ever pending.
+
+
+cdef class ConnList:
+    cdef void append(self, Conn c):
+        c.home = self
+        c.prev = self.tail
+        c.next = None
+        if self.tail is None:
+            self.head = c
+        else:
+            self.tail.next = c
+        self.tail = c
+        self.count += 1
+
+    cdef void prepend(self, Conn c):
+        c.home = self
+        c.next = self.head
+        c.prev = None
+        if self.head is None:
+            self.tail = c
+        else:
+            self.head.prev = c
+        self.head = c
+        self.count += 1
+
+    cdef void remove(self, Conn c):
+        if c.prev is None:
+            self.head = c.next
+        else:
+            c.prev.next = c.next
+        if c.next is None:
+            self.tail = c.prev
+        else:
+            c.next.prev = c.prev
+        c.prev = c.next = None
+        c.home = None
+        self.count -= 1
+
+    def all(self):
+        """The connections from head to tail, as a list that stays valid while they move."""
+        cdef Conn c = self.head
+        found = []
+        while c is not None:
+            found.append(c)
+            c = c.next
+        return found
+
+
+cdef inline bint flatten(uint8_t *flat, iovec *iov, int n, iovec *whole) noexcept nogil:
+    # A few small pieces are cheaper to copy together than for the kernel to gather. False when they are too long.
+    cdef int i
+    cdef size_t total = 0
+    for i in range(n):
+        if total + iov[i].iov_len > FLAT_BYTES:
+            return False
+        memcpy(flat + total, iov[i].iov_base, iov[i].iov_len)
+        total += iov[i].iov_len
+    whole.iov_base = flat
+    whole.iov_len = total
+    return True
+
+
+@cython.no_gc
+cdef class Conn:
+    def __dealloc__(self):
+        free(self.hold)
+        free(self.obuf)
+
+    # ---- reading
+
+    cdef ssize_t fill(self, uint8_t *buf, size_t cap) except -3:
+        # Up to `cap` plain bytes; 0 at the end of the stream, -1 when nothing is there now, -2 on an error.
+        cdef ssize_t n
+        if self.ssl is not None:
+            return self.fill_tls(buf, cap)
+        while True:
+            n = c_recv(self.fd, buf, cap, MSG_DONTWAIT)
+            if n >= 0:
+                self.more = n == <ssize_t>cap
+                return n
+            if errno == EINTR:
+                continue
+            self.more = False
+            return -1 if errno == EAGAIN else -2
+
+    cdef ssize_t fill_tls(self, uint8_t *buf, size_t cap) except -3:
+        cdef size_t got = 0
+        cdef ssize_t n
+        cdef bint single = False
+        while True:
+            if self.tls_ready:
+                try:
+                    if got == 0 and buf == rbuf and cap == READ_BYTES:
+                        n = self.ssl.read(rbuf_size, rbuf_view)
+                    else:
+                        n = self.ssl.read(cap - got, PyMemoryView_FromMemory(<char *>buf + got, cap - got, PyBUF_WRITE))
+                except SSLWantReadError:
+                    # OpenSSL may have begun on a record: what comes next is not the head of one.
+                    self.tls_ready = False
+                    self.tls_partial = True
+                except (SSLZeroReturnError, SSLEOFError):
+                    self.tls_ready = False
+                    return got
+                except (SSLError, OSError):
+                    return -2
+                else:
+                    if n == 0:
+                        return got
+                    got += n
+                    self.tls_partial = False
+                    if got + RECORD > cap:
+                        # Of the next record only a part might fit; what is left waits inside OpenSSL, unseen by epoll.
+                        return got
+                    if single or self.incoming.pending == 0:
+                        self.tls_ready = False
+                    continue
+            if got:
+                return got
+            n = c_recv(self.fd, cipher, READ_BYTES, MSG_DONTWAIT)
+            if n < 0:
+                if errno == EINTR:
+                    continue
+                self.more = False
+                return -1 if errno == EAGAIN else -2
+            if n == 0:
+                return 0
+            self.more = n == READ_BYTES
+            self.incoming.write(readable(cipher, n))
+            self.tls_ready = True
+            # One whole record, the usual case: once it is read there is no need to ask what is left.
+            single = not self.tls_partial and n > 5 and 5 + (<size_t>cipher[3] << 8 | cipher[4]) == <size_t>n
+
+    cdef int keep(self, uint8_t *p, size_t n, size_t want) except -1:
+        # Hold `n` unprocessed bytes, with room for `want` in all: they come first at the next read. A room that has
+        # become far too large is given up.
+        cdef size_t cap
+        cdef uint8_t *fresh
+        if n == 0 and want == 0:
+            if self.hold != NULL:
+                free(self.hold)
+                self.hold = NULL
+                self.hold_cap = 0
+            self.hold_len = 0
+            return 0
+        cap = want if want > n else n
+        if cap > self.hold_cap or cap < self.hold_cap / 4 and self.hold_cap >= READ_BYTES:
+            fresh = <uint8_t *>malloc(cap)
+            if fresh == NULL:
+                raise MemoryError
+            memcpy(fresh, p, n)
+            free(self.hold)
+            self.hold = fresh
+            self.hold_cap = cap
+        elif p != self.hold:
+            memmove(self.hold, p, n)
+        self.hold_len = n
+        return 0
+
+    cdef int on_read(self) except -1:
+        cdef ssize_t n
+        cdef size_t had
+        cdef size_t room
+        if self.hold_len == 0:
+            n = self.fill(rbuf, READ_BYTES)
+            if n > 0:
+                self.take_in(rbuf, n)
+        else:
+            # A message was cut: go on behind the part that is here.
+            had = self.hold_len
+            room = self.wanted(self.hold, had)
+            self.keep(self.hold, had, room if room > had else had + READ_BYTES)
+            room = self.hold_cap - had
+            n = self.fill(self.hold + had, room if room < READ_BYTES else READ_BYTES)
+            if n > 0:
+                self.hold_len = had + n
+                self.take_in(self.hold, had + n)
+        self.last_read = n
+        if n == 0 or n == -2:
+            if not self.lost:
+                self.on_eof()
+        elif n > 0 and (self.more or self.hup or self.tls_ready) and not self.lost:
+            self.wake_later()
+        return 0
+
+    cdef int take_in(self, uint8_t *b, size_t n) except -1:
+        cdef ssize_t used = self.process(b, n)
+        if self.lost:
+            return 0
+        return self.keep(b + used, n - used, 0)
+
+    cdef int digest(self) except -1:
+        # What was held has its chance now.
+        return self.take_in(self.hold, self.hold_len) if self.hold_len else 0
+
+    cdef int wake_later(self) except -1:
+        # Bytes that epoll cannot see (TLS, or held ones) wait to be read: come back at the end of this turn.
+        if not self.again:
+            self.again = True
+            self.relay.again.append(self)
+        return 0
+
+    cdef size_t wanted(self, uint8_t *b, size_t n) noexcept:
+        # Bytes that the message at the head of `b` needs before it can be processed; 0 when unknown.
+        cdef uint32_t l
+        if n < 5:
+            return 0
+        l = be32(b + 1)
+        return <size_t>l + 1 if l < HELD_LIMIT else 0
+
+    # ---- writing
+
+    cdef int write(self, iovec *iov, int n) except -1:
+        # Send all pieces, or as much as the socket takes; the rest is queued and goes out by `flush`.
+        cdef msghdr msg
+        cdef ssize_t sent
+        cdef int i = 0
+        cdef iovec whole
+        cdef uint8_t flat[FLAT_BYTES]
+        if self.broken or self.lost or n == 0:
+            return 0
+        if n > 1 and flatten(flat, iov, n, &whole):
+            iov = &whole
+            n = 1
+        if self.ssl is not None:
+            return self.write_tls(iov, n)
+        if self.olen == 0:
+            if n == 1:
+                sent = c_send(self.fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL | MSG_DONTWAIT)
+            else:
+                memset(&msg, 0, sizeof(msg))
+                msg.msg_iov = iov
+                msg.msg_iovlen = n
+                sent = c_sendmsg(self.fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT)
+            if sent < 0:
+                if errno != EAGAIN and errno != EINTR:
+                    # The read side will tell why: there may be a last message of the peer's to pass on.
+                    self.broken = True
+                    return 0
+                sent = 0
+            while i < n and <size_t>sent >= iov[i].iov_len:
+                sent -= iov[i].iov_len
+                i += 1
+            if i == n:
+                return 0
+            self.queue(<uint8_t *>iov[i].iov_base + sent, iov[i].iov_len - sent)
+            i += 1
+        while i < n:
+            self.queue(<uint8_t *>iov[i].iov_base, iov[i].iov_len)
+            i += 1
+        return self.flush()
+
+    cdef int write_tls(self, iovec *iov, int n) except -1:
+        cdef int i
+        cdef size_t total = 0
+        cdef size_t at = 0
+        cdef bytes joined
+        cdef char *p
+        for i in range(n):
+            total += iov[i].iov_len
+        try:
+            if n == 1:
+                self.ssl.write(readable(<uint8_t *>iov[0].iov_base, total))
+            else:
+                # One record for all pieces.
+                joined = PyBytes_FromStringAndSize(NULL, total)
+                p = PyBytes_AS_STRING(joined)
+                for i in range(n):
+                    memcpy(p + at, iov[i].iov_base, iov[i].iov_len)
+                    at += iov[i].iov_len
+                self.ssl.write(joined)
+        except (SSLError, OSError):
+            self.broken = True
+            return 0
+        return self.push_tls()
+
+    cdef int push_tls(self) except -1:
+        # Ciphertext from the BIO to the socket.
+        cdef bytes data = self.outgoing.read()
+        cdef ssize_t sent = 0
+        cdef size_t n = PyBytes_GET_SIZE(data)
+        cdef uint8_t *p = <uint8_t *>PyBytes_AS_STRING(data)
+        if n == 0:
+            return 0
+        if self.olen == 0:
+            sent = c_send(self.fd, p, n, MSG_NOSIGNAL | MSG_DONTWAIT)
+            if sent < 0:
+                if errno != EAGAIN and errno != EINTR:
+                    self.broken = True
+                    return 0
+                sent = 0
+        if <size_t>sent < n:
+            self.queue(p + sent, n - sent)
+            return self.flush()
+        return 0
+
+    cdef int queue(self, uint8_t *p, size_t n) except -1:
+        cdef size_t need = self.olen + n
+        cdef size_t cap
+        cdef uint8_t *fresh
+        if self.ohead + need > self.ocap:
+            if need <= self.ocap:
+                memmove(self.obuf, self.obuf + self.ohead, self.olen)
+            else:
+                cap = need + (need >> 1)
+                fresh = <uint8_t *>malloc(cap)
+                if fresh == NULL:
+                    raise MemoryError
+                if self.olen:
+                    memcpy(fresh, self.obuf + self.ohead, self.olen)
+                free(self.obuf)
+                self.obuf = fresh
+                self.ocap = cap
+            self.ohead = 0
+        memcpy(self.obuf + self.ohead + self.olen, p, n)
+        self.olen += n
+        return 0
+
+    cdef int flush(self) except -1:
+        cdef ssize_t sent
+        while self.olen:
+            sent = c_send(self.fd, self.obuf + self.ohead, self.olen, MSG_NOSIGNAL | MSG_DONTWAIT)
+            if sent < 0:
+                if errno == EINTR:
+                    continue
+                if errno == EAGAIN:
+                    return 0
+                self.broken = True
+                sent = self.olen
+            self.ohead += sent
+            self.olen -= sent
+        free(self.obuf)
+        self.obuf = NULL
+        self.ocap = 0
+        self.ohead = 0
+        return self.on_drained()
+
+    cdef int on_drained(self) except -1:
+        # All is out: the source that was stopped for our sake may be read again.
+        cdef Conn source = self.partner()
+        if source is not None and source.deaf:
+            source.listen_again()
+        return 0
+
+    cdef Conn partner(self):
+        return None
+
+    # ---- events. The socket is watched edge-triggered, once for its whole life: whoever does not read now has to
+    # remember it (`deaf`), and whoever could read more comes back by itself (`wake_later`).
+
+    cdef bint must_wait(self):
+        # Whether what this connection sends cannot be taken now.
+        cdef Conn peer = self.partner()
+        return self.relay.suspended or (peer is not None and peer.olen != 0)
+
+    cdef int on_event(self, uint32_t events) except -1:
+        if self.olen and events & EPOLLOUT:
+            self.flush()
+            if self.lost:
+                return 0
+        if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+            self.hup = True
+        elif events & EPOLLIN == 0:
+            return 0
+        if self.must_wait():
+            return self.go_deaf()
+        return self.on_read()
+
+    cdef int go_deaf(self) except -1:
+        # Not now; `listen_again` reads what has come. A peer that is gone with nothing left to read is gone at once.
+        cdef char c
+        cdef ssize_t n
+        self.deaf = True
+        if self.hup:
+            n = c_recv(self.fd, &c, 1, MSG_PEEK | MSG_DONTWAIT)
+            if n == 0 or (n < 0 and errno != EAGAIN and errno != EINTR):
+                return self.on_eof()
+        return 0
+
+    cdef int listen_again(self) except -1:
+        self.deaf = False
+        return 0 if self.lost else self.wake_later()
+
+    cdef int on_eof(self) except -1:
+        return 0
+
+    cdef ssize_t process(self, uint8_t *b, size_t n) except -1:
+        return n
+
+    # ---- for Python, on rare occasions
+
+    def send(self, bytes data):
+        """Queue `data` (whole messages of ours) for the peer. The caller knows that no message is half sent."""
+        cdef iovec iov
+        iov.iov_base = PyBytes_AS_STRING(data)
+        iov.iov_len = PyBytes_GET_SIZE(data)
+        if iov.iov_len:
+            self.write(&iov, 1)
+
+    def finish(self, bytes farewell):
+        """Send a last message if the socket takes it at once, and close. Only for a connection that was lost."""
+        cdef iovec iov
+        cdef ssize_t sent
+        if self.fd < 0:
+            return
+        if self.olen and not self.broken:
+            # What is still to go comes first; a farewell in the middle of it would be read as a part of it.
+            sent = c_send(self.fd, self.obuf + self.ohead, self.olen, MSG_NOSIGNAL | MSG_DONTWAIT)
+            self.broken = sent != <ssize_t>self.olen
+            self.olen = 0
+        if farewell and not self.broken:
+            self.lost = False
+            iov.iov_base = PyBytes_AS_STRING(farewell)
+            iov.iov_len = PyBytes_GET_SIZE(farewell)
+            self.write(&iov, 1)
+            self.lost = True
+        if self.ssl is not None and not self.broken:
+            self.shut_tls()
+        c_close(self.fd)
+        self.fd = -1
+        self.ssl = self.incoming = self.outgoing = None
+
+    cdef int shut_tls(self) except -1:
+        # close_notify, so that the peer can tell the end from a cut; its answer is not awaited.
+        try:
+            self.ssl.shutdown()
+        except (SSLError, OSError):
+            pass
+        if self.olen == 0:
+            data = self.outgoing.read()
+            c_send(self.fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), MSG_NOSIGNAL | MSG_DONTWAIT)
+        return 0
+
+    def carry_on(self):
+        """Read again after a SUSPEND."""
+        if self.deaf and not self.must_wait():
+            self.listen_again()
+
+    @property
+    def state_name(self):
+        return STATES[self.state]
+
+    @property
+    def is_lost(self):
+        return self.lost
+
+    @property
+    def has_tls(self):
+        return self.ssl is not None
+
+    @property
+    def connect_us(self):
+        """Stamp of the connection's start, on the relay's clock."""
+        return self.connected
+
+    @property
+    def request_us(self):
+        """Stamp of the last request, on the relay's clock."""
+        return self.requested
+
+    @property
+    def prepared_count(self):
+        return len(self.stmts) if self.stmts is not None else 0
+
+    @property
+    def parameters(self):
+        return self.params
+
+    @property
+    def pending(self):
+        """(bytes held unprocessed, bytes left of the message under way, bytes not yet sent)."""
+        return self.hold_len, self.need, self.olen

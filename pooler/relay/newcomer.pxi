@@ -1,0 +1,114 @@
+# A client's socket from its accept to its hand-over. Logging in is Python's business; here is only the socket, watched
+# by the relay's own epoll descriptor: a storm of logins cannot afford Python's socket objects and a registration in
+# asyncio's books for each of them. For TCP; a client on a Unix socket has a socket of Python's.
+
+cdef dict own_ports = {}
+# Few, and remembered with every client: each number is one object.
+
+
+cdef class Newcomer(Conn):
+    def __dealloc__(self):
+        if self.fd >= 0:
+            c_close(self.fd)
+
+    def receive(self, int most):
+        """Up to `most` bytes, none at the end of the stream; None when nothing is here now. Raises OSError."""
+        cdef bytes data
+        cdef ssize_t n = self.fill(rbuf, most if most < READ_BYTES else READ_BYTES)
+        if n == -1:
+            return None
+        if n < 0:
+            raise OSError(errno, os.strerror(errno))
+        data = (<char *>rbuf)[:n]
+        return data
+
+    def send(self, bytes data):
+        """How much of `data` the socket takes at once. Raises OSError."""
+        cdef ssize_t n = c_send(self.fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), MSG_NOSIGNAL | MSG_DONTWAIT)
+        if n < 0:
+            if errno == EAGAIN or errno == EINTR:
+                return 0
+            raise OSError(errno, os.strerror(errno))
+        return n
+
+    def watch(self, wake):
+        """Call `wake` whenever something has come, until `unwatch`. For so long epoll has the address of this: it stays."""
+        cdef epoll_event ev
+        ev.events = EPOLLIN | EPOLLRDHUP
+        ev.data.ptr = <void *>self
+        if epoll_ctl(self.relay.ep, EPOLL_CTL_ADD, self.fd, &ev) < 0:
+            raise OSError(errno, os.strerror(errno))
+        Py_INCREF(self)
+        self.wake = wake
+        self.lost = False
+
+    def unwatch(self):
+        if self.wake is not None:
+            self.wake = None
+            self.lost = True
+            self.relay.graveyard.append(self)
+            epoll_ctl(self.relay.ep, EPOLL_CTL_DEL, self.fd, NULL)
+            Py_DECREF(self)
+
+    def detach(self):
+        """The descriptor, no longer ours."""
+        cdef int fd = self.fd
+        self.unwatch()
+        self.fd = -1
+        return fd
+
+    def fileno(self):
+        return self.fd
+
+    cdef int on_event(self, uint32_t events) except -1:
+        # What is called is a login, a whole console command even: not in the middle of a batch of events.
+        self.relay.woken.append(self)
+        return 0
+
+    @property
+    def local(self):
+        """(address, port) of our side."""
+        cdef sockaddr_storage there
+        cdef socklen_t n = sizeof(there)
+        if getsockname(self.fd, <sockaddr *>&there, &n) < 0:
+            raise OSError(errno, os.strerror(errno))
+        address, port = address_of(&there)
+        return address, own_ports.setdefault(port, port)
+
+    def setsockopt(self, int level, int option, int value):
+        if setsockopt(self.fd, level, option, &value, sizeof(value)) < 0:
+            raise OSError(errno, os.strerror(errno))
+
+
+cdef Newcomer accept_one(Relay relay, int listener):
+    # The next client of this listener; None when there is none now.
+    cdef sockaddr_storage there
+    cdef socklen_t n = sizeof(there)
+    cdef Newcomer c
+    cdef int fd = accept4(listener, <sockaddr *>&there, &n, SOCK_NONBLOCK | SOCK_CLOEXEC)
+    if fd < 0:
+        if errno == EAGAIN or errno == EINTR or errno == ECONNABORTED:
+            return None
+        raise OSError(errno, os.strerror(errno))
+    c = Newcomer.__new__(Newcomer)
+    c.fd = fd
+    c.relay = relay
+    c.remote = address_of(&there)
+    return c
+
+
+cdef tuple address_of(sockaddr_storage *there):
+    # (address, port). An IPv4 address behind an IPv6 socket is told as IPv4.
+    cdef char text[64]
+    cdef sockaddr_in *four = <sockaddr_in *>there
+    cdef sockaddr_in6 *six = <sockaddr_in6 *>there
+    cdef uint8_t *raw
+    if there.ss_family == AF_INET:
+        inet_ntop(AF_INET, &four.sin_addr, text, sizeof(text))
+        return sys.intern(text.decode("ascii")), ntohs(four.sin_port)
+    raw = <uint8_t *>&six.sin6_addr
+    if memcmp(raw, MAPPED, 12) == 0:
+        inet_ntop(AF_INET, raw + 12, text, sizeof(text))
+    else:
+        inet_ntop(AF_INET6, raw, text, sizeof(text))
+    return sys.intern(text.decode("ascii")), ntohs(six.sin6_port)

@@ -1,0 +1,292 @@
+# One pool: who waits, who is free, who is linked to whom. Clients are served first come, first served; servers last
+# in, first out, so that few get most of the work (round_robin turns that over). Whether a server may be opened is not
+# decided here: the pool asks (WANT_SERVER), and goes on when one is adopted.
+
+cdef uint32_t legal[8]
+# To which states, as bits, a connection may go from each.
+legal[NOWHERE] = 1 << CL_ACTIVE | 1 << SV_IDLE | 1 << SV_TESTED | 1 << SV_BEING_CANCELED | 1 << SV_ACTIVE
+legal[CL_ACTIVE] = 1 << CL_WAITING | 1 << NOWHERE
+legal[CL_WAITING] = 1 << CL_ACTIVE | 1 << NOWHERE
+legal[SV_IDLE] = 1 << SV_ACTIVE | 1 << SV_USED | 1 << SV_TESTED | 1 << NOWHERE
+legal[SV_USED] = 1 << SV_TESTED | 1 << SV_IDLE | 1 << NOWHERE
+legal[SV_TESTED] = 1 << SV_IDLE | 1 << SV_BEING_CANCELED | 1 << NOWHERE
+legal[SV_ACTIVE] = 1 << SV_IDLE | 1 << SV_TESTED | 1 << SV_BEING_CANCELED | 1 << NOWHERE
+legal[SV_BEING_CANCELED] = 1 << SV_IDLE | 1 << NOWHERE
+
+
+cdef class Pool:
+    def __init__(self, Relay relay, str database, str user):
+        self.relay = relay
+        self.database = database
+        self.user = user
+        self.active_clients = ConnList()
+        self.waiting_clients = ConnList()
+        self.idle_servers = ConnList()
+        self.used_servers = ConnList()
+        self.tested_servers = ConnList()
+        self.active_servers = ConnList()
+        self.canceled_servers = ConnList()
+        self.mode = MODE_SESSION
+        self.lifetime = -1
+        self.retired = -(1 << 60)
+        self.reset_query = b""
+        self.check_query = None
+
+    def __dealloc__(self):
+        free(self.wait_hist)
+        free(self.query_hist)
+        free(self.xact_hist)
+        free(self.login_hist)
+
+    cdef ConnList list_of(self, uint8_t state):
+        if state == CL_ACTIVE:
+            return self.active_clients
+        if state == CL_WAITING:
+            return self.waiting_clients
+        if state == SV_ACTIVE:
+            return self.active_servers
+        if state == SV_IDLE:
+            return self.idle_servers
+        if state == SV_USED:
+            return self.used_servers
+        if state == SV_TESTED:
+            return self.tested_servers
+        if state == SV_BEING_CANCELED:
+            return self.canceled_servers
+        return None
+
+    cdef int move(self, Conn c, uint8_t state) except -1:
+        # The one place where a connection changes its state, and so its list.
+        cdef ConnList there
+        if legal[c.state] >> state & 1 == 0:
+            raise RuntimeError("illegal move of a connection from %s to %s" % (STATES[c.state], STATES[state]))
+        if c.home is not None:
+            c.home.remove(c)
+        c.state = state
+        there = self.list_of(state)
+        if there is None:
+            return 0
+        if state == SV_IDLE and not self.round_robin:
+            there.prepend(c)
+        else:
+            there.append(c)
+        return 0
+
+    # ---- link, queue, release
+
+    cdef bint take(self, Client c) except -1:
+        # A server for `c`, linked and ready for its query: False when it has to wait.
+        cdef Server s
+        if self.waiting_clients.count == 0 and not self.paused:
+            s = self.free_server()
+            if s is not None:
+                return self.link(c, s)
+        if self.failing is not None and self.server_count == 0 and not self.paused:
+            # No server, and the last attempt to get one failed: say so at once, and have another try made.
+            self.relay.lose(c, self.failing, True)
+            self.want()
+            return False
+        c.wait_start = self.relay.now
+        c.notified = False
+        self.move(c, CL_WAITING)
+        self.want()
+        return False
+
+    cdef int want(self) except -1:
+        if not self.full and not self.paused:
+            self.relay.post((WANT_SERVER, self))
+        return 0
+
+    cdef Server free_server(self):
+        cdef Server s
+        while self.idle_servers.head is not None:
+            s = <Server>self.idle_servers.head
+            if not s.close_needed:
+                return s
+            self.relay.lose(s, "obsolete connection", True)
+        if self.used_servers.head is not None and self.tested_servers.count == 0:
+            # Free for long: it has to show that it is alive first.
+            (<Server>self.used_servers.head).check()
+        return None
+
+    cdef bint link(self, Client c, Server s) except -1:
+        cdef int64_t waited = 0
+        if c.state == CL_WAITING:
+            waited = self.relay.now - c.wait_start
+            self.move(c, CL_ACTIVE)
+        c.wait_start = 0
+        self.move(s, SV_ACTIVE)
+        c.link = s
+        s.link = c
+        s.requested = self.relay.now
+        self.counts.assignments += 1
+        self.counts.wait_time += waited
+        self.measure(&self.wait_hist, waited)
+        return self.align(c, s)
+
+    cdef bint align(self, Client c, Server s) except -1:
+        # Whether the server has the client's parameters; if not, it is told to take them on.
+        cdef bytes sql
+        if c.params is s.params:
+            return True
+        sql = alignment(self.relay, c.params, s.params)
+        if not sql:
+            c.params = self.relay.settled(c.params, s.params)
+            return True
+        s.run_task(SET_TASK, sql)
+        return False
+
+    cdef int unlink(self, Server s) except -1:
+        # The client goes on without; the server waits for the end of what is being read, then is released.
+        s.link.link = None
+        s.link = None
+        s.parting = RELEASED
+        return 0
+
+    cdef int release(self, Server s) except -1:
+        if s.close_needed:
+            return self.relay.lose(s, "close_needed", True)
+        if self.retires(s):
+            return self.relay.lose(s, "server lifetime over", True)
+        if self.reset_query and (self.mode == MODE_SESSION or self.reset_always):
+            self.move(s, SV_TESTED)
+            return s.run_task(RESET_TASK, self.reset_query)
+        return self.make_idle(s)
+
+    cdef int make_idle(self, Server s) except -1:
+        s.released = self.relay.now
+        if s.cancels > 0:
+            self.move(s, SV_BEING_CANCELED)
+            return 0
+        self.move(s, SV_IDLE)
+        if self.paused:
+            self.relay.post((SERVER_READY, s))
+            return 0
+        return self.serve_waiting()
+
+    cdef int serve_waiting(self) except -1:
+        # Give free servers to those who wait, in order. A client that is lost in its turn frees its server, which leads
+        # back here: the loop goes on then, rather than deeper with each of them.
+        cdef Client c
+        cdef Server s
+        if self.waiting_clients.head is None or self.serving:
+            return 0
+        self.serving = True
+        try:
+            while self.waiting_clients.head is not None and not self.paused:
+                s = self.free_server()
+                if s is None:
+                    break
+                c = <Client>self.waiting_clients.head
+                if self.link(c, s):
+                    c.resume()
+        finally:
+            self.serving = False
+        return 0
+
+    cdef int measure(self, uint64_t **hist, int64_t value) except -1:
+        if hist[0] == NULL:
+            hist[0] = <uint64_t *>calloc(1024, sizeof(uint64_t))
+            if hist[0] == NULL:
+                raise MemoryError
+        hist[0][bucket(value)] += 1
+        return 0
+
+    # ---- for Python
+
+    def login_took(self, int64_t microseconds):
+        """Count a login of a client."""
+        self.counts.logins += 1
+        self.login_time += microseconds
+        self.measure(&self.login_hist, microseconds)
+
+    def resume(self):
+        """Serve those who wait, after a pause or when limits were raised."""
+        self.serve_waiting()
+        if self.waiting_clients.count:
+            self.want()
+
+    def retires(self, Server s):
+        """Whether a free server has lived for long enough (`lifetime`; 0: is used once; below: lives for ever), and the
+        last one to retire went at least `lifetime_gap` ago: a pool does not lose all its servers at once."""
+        cdef int64_t now = self.relay.now
+        if self.lifetime < 0 or now - s.connected < self.lifetime or now - self.retired < self.lifetime_gap:
+            return False
+        self.retired = now
+        return True
+
+    def age_idle(self):
+        """Move servers that have been free for longer than check_delay to `used`: they are tested before use."""
+        cdef Server s
+        if self.check_query is None:
+            return
+        for s in self.idle_servers.all():
+            if self.relay.now - s.released >= self.check_delay:
+                self.move(s, SV_USED)
+
+    def idle_clients(self, int64_t limit):
+        """Clients without a server whose last request is older than `limit` microseconds."""
+        cdef Client c = <Client>self.active_clients.head
+        found = []
+        while c is not None:
+            if c.link is None and self.relay.now - c.requested > limit:
+                found.append(c)
+            c = <Client>c.next
+        return found
+
+    def long_servers(self, int64_t query_limit, int64_t idle_limit, int64_t xact_limit):
+        """Linked servers beyond a limit in microseconds (0: none), with the limit's name. A bound one has no limits: its
+        stream is one long query."""
+        cdef Server s = <Server>self.active_servers.head
+        cdef int64_t now = self.relay.now
+        found = []
+        while s is not None:
+            if s.link is not None and s.task == NO_TASK and not s.bound:
+                if query_limit and s.link.query_start and now - s.link.query_start > query_limit:
+                    found.append((s, "query timeout"))
+                elif idle_limit and s.in_transaction and s.owed_len == 0 and now - s.requested > idle_limit:
+                    found.append((s, "idle transaction timeout"))
+                elif xact_limit and s.link.xact_start and now - s.link.xact_start > xact_limit:
+                    found.append((s, "transaction timeout"))
+            s = <Server>s.next
+        return found
+
+    @property
+    def oldest_wait(self):
+        """How long the first in the queue has been waiting, in microseconds; 0 with nobody waiting."""
+        if self.waiting_clients.head is None:
+            return 0
+        return self.relay.now - (<Client>self.waiting_clients.head).wait_start
+
+    @property
+    def server_count(self):
+        """Servers in any state but logging in."""
+        return (self.idle_servers.count + self.used_servers.count + self.tested_servers.count
+                + self.active_servers.count + self.canceled_servers.count)
+
+    def servers(self):
+        return (self.active_servers.all() + self.canceled_servers.all() + self.idle_servers.all()
+                + self.used_servers.all() + self.tested_servers.all())
+
+    def clients(self):
+        return self.active_clients.all() + self.waiting_clients.all()
+
+    def counted(self):
+        """The counts, in the order of pooler.stats.Counters."""
+        cdef Counts *k = &self.counts
+        return (k.assignments, k.xacts, k.queries, k.received, k.sent, k.xact_time, k.query_time, k.wait_time,
+                k.client_parses, k.server_parses, k.binds, k.logins, k.hits, k.misses)
+
+    def histograms(self):
+        """(counts, total microseconds) of waits, queries, transactions and logins; counts as array('Q'), maybe empty."""
+        return ((histogram_array(self.wait_hist), self.counts.wait_time),
+                (histogram_array(self.query_hist), self.counts.query_time),
+                (histogram_array(self.xact_hist), self.counts.xact_time),
+                (histogram_array(self.login_hist), self.login_time))
+
+
+cdef histogram_array(uint64_t *hist):
+    counts = array("Q")
+    if hist != NULL:
+        counts.frombytes((<char *>hist)[:1024 * sizeof(uint64_t)])
+    return counts

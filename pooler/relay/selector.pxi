@@ -1,0 +1,473 @@
+# The event loop's selector. asyncio's descriptors are tagged by an odd number, connections of the data path by their
+# address. `select` forwards bytes until asyncio has something to do: one of its descriptors is ready, its timer is
+# due, its turn has come (TURN_US), or Python has to hear of something (`events`).
+import selectors
+from weakref import WeakValueDictionary
+
+cdef class Relay:
+    def __init__(self, tracked=(b"client_encoding", b"DateStyle", b"TimeZone", b"standard_conforming_strings",
+                                b"application_name")):
+        """`tracked`: names of the parameters that follow a client, as the server reports them."""
+        self.ep = epoll_create1(EPOLL_CLOEXEC)
+        if self.ep < 0:
+            raise OSError(errno, os.strerror(errno))
+        self.keys = {}
+        self.graveyard = []
+        self.again = []
+        self.woken = []
+        self.lazy = []
+        self.events = []
+        self.statements = WeakValueDictionary()
+        self.param_sets = {}
+        self.max_packet = 0x7fffffff
+        self.tracked = tuple(tracked)
+        self.tracked_index = {name: i for i, name in enumerate(self.tracked)}
+        self.now = now_us()
+
+    def __dealloc__(self):
+        free(self.slots)
+        free(self.keys_of)
+
+    def on_events(self, wake):
+        """Call `wake` (quick, from inside select) whenever `events` has something new."""
+        self.wake = wake
+
+    @property
+    def tracked_names(self):
+        return self.tracked
+
+    @property
+    def statement_count(self):
+        return len(self.statements)
+
+    # ---- the data path
+
+    cdef int post(self, tuple event) except -1:
+        self.events.append(event)
+        return 0
+
+    cdef int lose(self, Conn c, str reason, bint tell) except -1:
+        # Take the connection out of everything, at once; Python logs why, says farewell if `tell`, and closes it.
+        cdef Pool pool = c.pool
+        if c.lost:
+            return 0
+        epoll_ctl(self.ep, EPOLL_CTL_DEL, c.fd, NULL)
+        c.lost = True
+        pool.move(c, NOWHERE)
+        self.graveyard.append(c)
+        if isinstance(c, Client):
+            self.lose_client(<Client>c, reason, tell)
+        else:
+            self.lose_server(<Server>c, reason, tell)
+        return 0
+
+    cdef int lose_client(self, Client c, str reason, bint tell) except -1:
+        cdef Server s = c.link
+        cdef bint clean
+        cdef str why = None
+        if s is not None and s.need and s.task == NO_TASK:
+            # An error in the middle of a row would be read as a part of it.
+            tell = False
+        self.post((CLIENT_LOST, c, reason, tell))
+        c.stmts = None
+        self.free_slot(c)
+        if s is None:
+            return 0
+        clean = s.clean() and s.task == NO_TASK
+        if s.bound:
+            why = "replication client disconnected"
+        elif s.olen and s.status == c'I' and s.owed_len == 0:
+            why = "client disconnect before everything was sent to the server"
+        elif not clean:
+            why = ("client disconnected with queries in progress" if s.owed_len > 1 else
+                   "client disconnected with query in progress" if s.owed_len == 1 else
+                   "client disconnect while server was not ready")
+        s.broken = s.broken or c.half_sent()
+        c.link = None
+        s.link = None
+        if why is not None:
+            return self.lose(s, why, True)
+        s.parting = RELEASED
+        return s.part_if_read()
+
+    cdef int lose_server(self, Server s, str reason, bint tell) except -1:
+        cdef Client c = s.link
+        if c is not None:
+            s.broken = s.broken or c.half_sent()
+        s.settle_loss()
+        self.post((SERVER_LOST, s, reason, tell))
+        s.link = None
+        if c is not None:
+            c.link = None
+            self.lose(c, reason, s.need == 0 or s.task != NO_TASK)
+        if s.pool.waiting_clients.count:
+            s.pool.full = False
+            s.pool.want()
+            # There may be servers that wait for their check.
+            s.pool.serve_waiting()
+        return 0
+
+    cdef int fault(self, Conn c, object error) except -1:
+        # A bug of ours, or no memory: this connection ends, the others go on, and the log has the error.
+        self.post((FAULT, c, error))
+        if isinstance(c, Newcomer):
+            # Its login ends by the janitor's deadline.
+            (<Newcomer>c).unwatch()
+            return 0
+        return self.lose(c, "bouncer resources exhaustion" if isinstance(error, MemoryError) else "failure", True)
+
+    cdef int run_again(self) except -1:
+        cdef Conn c
+        cdef list turn = self.again
+        self.again = []
+        for c in turn:
+            c.again = False
+            if c.lost or c.deaf:
+                continue
+            try:
+                if c.hold_len and not c.must_wait():
+                    c.digest()
+                if c.lost:
+                    continue
+                if c.must_wait():
+                    c.go_deaf()
+                else:
+                    c.on_read()
+                if isinstance(c, Server) and (<Server>c).parting != STAYS and not c.lost:
+                    (<Server>c).part_if_read()
+            except Exception as error:
+                self.fault(c, error)
+        return 0
+
+    cdef int run_lazy(self) except -1:
+        # What has come for servers that are read lazily, and was too little to wake us.
+        cdef Server s
+        if self.now - self.lazy_turn < LAZY_MS * 1000:
+            return 0
+        self.lazy_turn = self.now
+        for s in list(self.lazy):
+            try:
+                if not (s.lost or s.deaf or s.must_wait()):
+                    s.on_read()
+            except Exception as error:
+                self.fault(s, error)
+        return 0
+
+    cdef bint run_woken(self) except -1:
+        # Newcomers that have something to receive. What they do may have been a call to asyncio, which is due then.
+        cdef Newcomer c
+        cdef list turn = self.woken
+        self.woken = []
+        for c in turn:
+            if c.wake is None:
+                continue
+            try:
+                c.wake()
+            except Exception as error:
+                self.fault(c, error)
+        return True
+
+    cdef tuple intern(self, tuple params):
+        if len(self.param_sets) > 10000:
+            # Values come from clients: forget, rather than grow without bound. Tuples in use stay valid.
+            self.param_sets.clear()
+        return self.param_sets.setdefault(params, params)
+
+    def changed(self, tuple params, int place, bytes value):
+        if params[place] == value:
+            return params
+        return self.intern(params[:place] + (value,) + params[place + 1:])
+
+    def settled(self, tuple wanted, tuple there):
+        return self.intern(tuple([there[i] if there[i] is not None else wanted[i] for i in range(len(self.tracked))]))
+
+    # ---- connections in and out
+
+    def adopt_client(self, Pool pool, int64_t number, int fd, tls, bytes leftover, params, about, bytes key, since=None):
+        """Take over a logged-in client.
+
+        `number` is its id. `tls` is None or (SSL object of _ssl, incoming MemoryBIO, outgoing MemoryBIO); `leftover`: plain bytes read but
+        not consumed; `params`: its values of the tracked parameters, in order, None where it has none; `key`: its
+        eight bytes of BackendKeyData; `since`: stamp of its connection on the relay's clock. `about` is kept as it
+        is. The first bytes are processed in the next turn of the loop, so a welcome can still be sent before."""
+        cdef Client c = Client.__new__(Client)
+        self.take_fd(c, pool, number, fd, tls, leftover, params, about, since)
+        c.key = int.from_bytes(key, "big")
+        self.enter(c)
+        self.take_slot(c)
+        pool.move(c, CL_ACTIVE)
+        return c
+
+    def adopt_server(self, Pool pool, int64_t number, int fd, tls, bytes leftover, params, about, int pid, bytes key,
+                     since=None, Client client=None):
+        """Take over a logged-in, idle server; it is given to who waits first. See `adopt_client`.
+
+        With `client`, adopted in the same turn, the two are bound: they belong to each other until both end."""
+        cdef Server s = Server.__new__(Server)
+        self.take_fd(s, pool, number, fd, tls, leftover, params, about, since)
+        s.pid = pid
+        s.cancel_key = key
+        s.status = c'I'
+        self.enter(s)
+        if client is not None:
+            self.bind(client, s)
+        elif s.hold_len == 0:
+            pool.make_idle(s)
+        else:
+            # Something came behind its ReadyForQuery: nobody gets it before that is read.
+            pool.move(s, SV_TESTED)
+            s.parting = CHECKED
+        return s
+
+    cdef int bind(self, Client c, Server s) except -1:
+        s.pool.move(s, SV_ACTIVE)
+        s.bound = c.bound = True
+        s.link = c
+        c.link = s
+        c.params = s.params
+        s.pool.counts.assignments += 1
+        return 0
+
+    cdef int take_fd(self, Conn c, Pool pool, int64_t number, int fd, tls, bytes leftover, params, about, since) except -1:
+        c.fd = fd
+        c.relay = self
+        c.pool = pool
+        self.now = now_us()
+        c.id = number
+        c.connected = self.now if since is None else since
+        c.requested = self.now
+        c.about = about
+        c.params = self.intern(tuple(params))
+        if tls is not None:
+            c.ssl, c.incoming, c.outgoing = tls
+            c.tls_ready = True
+        if leftover:
+            c.keep(<uint8_t *>PyBytes_AS_STRING(leftover), PyBytes_GET_SIZE(leftover), 0)
+        return 0
+
+    cdef int enter(self, Conn c) except -1:
+        cdef epoll_event ev
+        ev.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
+        ev.data.ptr = <void *>c
+        if epoll_ctl(self.ep, EPOLL_CTL_ADD, c.fd, &ev) < 0:
+            raise OSError(errno, os.strerror(errno))
+        if c.tls_ready or c.hold_len:
+            c.wake_later()
+        return 0
+
+    def accept(self, int listener):
+        """The next client of a listening TCP socket, by its descriptor; None when there is none now. Raises OSError."""
+        return accept_one(self, listener)
+
+    def drop(self, Conn c, str reason, bint tell=True):
+        """End a connection for `reason`; a CLIENT_LOST or SERVER_LOST event follows for it, and for who was linked."""
+        self.now = now_us()
+        self.lose(c, reason, tell)
+
+    def stamp(self):
+        """The relay's clock, now, in microseconds."""
+        self.now = now_us()
+        return self.now
+
+    def breathe(self):
+        """Forward what is ready, without waiting, in the middle of long work in Python; asyncio's turn comes later."""
+        cdef epoll_event evs[EVENTS]
+        cdef int n
+        with nogil:
+            n = epoll_wait(self.ep, evs, EVENTS, 0)
+        if n > 0:
+            self.now = now_us()
+            # asyncio's own descriptors and newcomers are level-triggered: what is dropped here comes again in `select`.
+            self.dispatch(evs, n, [])
+            self.woken.clear()
+        if self.again:
+            self.run_again()
+
+    def find(self, bytes key):
+        """The client with this cancel key, or None."""
+        cdef uint64_t wanted = int.from_bytes(key, "big")
+        cdef uint32_t i
+        for i in range(self.slot_count):
+            if self.keys_of[i] == wanted and self.slots[i] != NULL:
+                return <Client>self.slots[i]
+        return None
+
+    cdef int take_slot(self, Client c) except -1:
+        # Cancel keys stand side by side, so that looking one up among ten thousand takes microseconds.
+        cdef uint32_t cap
+        cdef void *fresh
+        if self.slot_count == self.slot_cap:
+            cap = self.slot_cap * 2 if self.slot_cap else 64
+            fresh = realloc(self.slots, cap * sizeof(PyObject *))
+            if fresh == NULL:
+                raise MemoryError
+            self.slots = <PyObject **>fresh
+            fresh = realloc(self.keys_of, cap * sizeof(uint64_t))
+            if fresh == NULL:
+                raise MemoryError
+            self.keys_of = <uint64_t *>fresh
+            self.slot_cap = cap
+        c.slot = self.slot_count
+        self.slots[c.slot] = <PyObject *>c
+        self.keys_of[c.slot] = c.key
+        self.slot_count += 1
+        return 0
+
+    cdef int free_slot(self, Client c) except -1:
+        cdef uint32_t last = self.slot_count - 1
+        self.slots[c.slot] = self.slots[last]
+        self.keys_of[c.slot] = self.keys_of[last]
+        (<Client>self.slots[c.slot]).slot = c.slot
+        self.slot_count = last
+        return 0
+
+    # ---- the selector's face
+
+    def register(self, fileobj, events, data=None):
+        cdef int fd = descriptor(fileobj)
+        if fd in self.keys:
+            raise KeyError(f"{fileobj!r} (FD {fd}) is already registered")
+        key = selectors.SelectorKey(fileobj, fd, events, data)
+        self.control(EPOLL_CTL_ADD, fd, events)
+        self.keys[fd] = key
+        return key
+
+    def unregister(self, fileobj):
+        cdef int fd = descriptor(fileobj)
+        key = self.keys.pop(fd, None)
+        if key is None:
+            raise KeyError(f"{fileobj!r} is not registered")
+        # Its descriptor may be closed already: then epoll has forgotten it by itself.
+        epoll_ctl(self.ep, EPOLL_CTL_DEL, fd, NULL)
+        return key
+
+    def modify(self, fileobj, events, data=None):
+        cdef int fd = descriptor(fileobj)
+        old = self.keys.get(fd)
+        if old is None:
+            raise KeyError(f"{fileobj!r} is not registered")
+        key = selectors.SelectorKey(old.fileobj, fd, events, data)
+        if events != old.events:
+            self.control(EPOLL_CTL_MOD, fd, events)
+        self.keys[fd] = key
+        return key
+
+    cdef int control(self, int op, int fd, int events) except -1:
+        cdef epoll_event ev
+        ev.events = (EPOLLIN if events & selectors.EVENT_READ else 0) | (EPOLLOUT if events & selectors.EVENT_WRITE else 0)
+        ev.data.u64 = (<uint64_t>fd << 1) | 1
+        if epoll_ctl(self.ep, op, fd, &ev) < 0:
+            raise OSError(errno, os.strerror(errno))
+        return 0
+
+    def get_map(self):
+        return {key.fileobj: key for key in self.keys.values()} if self.ep >= 0 else None
+
+    def get_key(self, fileobj):
+        try:
+            return self.keys[descriptor(fileobj)]
+        except KeyError:
+            raise KeyError(f"{fileobj!r} is not registered") from None
+
+    def close(self):
+        if self.ep >= 0:
+            c_close(self.ep)
+            self.ep = -1
+        self.keys.clear()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *args):
+        self.close()
+
+    def select(self, timeout=None):
+        cdef epoll_event evs[EVENTS]
+        cdef int n
+        cdef int wait
+        cdef int64_t start = now_us()
+        cdef int64_t deadline = -1
+        cdef bint lazily
+        cdef bint woke
+        cdef list ready = []
+        self.now = start
+        if timeout is None:
+            wait = -1
+        elif timeout <= 0:
+            wait = 0
+        else:
+            deadline = start + <int64_t>(timeout * 1000000)
+            wait = <int>min(timeout * 1000 + 1, 2000000000)
+        if self.again:
+            self.run_again()
+        while True:
+            if self.events or self.again:
+                wait = 0
+            lazily = self.lazy and wait != 0
+            with nogil:
+                n = epoll_wait(self.ep, evs, EVENTS, LAZY_MS if lazily else wait)
+            if n < 0:
+                if errno != EINTR:
+                    raise OSError(errno, os.strerror(errno))
+                PyErr_CheckSignals()
+                return ready
+            self.now = now_us()
+            self.dispatch(evs, n, ready)
+            if self.lazy:
+                self.run_lazy()
+            if self.again:
+                self.run_again()
+            if self.graveyard:
+                self.graveyard.clear()
+            woke = self.run_woken() if self.woken else False
+            if self.events:
+                if self.wake is not None:
+                    self.wake()
+                return ready
+            if ready or woke or n == 0 and not self.again and not lazily or wait == 0 and timeout is not None and timeout <= 0:
+                return ready
+            if self.now - start > TURN_US:
+                return ready
+            if deadline >= 0:
+                if self.now >= deadline:
+                    return ready
+                wait = <int>((deadline - self.now) // 1000) + 1
+            else:
+                wait = -1
+
+    cdef int dispatch(self, epoll_event *evs, int n, list ready) except -1:
+        cdef int i
+        cdef Conn c
+        cdef uint64_t tag
+        cdef int mask
+        for i in range(n):
+            tag = evs[i].data.u64
+            if tag & 1:
+                key = self.keys.get(<int>(tag >> 1))
+                if key is not None:
+                    mask = ((selectors.EVENT_READ if evs[i].events & ~EPOLLOUT else 0)
+                            | (selectors.EVENT_WRITE if evs[i].events & ~EPOLLIN else 0))
+                    mask &= key.events
+                    if mask:
+                        ready.append((key, mask))
+                continue
+            c = <Conn>evs[i].data.ptr
+            if c.lost:
+                # Closed by an earlier event of this batch; the graveyard keeps it until the batch is done.
+                continue
+            try:
+                c.on_event(evs[i].events)
+            except Exception as error:
+                self.fault(c, error)
+        return 0
+
+
+cdef int descriptor(object fileobj) except -1:
+    cdef int fd
+    if isinstance(fileobj, int):
+        fd = fileobj
+    else:
+        fd = fileobj.fileno()
+    if fd < 0:
+        raise ValueError(f"Invalid file descriptor: {fd}")
+    return fd

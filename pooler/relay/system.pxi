@@ -1,0 +1,243 @@
+# C declarations, constants and the two smallest tools (clock, big-endian length). Nothing here holds state but the
+# read buffers, which are shared by all connections: one turn of the loop reads one connection at a time.
+import os
+import sys
+from array import array
+from ssl import SSLError, SSLEOFError, SSLWantReadError, SSLWantWriteError, SSLZeroReturnError
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF, PyObject
+from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memchr, memcmp, memcpy, memmove, memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.uio cimport iovec
+from posix.unistd cimport close as c_close
+
+cdef extern from "Python.h":
+    int PyBUF_READ
+    int PyBUF_WRITE
+
+cdef extern from "string.h" nogil:
+    size_t strnlen(const char *s, size_t n)
+
+cdef extern from "sys/socket.h" nogil:
+    struct msghdr:
+        void *msg_name
+        size_t msg_namelen
+        iovec *msg_iov
+        size_t msg_iovlen
+        int msg_flags
+    ssize_t c_recv "recv"(int fd, void *buf, size_t n, int flags)
+    ssize_t c_send "send"(int fd, const void *buf, size_t n, int flags)
+    ssize_t c_sendmsg "sendmsg"(int fd, msghdr *msg, int flags)
+    int MSG_NOSIGNAL
+    int MSG_DONTWAIT
+    int MSG_PEEK
+    int setsockopt(int fd, int level, int name, const void *value, unsigned int size)
+    int SOL_SOCKET
+    int SO_RCVLOWAT
+
+cdef extern from *:
+    """
+    #include <sys/socket.h>
+    #include <netinet/in.h>
+    #include <arpa/inet.h>
+    static const unsigned char MAPPED[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+    """
+    const unsigned char MAPPED[12]
+    ctypedef unsigned int socklen_t
+    struct sockaddr:
+        pass
+    struct sockaddr_storage:
+        unsigned short ss_family
+    struct in_addr:
+        pass
+    struct in6_addr:
+        pass
+    struct sockaddr_in:
+        in_addr sin_addr
+        unsigned short sin_port
+    struct sockaddr_in6:
+        in6_addr sin6_addr
+        unsigned short sin6_port
+    int accept4(int fd, sockaddr *address, socklen_t *n, int flags) nogil
+    int getsockname(int fd, sockaddr *address, socklen_t *n) nogil
+    const char *inet_ntop(int family, const void *source, char *text, socklen_t n) nogil
+    unsigned short ntohs(unsigned short) nogil
+    int AF_INET
+    int AF_INET6
+    int SOCK_NONBLOCK
+    int SOCK_CLOEXEC
+
+cdef extern from "sys/epoll.h" nogil:
+    int epoll_create1(int flags)
+    int epoll_ctl(int ep, int op, int fd, epoll_event *event)
+    int epoll_wait(int ep, epoll_event *events, int count, int timeout)
+    int EPOLL_CTL_ADD
+    int EPOLL_CTL_DEL
+    int EPOLL_CTL_MOD
+    int EPOLL_CLOEXEC
+    uint32_t EPOLLIN
+    uint32_t EPOLLOUT
+    uint32_t EPOLLERR
+    uint32_t EPOLLHUP
+    uint32_t EPOLLRDHUP
+    uint32_t EPOLLET
+
+cdef extern from "arpa/inet.h" nogil:
+    uint32_t ntohl(uint32_t)
+    uint32_t htonl(uint32_t)
+
+# What one turn takes from one connection, so that a flood on one cannot starve the others.
+cdef enum:
+    READ_BYTES = 65536
+# A result of which so many reads in a row were at least so long is read lazily, so many bytes at a time.
+cdef enum:
+    LAZY_AFTER = 8
+    LAZY_FLOOR = 4096
+    LAZY_BYTES = 49152
+    LAZY_MS = 1
+# Pieces that are shorter together are written as one.
+cdef enum:
+    FLAT_BYTES = 1024
+# The most plaintext that one TLS record holds.
+cdef enum:
+    RECORD = 16384
+# Under saturation asyncio gets its turn this often: timers, console and scrapes must not starve.
+cdef enum:
+    TURN_US = 5000
+    EVENTS = 256
+# The largest message that is ever collected whole (the text of a named Parse).
+cdef enum:
+    HELD_LIMIT = 1073741824
+
+cdef uint8_t *rbuf = <uint8_t *>malloc(READ_BYTES)
+cdef uint8_t *cipher = <uint8_t *>malloc(READ_BYTES)
+
+# What Python hears of, as the first item of each tuple in Relay.events.
+WANT_SERVER, CLIENT_LOST, SERVER_LOST, SERVER_READY, SERVER_SAID, FAULT = range(6)
+
+SESSION, TRANSACTION, STATEMENT = range(3)
+cdef enum:
+    MODE_SESSION = 0
+    MODE_TRANSACTION = 1
+    MODE_STATEMENT = 2
+
+cdef enum:
+    FORWARD = 0
+    SKIP = 1
+    AS_PARSE = 2
+    EVICTED = 3
+
+# What becomes of a server when the bytes that were read with its last ReadyForQuery are dealt with.
+cdef enum:
+    STAYS = 0
+    RELEASED = 1
+    CHECKED = 2
+
+# What a server has of an extended exchange: messages without their Sync, and maybe an error, by which it skips all that
+# comes up to that Sync.
+cdef enum:
+    OPEN = 1
+    SKIPPING = 2
+
+cdef enum:
+    NO_TASK = 0
+    SET_TASK = 1
+    RESET_TASK = 2
+    CHECK_TASK = 3
+
+STATES = ("new", "active", "waiting", "idle", "used", "tested", "active", "being_canceled")
+
+
+cdef inline int64_t now_us() noexcept nogil:
+    cdef timespec ts
+    clock_gettime(CLOCK_MONOTONIC, &ts)
+    return <int64_t>ts.tv_sec * 1000000 + ts.tv_nsec // 1000
+
+
+cdef inline uint32_t be32(const uint8_t *p) noexcept nogil:
+    cdef uint32_t v
+    memcpy(&v, p, 4)
+    return ntohl(v)
+
+
+cdef inline void put32(uint8_t *p, uint32_t v) noexcept nogil:
+    v = htonl(v)
+    memcpy(p, &v, 4)
+
+
+cdef inline int bucket(int64_t v) noexcept nogil:
+    # The same log-linear buckets as pooler.stats.bucket_of; a unit test compares the two.
+    cdef int e
+    if v < 32:
+        return <int>v if v > 0 else 0
+    e = 63 - __builtin_clzll(<uint64_t>v)
+    if e >= 36:
+        return 1023
+    return ((e - 5) << 5) + <int>(v >> (e - 5))
+
+
+cdef extern from *:
+    int __builtin_clzll(unsigned long long) nogil
+
+
+def bucket_index(int64_t value):
+    """Bucket of a sample of `value` microseconds, as the relay computes it."""
+    return bucket(value)
+
+
+def clock():
+    """Microseconds of the clock that all stamps of the relay come from (CLOCK_MONOTONIC)."""
+    return now_us()
+
+
+# The whole read buffer as Python's ssl fills it.
+cdef object rbuf_view = PyMemoryView_FromMemory(<char *>rbuf, READ_BYTES, PyBUF_WRITE)
+cdef object rbuf_size = READ_BYTES
+
+
+cdef inline object readable(uint8_t *p, size_t n):
+    # Bytes for Python to read: a small copy costs less than a view.
+    return PyBytes_FromStringAndSize(<char *>p, n) if n <= 2048 else PyMemoryView_FromMemory(<char *>p, n, PyBUF_READ)
+
+
+cdef inline void out_clear(Out *o) noexcept nogil:
+    o.n = 0
+    o.used = 0
+
+
+cdef inline void out_add(Out *o, uint8_t *p, size_t n) noexcept nogil:
+    # The caller keeps o.n below the array's end: each message adds at most four pieces, see `out_full`.
+    if n == 0:
+        return
+    if o.n and <uint8_t *>o.iov[o.n - 1].iov_base + o.iov[o.n - 1].iov_len == p:
+        o.iov[o.n - 1].iov_len += n
+        return
+    o.iov[o.n].iov_base = p
+    o.iov[o.n].iov_len = n
+    o.n += 1
+
+
+cdef inline bint out_full(Out *o) noexcept nogil:
+    return o.n > 36 or o.used > 3072
+
+
+cdef inline uint8_t *out_scratch(Out *o, size_t n) noexcept nogil:
+    # `n` bytes of scratch that live until the next flush. Callers ask for at most some hundred bytes.
+    cdef uint8_t *p = o.scratch + o.used
+    o.used += n
+    return p
+
+
+cdef inline size_t out_size(Out *o) noexcept nogil:
+    cdef size_t total = 0
+    cdef int i
+    for i in range(o.n):
+        total += o.iov[i].iov_len
+    return total

@@ -1,0 +1,86 @@
+"""What a console may ask of the house, as plain values.
+
+A `Verb` is a command of the admin database after its grammar and its rights were checked; it can be sent to
+a sibling process. `House` is what the console sees of the bouncer: read a Snapshot, perform a verb, nothing
+else. The rule: whoever holds a House never reaches past it to pools, sockets or the relay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from pooler.history import History, HistorySample, Latency
+
+if TYPE_CHECKING:
+    from pooler.config import Config
+    from pooler.stats import Snapshot
+
+__all__ = [
+    "CommandError",
+    "ConsoleSession",
+    "History",
+    "HistorySample",
+    "House",
+    "Latency",
+    "Rights",
+    "Verb",
+]
+
+Rights = Literal["admin", "stats"]
+
+
+class CommandError(Exception):
+    """A command that was refused or failed; `message` is the answer for the console's user."""
+
+    def __init__(self, message: str, sqlstate: str = "08P01") -> None:
+        super().__init__(message)
+        self.message = message
+        self.sqlstate = sqlstate
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """A command to perform. `name` is its name in the console's command table (PAUSE, RELOAD, KILL_CLIENT,
+    SET, ...); `argument` a database, a client's id, a setting's key or a mode; `value` only a setting's new
+    value."""
+
+    name: str
+    argument: str | None = None
+    value: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleSession:
+    """Who is at the console: the facts of one login to the admin database."""
+
+    user: str
+    rights: Rights
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    """The startup packet's, such as application_name."""
+    cancel_key: bytes = bytes(8)
+    """Process id and secret as BackendKeyData carries them."""
+    id: int = 0
+    canceled: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set by the house when a CancelRequest with `cancel_key` arrives; the console clears it."""
+
+
+class House(Protocol):
+    """The bouncer as a console sees it."""
+
+    @property
+    def config(self) -> Config: ...
+
+    @property
+    def history(self) -> History:
+        """The last hour; fed once per stats_period by the house."""
+
+    def snapshot(
+        self, *, clients: bool = False, servers: bool = False, histograms: bool = False
+    ) -> Snapshot: ...
+
+    async def perform(self, verb: Verb) -> None:
+        """Do it; return when PgBouncer would answer. Raises CommandError. Cancelled when the asker has
+        left."""

@@ -1,0 +1,153 @@
+"""Transactions: pgbench -S through both poolers in turn; processor time per transaction, tps, p99 latency.
+
+A cell is one protocol mode, number of clients and transport. In a cell the contestants alternate, the one
+that begins changing by round, and each figure is the median of the rounds' ratios. PgBouncer 1.18 has no
+prepared statements in transaction pooling, so it runs mode `prepared` in session pooling; ours runs it in
+both. Session pooling needs a server for each client, so its pool is as large as the number of clients.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.fixtures import account
+from tests.fixtures.cluster import SUPERUSER
+from tests.fixtures.process import Bouncer
+
+from .measure import median, percentile, processor, ratios
+from .servers import POOL, Contestant
+from .table import Table, times
+
+TITLE = "Transactions (pgbench -S)"
+NOTE = (
+    "Ours / PgBouncer 1.18, median of {rounds} alternating rounds of {seconds:g} s; below 1 is better for"
+    " processor time and latency, above 1 for tps. PgBouncer 1.18 cannot prepare in transaction pooling: in"
+    " the prepared rows it pools sessions (pool = clients), ours pools as the row says."
+)
+COLUMNS = ("mode, clients, transport", "cpu/xact", "us (ours)", "us (theirs)", "tps", "p99")
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """pgbench's query mode and the pool_mode of each contestant."""
+
+    label: str
+    query_mode: str
+    ours: str = "transaction"
+    theirs: str = "transaction"
+
+
+MODES = (
+    Mode("simple", "simple"),
+    Mode("extended", "extended"),
+    Mode("prepared, sessions", "prepared", "session", "session"),
+    Mode("prepared, transactions", "prepared", "transaction", "session"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    mode: Mode
+    clients: int
+    tls: bool
+
+    @property
+    def label(self) -> str:
+        return f"{self.mode.label}, {self.clients}, {'TLS' if self.tls else 'plain'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run: the pooler's processor seconds per transaction, transactions a second, p99 in us."""
+
+    cost: float
+    tps: float
+    p99: float
+
+
+@dataclass(slots=True)
+class Duel:
+    """All rounds of a cell."""
+
+    ours: list[Run] = field(default_factory=list)
+    theirs: list[Run] = field(default_factory=list)
+
+    def ratio(self, figure: str) -> float:
+        return median(
+            ratios([getattr(r, figure) for r in self.ours], [getattr(r, figure) for r in self.theirs])
+        )
+
+
+def cells(clients: Sequence[int], only: str) -> Iterator[Cell]:
+    """Those whose label contains `only`."""
+    for tls in (False, True):
+        for mode in MODES:
+            for count in clients:
+                cell = Cell(mode, count, tls)
+                if only in f"pgbench {cell.label}":
+                    yield cell
+
+
+def duel(ours: Contestant, theirs: Contestant, cell: Cell, rounds: int, seconds: float) -> Duel:
+    """Alternate; a short run of each first fills the pools and is not counted."""
+    result = Duel()
+    pairs = [
+        (_pooler(ours, cell, cell.mode.ours if ours.prepares else cell.mode.theirs), result.ours),
+        (_pooler(theirs, cell, cell.mode.theirs), result.theirs),
+    ]
+    for bouncer, _ in pairs:
+        run(ours, bouncer, cell, 1)
+    for number in range(rounds):
+        for bouncer, runs in pairs if number % 2 == 0 else reversed(pairs):
+            runs.append(run(ours, bouncer, cell, seconds))
+    return result
+
+
+def _pooler(contestant: Contestant, cell: Cell, pool_mode: str) -> Bouncer:
+    size = max(POOL, cell.clients) if "session" in {cell.mode.ours, cell.mode.theirs} else POOL
+    return contestant.process(pool_mode=pool_mode, default_pool_size=size)
+
+
+def run(contestant: Contestant, bouncer: Bouncer, cell: Cell, seconds: float) -> Run:
+    """pgbench once through `bouncer`."""
+    with tempfile.TemporaryDirectory() as directory:
+        before = processor(bouncer.pid)
+        said = account.run(
+            [contestant.cluster.bin / "pgbench", "-n", "-S", "-M", cell.mode.query_mode,
+             "-c", str(cell.clients), "-j", str(min(2, cell.clients)), "-T", f"{seconds:g}",
+             "-l", "--log-prefix", f"{directory}/log",
+             "-h", "127.0.0.1", "-p", str(bouncer.port), "-U", SUPERUSER, "app"],
+            env=account.environment(PGSSLMODE="require" if cell.tls else "disable"),
+            timeout=seconds + 60,
+        )  # fmt: skip
+        spent = processor(bouncer.pid) - before
+        latencies = [float(line.split()[2]) for log in Path(directory).iterdir() for line in log.open()]
+    count = int(_found(r"number of transactions actually processed: (\d+)", said))
+    tps = float(_found(r"tps = ([\d.]+) \(without initial", said))
+    return Run(spent.total / max(count, 1), tps, percentile(latencies, 0.99))
+
+
+def _found(pattern: str, said: str) -> str:
+    found = re.search(pattern, said)
+    if not found:
+        raise AssertionError(f"pgbench said no {pattern!r}:\n{said}")
+    return found[1]
+
+
+def row(cell: Cell, result: Duel) -> tuple[str, ...]:
+    micro = [f"{median(r.cost for r in runs) * 1e6:.1f}" for runs in (result.ours, result.theirs)]
+    return (
+        cell.label,
+        times(result.ratio("cost")),
+        *micro,
+        times(result.ratio("tps")),
+        times(result.ratio("p99")),
+    )
+
+
+def table(rows: Sequence[tuple[str, ...]], rounds: int, seconds: float) -> Table:
+    return Table(TITLE, NOTE.format(rounds=rounds, seconds=seconds), COLUMNS, tuple(rows))

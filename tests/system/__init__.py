@@ -1,0 +1,1 @@
+"""Whole processes: a pooler (or PgBouncer) in front of a real PostgreSQL."""

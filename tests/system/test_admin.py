@@ -1,0 +1,280 @@
+"""The admin database of a running pooler: its answers are PgBouncer's, its counts are those of counted traffic, and
+SQL, history and latency tell of real clients. Where Debian's PgBouncer can be asked the same, it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import asyncpg
+import psycopg
+import pytest
+
+from tests.fixtures.cluster import SUPERUSER
+from tests.fixtures.process import ADMIN, Bouncer, StartBouncer
+from tests.fixtures.waiting import until
+
+
+def refusal(bouncer: Bouncer, command: str, **options: Any) -> tuple[str, str]:
+    """(SQLSTATE, message) of a console command that must fail."""
+    with pytest.raises(psycopg.Error) as caught:
+        bouncer.admin(command, **options)
+    assert caught.value.diag.sqlstate
+    return caught.value.diag.sqlstate, caught.value.diag.message_primary or ""
+
+
+# ---- the same as PgBouncer
+
+
+REFUSALS = {
+    "frobnicate": "invalid command 'frobnicate', use SHOW HELP;",
+    "SHOW NOTHING;": "invalid command 'SHOW NOTHING;', use SHOW HELP;",
+    "RESUME": "pooler is not paused/suspended",
+    "RESUME app": "database app is not paused",
+    "PAUSE nowhere": "no such database: nowhere",
+    "PAUSE pgbouncer": "cannot pause admin db: pgbouncer",
+    "KILL pgbouncer": "cannot kill admin db: pgbouncer",
+    "DISABLE": "a database is required",
+    "DISABLE pgbouncer": "cannot disable admin db: pgbouncer",
+    "RECONNECT pgbouncer": "cannot reconnect admin db: pgbouncer",
+    "WAIT_CLOSE pgbouncer": "cannot wait in admin db: pgbouncer",
+    "SET nothing = 1": "SET failed",
+    "SET pool_mode = 'nothing'": "SET failed",
+}
+
+
+def test_refusals_are_in_pgbouncers_words(start_either: StartBouncer) -> None:
+    bouncer = start_either()
+    answers = {command: refusal(bouncer, command) for command in REFUSALS}
+    assert answers == {command: ("08P01", message) for command, message in REFUSALS.items()}
+
+
+def test_a_stats_user_may_only_look(start_either: StartBouncer) -> None:
+    bouncer = start_either(stats_users="app_user", users={"app_user": "", "nobody": "", SUPERUSER: ""})
+    assert bouncer.admin("SHOW POOLS", user="app_user") == bouncer.admin("SHOW POOLS", user="app_user")
+    for command in ("RELOAD", "PAUSE", "KILL app", "SHUTDOWN", "SET max_client_conn = 5", "SHOW FDS"):
+        assert refusal(bouncer, command, user="app_user") == ("08P01", "admin access needed")
+    with pytest.raises(psycopg.OperationalError, match="not allowed"):
+        bouncer.admin("SHOW POOLS", user="nobody")
+
+
+TAGS = {
+    "SHOW POOLS": "SHOW",
+    "SHOW client_encoding": "SHOW",
+    "SHOW HELP": "SHOW",
+    "RELOAD": "RELOAD",
+    "SET max_client_conn = 77": "SET max_client_conn=77",
+    "SET client_encoding = 'UTF8'": "SET",
+    "RECONNECT": "RECONNECT",
+    "WAIT_CLOSE": "WAIT_CLOSE",
+    "DISABLE app": "DISABLE",
+    "PAUSE": "PAUSE",
+    "RESUME": "RESUME",
+}
+
+
+def test_tags(start_either: StartBouncer) -> None:
+    with start_either().connect(ADMIN, cursor_factory=psycopg.ClientCursor) as connection:
+        assert {command: connection.execute(command.encode()).statusmessage for command in TAGS} == TAGS
+
+
+SHARED = ("POOLS", "DATABASES", "CLIENTS", "SERVERS", "STATS_TOTALS", "LISTS", "CONFIG", "USERS", "MEM")
+
+
+def test_what_stood_in_the_views_in_1_18_stands_there_in_the_same_order(
+    start_pooler: StartBouncer, start_pgbouncer: StartBouncer
+) -> None:
+    ours, theirs = start_pooler(), start_pgbouncer()
+    for bouncer in (ours, theirs):
+        bouncer.sql("SELECT 1")
+    for view in SHARED:
+        with ours.connect(ADMIN, cursor_factory=psycopg.ClientCursor) as one:
+            mine = [(c.name, c.type_code) for c in one.execute(f"SHOW {view}".encode()).description or ()]
+        with theirs.connect(ADMIN, cursor_factory=psycopg.ClientCursor) as other:
+            old = [(c.name, c.type_code) for c in other.execute(f"SHOW {view}".encode()).description or ()]
+        renamed = {"reserve_pool": "reserve_pool_size"}
+        known = [(renamed.get(name, name), oid) for name, oid in old]
+        assert [column for column in mine if column in known] == known, view
+
+
+# ---- counted traffic
+
+
+def totals(bouncer: Bouncer) -> dict[str, int]:
+    row = next(row for row in bouncer.admin("SHOW STATS_TOTALS") if row["database"] == "app")
+    return {name: int(value) for name, value in row.items() if name != "database"}
+
+
+def gained(bouncer: Bouncer, before: dict[str, int]) -> dict[str, int]:
+    return {name: value - before[name] for name, value in totals(bouncer).items()}
+
+
+def test_queries_and_transactions_are_counted(start_either: StartBouncer) -> None:
+    bouncer = start_either()
+    with bouncer.connect(cursor_factory=psycopg.ClientCursor) as connection:
+        connection.execute("SELECT 1")
+        before = totals(bouncer)
+        for _ in range(5):
+            connection.execute("SELECT 1")
+        connection.execute("BEGIN")
+        for _ in range(3):
+            connection.execute("SELECT 1")
+        connection.execute("COMMIT")
+        after = gained(bouncer, before)
+    assert (after["query_count"], after["xact_count"]) == (10, 6)
+    assert after["bytes_received"] > 0
+    assert after["bytes_sent"] > after["bytes_received"]
+
+
+def test_every_front_shows_the_same_counts(pooler: Bouncer) -> None:
+    for _ in range(4):
+        pooler.sql("SELECT 1")
+    with pooler.connect(ADMIN, row_factory=psycopg.rows.dict_row) as console:
+        stats = console.execute("SELECT * FROM stats WHERE database = 'app'").fetchone()
+        assert stats is not None
+        sums = console.execute("SELECT name, value FROM totals").fetchall()
+        whole = {row["name"]: row["value"] for row in sums}
+        databases = console.execute("SELECT sum(total_query_count)::int AS n FROM stats").fetchone()
+        assert databases == {"n": whole["total_query_count"]}
+        assert totals(pooler)["query_count"] == stats["total_query_count"] == 4
+
+
+# ---- SQL over what is
+
+
+@contextmanager
+def waiting_clients(bouncer: Bouncer, count: int) -> Iterator[None]:
+    """One client holds the only server, `count` others queue for it."""
+    with ExitStack() as stack:
+        holder = stack.enter_context(bouncer.connect())
+        holder.execute("BEGIN")
+        others = [stack.enter_context(bouncer.connect(application_name=f"queue{n}")) for n in range(count)]
+        threads = [threading.Thread(target=one.execute, args=("SELECT 1",)) for one in others]
+        for thread in threads:
+            thread.start()
+        until(lambda: bouncer.pool()["cl_waiting"] == count)
+        try:
+            yield
+        finally:
+            holder.execute("ROLLBACK")
+            for thread in threads:
+                thread.join()
+
+
+def test_sql_finds_who_waits_and_for_whom(start_pooler: StartBouncer) -> None:
+    pooler = start_pooler(default_pool_size=1)
+    with waiting_clients(pooler, 3), pooler.connect(ADMIN) as console:
+        queued = console.execute("SELECT application_name FROM waiting ORDER BY since, id").fetchall()
+        assert [name for (name,) in queued] == ["queue0", "queue1", "queue2"]
+        assert console.execute(
+            "SELECT database, sum(cl_waiting) FROM pools GROUP BY database HAVING sum(cl_waiting) > %s", (1,)
+        ).fetchall() == [("app", 3)]
+        linked = "SELECT count(*) FROM clients c JOIN servers s ON c.link = s.ptr AND s.link = c.ptr"
+        assert console.execute(linked).fetchone() == (1,)
+        shown = console.execute("SHOW POOLS WHERE cl_waiting > 0").fetchall()
+        assert [row[0] for row in shown] == ["app"]
+
+
+def test_killing_the_client_that_sql_found(start_pooler: StartBouncer) -> None:
+    pooler = start_pooler(default_pool_size=1)
+    with pooler.connect(application_name="victim") as victim, pooler.connect(ADMIN) as console:
+        victim.execute("BEGIN")
+        found = console.execute("SELECT id FROM clients WHERE application_name = %s", ("victim",)).fetchone()
+        assert found
+        console.execute(f"KILL_CLIENT {found[0]}".encode())
+        with pytest.raises(psycopg.OperationalError):
+            victim.execute("SELECT 1")
+        until(lambda: console.execute("SELECT count(*) FROM clients WHERE database = 'app'").fetchone() == (0,))
+
+
+def test_history_and_latency_tell_of_the_last_periods(start_pooler: StartBouncer) -> None:
+    pooler = start_pooler(stats_period=1)
+    with pooler.connect() as connection, pooler.connect(ADMIN) as console:
+
+        def busy_periods() -> int:
+            connection.execute("SELECT pg_sleep(0.02)")
+            row = console.execute("SELECT count(*) FROM history WHERE database = 'app' AND tps > 0").fetchone()
+            return row[0] if row else 0
+
+        until(lambda: busy_periods() >= 2)
+        latency = console.execute(
+            "SELECT query_count, query_p50, query_p99, query_max FROM latency WHERE database = 'app'"
+        ).fetchone()
+        assert latency
+        count, median, most, longest = latency
+        assert count > 0
+        assert 20_000 <= median <= most <= longest
+        time, average = console.execute(
+            "SELECT max(time), max(avg_query_time) FROM history WHERE database = 'app'"
+        ).fetchone() or (None, 0)
+        assert time is not None
+        assert average >= 20_000
+
+
+# ---- waiting commands
+
+
+def test_pause_waits_and_a_cancel_request_resumes(start_pooler: StartBouncer) -> None:
+    pooler = start_pooler()
+    with pooler.connect() as holder, pooler.connect(ADMIN) as console:
+        holder.execute("BEGIN")
+        outcome: list[BaseException | str] = []
+
+        def pause() -> None:
+            try:
+                outcome.append(console.execute("PAUSE").statusmessage or "")
+            except psycopg.Error as error:
+                outcome.append(error)
+
+        thread = threading.Thread(target=pause)
+        thread.start()
+        until(lambda: pooler.admin("SHOW STATE")[1] == {"key": "paused", "value": "yes"})
+        console.cancel_safe()
+        thread.join(20)
+        assert isinstance(outcome[0], psycopg.errors.QueryCanceled)
+        assert pooler.admin("SHOW STATE")[0] == {"key": "active", "value": "yes"}
+        holder.execute("COMMIT")
+        assert pooler.sql("SELECT 1") == [(1,)]
+
+
+def test_an_admin_who_leaves_while_waiting_is_noticed(start_pooler: StartBouncer) -> None:
+    pooler = start_pooler()
+    with pooler.connect() as holder:
+        holder.execute("BEGIN")
+        console = pooler.connect(ADMIN)
+        console.pgconn.send_query(b"WAIT_CLOSE app; PAUSE app")
+        until(lambda: any(row["paused"] for row in pooler.admin("SHOW DATABASES")))
+        before = len([row for row in pooler.admin("SHOW POOLS") if row["database"] == ADMIN])
+        console.close()
+        assert before
+        until(lambda: "closing because: client" in pooler.log_text())
+        assert pooler.admin("SHOW VERSION") == [{"version": "PgBouncer 1.25.2"}]
+
+
+# ---- other ways in
+
+
+def test_asyncpg_and_psql_at_the_real_console(pooler: Bouncer) -> None:
+    async def scenario() -> list[str]:
+        url = f"postgresql://postgres@127.0.0.1:{pooler.port}/{ADMIN}"
+        connection = await asyncpg.connect(url, ssl=False)
+        try:
+            rows = await connection.fetch("SELECT name FROM databases WHERE name <> $1 ORDER BY 1", ADMIN)
+            return [row["name"] for row in rows]
+        finally:
+            await connection.close()
+
+    assert asyncio.run(scenario()) == ["app", "other"]
+    listed = pooler.psql("-c", r"\d", dbname=ADMIN)
+    assert "public|pools|view|postgres" in listed
+    assert pooler.psql("-c", "SHOW VERSION", dbname=ADMIN).strip() == "PgBouncer 1.25.2"
+
+
+def test_startup_parameters_of_any_driver_are_taken(pooler: Bouncer) -> None:
+    options = "-c extra_float_digits=2 -c search_path=x -c statement_timeout=5000"
+    with pooler.connect(ADMIN, options=options, application_name="probe") as console:
+        assert console.execute("SHOW application_name").fetchone() == ("probe",)

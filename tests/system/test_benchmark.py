@@ -1,0 +1,37 @@
+"""The benchmark runs: every part of it once, as short as can be. What it measures is nobody's test."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from tests import TREE
+from tests.fixtures import account
+from tests.fixtures.bouncer import PROGRAM
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(PROGRAM is None, reason="pgbouncer is not installed: apt-get install pgbouncer")
+def test_every_part_of_the_benchmark_runs() -> None:
+    said = account.run(
+        [
+            sys.executable,
+            "-m",
+            "tests.bench",
+            "--rounds",
+            "1",
+            "--seconds",
+            "1",
+            "--clients",
+            "2",
+            "--idle",
+            "50",
+            "--markdown",
+        ],
+        cwd=TREE,
+        timeout=300,
+    )
+    for part in ("Transactions (pgbench -S)", "Bulk transfer", "Logins (SCRAM-SHA-256)", "Memory per idle client"):
+        assert part in said
+    assert "| prepared, transactions, 2, TLS |" in said

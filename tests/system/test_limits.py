@@ -1,0 +1,151 @@
+"""Limits and times: how many may come, how long they wait, how long a server lives. PgBouncer gives the same answers.
+
+The shortest time PgBouncer knows is a second; its janitor looks three times a second.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import psycopg
+import pytest
+
+from tests.fixtures import stream
+from tests.fixtures.cluster import Cluster
+from tests.fixtures.process import Bouncer, StartBouncer
+from tests.fixtures.stream import Stream
+from tests.fixtures.waiting import until
+
+
+def client(bouncer: Bouncer, **parameters: str) -> Stream:
+    return Stream(("127.0.0.1", bouncer.port)).login(**parameters)
+
+
+def farewell(one: Stream) -> str:
+    """What the pooler says when it ends the connection."""
+    return next((m.error["M"] for m in reversed(one.rest()) if m.type == "E"), "")
+
+
+def test_max_client_conn(start_either: StartBouncer) -> None:
+    bouncer = start_either(max_client_conn=3)
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(client(bouncer))
+        with pytest.raises(psycopg.OperationalError, match=r"no more connections allowed \(max_client_conn\)"):
+            bouncer.connect()
+    until(lambda: bouncer.sql("SELECT 1") == [(1,)])
+
+
+@pytest.mark.parametrize("limit", [{"default_pool_size": 2}, {"max_db_connections": 2}, {"max_user_connections": 2}])
+def test_no_more_servers_than_allowed(start_either: StartBouncer, cluster: Cluster, limit: dict[str, int]) -> None:
+    bouncer = start_either(**limit)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(client(bouncer)) for _ in range(5)]
+        for holder in clients[:2]:
+            holder.query("BEGIN")
+        for one in clients[2:]:
+            one.send(stream.query("SELECT 1"))
+        until(lambda: bouncer.pool()["cl_waiting"] == 3)
+        assert len(cluster.backends("app")) == 2
+        for holder in clients[:2]:
+            holder.query("COMMIT")
+        for one in clients[2:]:
+            one.until()
+
+
+def test_min_pool_size_keeps_servers_ready(start_either: StartBouncer) -> None:
+    bouncer = start_either(min_pool_size=3)
+    with client(bouncer) as one:
+        one.query("SELECT 1")
+        until(lambda: bouncer.pool()["sv_idle"] >= 3)
+
+
+def test_the_reserve_helps_those_who_wait(start_either: StartBouncer, cluster: Cluster) -> None:
+    bouncer = start_either(default_pool_size=1, reserve_pool_size=1, reserve_pool_timeout=1)
+    with client(bouncer) as holder, client(bouncer) as other:
+        holder.query("BEGIN")
+        assert other.rows("SELECT 'by the reserve'") == [[b"by the reserve"]]
+        assert len(cluster.backends("app")) == 2
+
+
+def test_query_wait_timeout(start_either: StartBouncer) -> None:
+    bouncer = start_either(default_pool_size=1, query_wait_timeout=1)
+    with client(bouncer) as holder, client(bouncer) as other:
+        holder.query("BEGIN")
+        other.send(stream.query("SELECT 1"))
+        assert farewell(other) == "query_wait_timeout"
+        assert holder.rows("SELECT 1") == [[b"1"]]
+
+
+def test_client_idle_timeout(start_either: StartBouncer) -> None:
+    bouncer = start_either(client_idle_timeout=1)
+    with client(bouncer) as one:
+        assert farewell(one) == "client_idle_timeout"
+
+
+def test_idle_transaction_timeout(start_either: StartBouncer) -> None:
+    bouncer = start_either(idle_transaction_timeout=1)
+    with client(bouncer) as one:
+        one.query("BEGIN")
+        assert farewell(one) == "idle transaction timeout"
+    until(lambda: bouncer.pool()["sv_active"] == 0)
+
+
+def test_query_timeout(start_either: StartBouncer, cluster: Cluster) -> None:
+    bouncer = start_either(query_timeout=1)
+    with client(bouncer) as one:
+        one.send(stream.query("SELECT pg_sleep(600)"))
+        assert farewell(one) == "query timeout"
+    cluster.terminate("app")
+
+
+def test_client_login_timeout(start_either: StartBouncer) -> None:
+    bouncer = start_either(client_login_timeout=1)
+    with Stream(("127.0.0.1", bouncer.port)) as one:
+        assert farewell(one) == "client_login_timeout"
+
+
+def test_server_idle_timeout(start_either: StartBouncer, cluster: Cluster) -> None:
+    bouncer = start_either(server_idle_timeout=1)
+    with client(bouncer) as one:
+        one.query("SELECT 1")
+        bouncer.wait_log("closing because: server idle timeout")
+        until(lambda: not cluster.backends("app"))
+        assert one.rows("SELECT 1") == [[b"1"]]
+
+
+def test_server_lifetime(start_either: StartBouncer) -> None:
+    bouncer = start_either(server_lifetime=1)
+    with client(bouncer) as one:
+        first = one.rows("SELECT pg_backend_pid()")
+        bouncer.wait_log("closing because: server lifetime over")
+        assert one.rows("SELECT pg_backend_pid()") != first
+
+
+def test_transaction_timeout(start_pooler: StartBouncer) -> None:
+    bouncer = start_pooler(transaction_timeout=1)
+    with client(bouncer) as one:
+        one.query("BEGIN")
+        assert farewell(one) == "transaction timeout"
+
+
+def test_waiting_is_announced(start_pooler: StartBouncer) -> None:
+    bouncer = start_pooler(default_pool_size=1, query_wait_notify=1)
+    with client(bouncer) as holder, client(bouncer) as other:
+        holder.query("BEGIN")
+        other.send(stream.query("SELECT 'served'"))
+        notice = other.read()
+        assert notice.type == "N"
+        assert notice.error["M"] == "No server connection available in postgres backend, client being queued"
+        holder.query("COMMIT")
+        assert [m.values for m in other.until() if m.type == "D"] == [[b"served"]]
+
+
+def test_a_database_and_a_user_have_limits_of_their_own(start_either: StartBouncer, cluster: Cluster) -> None:
+    where = f"host={cluster.host} port={cluster.port}"
+    bouncer = start_either(databases={"app": f"{where} pool_size=1", "other": where}, default_pool_size=5)
+    with client(bouncer) as one, client(bouncer) as two:
+        one.query("BEGIN")
+        two.send(stream.query("SELECT 1"))
+        until(lambda: bouncer.pool()["cl_waiting"] == 1)
+        assert bouncer.sql("SELECT 1", dbname="other") == [(1,)]

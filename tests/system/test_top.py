@@ -1,0 +1,178 @@
+"""`pooler top` in a real terminal, over our pooler and over Debian's PgBouncer, with clients that work and wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.fixtures.process import Bouncer, StartBouncer
+from tests.fixtures.terminal import Terminal, pooler_command
+
+Open = Callable[..., Terminal]
+
+
+@pytest.fixture
+def open_top(tmp_path: Path) -> Iterator[Open]:
+    """open_top(bouncer, columns=, lines=) -> a Terminal with `pooler top` in it."""
+    opened: list[Terminal] = []
+
+    def start(bouncer: Bouncer, *arguments: str, **options: Any) -> Terminal:
+        url = f"postgresql://postgres@127.0.0.1:{bouncer.port}/"
+        opened.append(Terminal(pooler_command("top", url, "-d", "0.3", *arguments), tmp_path, **options))
+        return opened[-1]
+
+    yield start
+    for terminal in opened:
+        terminal.close()
+
+
+@pytest.fixture
+def clients() -> Iterator[ExitStack]:
+    """Closes clients at the end, whatever they wait for."""
+    with ExitStack() as stack:
+        yield stack
+
+
+def hold(stack: ExitStack, bouncer: Bouncer, dbname: str, count: int) -> list[psycopg.Connection[Any]]:
+    """Clients that each sit in a transaction, or in the queue for one."""
+    found = []
+    for number in range(count):
+        connection = bouncer.connect(dbname, application_name=f"holder {number}")
+        stack.callback(connection.close)
+        connection.pgconn.send_query(b"BEGIN; SELECT 1")
+        found.append(connection)
+    return found
+
+
+@pytest.fixture(params=["pooler", "pgbouncer"])
+def bouncer(request: pytest.FixtureRequest) -> Bouncer:
+    """A pooler with two servers to a pool: ours, then PgBouncer 1.18."""
+    start: StartBouncer = request.getfixturevalue(f"start_{request.param}")
+    return start(default_pool_size=2)
+
+
+def test_top(bouncer: Bouncer, open_top: Open, clients: ExitStack) -> None:
+    hold(clients, bouncer, "app", 3)
+    bouncer.sql("SELECT 1", dbname="other")
+    terminal = open_top(bouncer, columns=150, lines=24)
+    terminal.wait(r"^ ● 127\.0\.0\.1:\d+/pgbouncer  PgBouncer 1\.\d+\.\d .*every 0\.3 s  \d\d:\d\d:\d\d")
+    terminal.wait(r"^ clients 2 active 1 waiting \| servers 2 busy 1 idle of 4 +waiting ")
+    terminal.wait(r"^ \d+ tps  \d+ qps \| avg query .* \| max wait \d.*tps ")
+    terminal.wait(r"^ +database▲ +user +active +wait servers +tps ")
+    terminal.wait(r"^ +app +postgres +2 +1 █+ 2\+0/2 ")
+    terminal.wait(r"^ +other +postgres +0 +0 [█▒·]+ 0\+1/2 ")
+    terminal.wait(r"[1-9][\d.]* (ms|s) transaction$")
+
+    terminal.type("/other")
+    terminal.wait(r"^ filter: other")
+    terminal.press("Enter")
+    terminal.wait_gone(r"^ +app ")
+    terminal.press("Escape")
+    terminal.wait(r"^ +app ")
+    terminal.type("s")
+    terminal.wait(r"wait▼")
+
+    terminal.press("Enter")
+    terminal.wait(r"^ app / postgres  transaction")
+    terminal.wait(r"^  clients 3   servers 2   waiting 1$")
+    terminal.wait(r"waiting +[\d.]+ (ms|s) +127\.0\.0\.1:\d+ +holder 2 ")
+    terminal.press("Tab")
+    terminal.wait(r"active .* holder 0 ")
+    terminal.press("Down", "Enter")
+    terminal.wait(r" application_name  holder [01]$")
+    terminal.wait(r"^ linked to server .* active")
+    terminal.press("Escape")
+    terminal.wait(r" clients 3 ")
+    terminal.press("Escape")
+    terminal.wait(r"wait▼")
+    terminal.type("?")
+    terminal.wait(r"PAUSE, RESUME, KILL the database")
+    terminal.press("q")
+    assert terminal.status() == 0
+
+
+def test_pause_and_resume_with_a_confirmation(bouncer: Bouncer, open_top: Open) -> None:
+    bouncer.sql("SELECT 1")
+    terminal = open_top(bouncer, columns=100, lines=20)
+    terminal.wait(r"^ +app ")
+    terminal.type("p")
+    terminal.wait(r"^ PAUSE app: lets running work end, then holds new work back\. Sure\? \[y/N\]")
+    terminal.type("n")
+    terminal.wait(r"^ not done")
+    terminal.type("p")
+    terminal.wait(r"Sure\?")
+    terminal.type("y")
+    terminal.wait(r"^ PAUSE app: done")
+    terminal.wait(r"^ +app paused ")
+    assert paused(bouncer)
+    terminal.type("r")
+    terminal.wait(r"RESUME app: .*Sure\?")
+    terminal.type("y")
+    terminal.wait(r"^ RESUME app: done")
+    terminal.wait_gone(r"^ +app paused ")
+    assert not paused(bouncer)
+
+
+def paused(bouncer: Bouncer) -> bool:
+    return any(row["name"] == "app" and row["paused"] for row in bouncer.admin("SHOW DATABASES"))
+
+
+def test_killing_a_client(start_pooler: StartBouncer, open_top: Open, clients: ExitStack) -> None:
+    bouncer = start_pooler(default_pool_size=2)
+    victim = hold(clients, bouncer, "app", 1)[0]
+    terminal = open_top(bouncer, columns=120, lines=24)
+    terminal.wait(r"^ +app ")
+    terminal.press("Enter")
+    terminal.wait(r"active .* holder 0")
+    terminal.type("x")
+    terminal.wait(r"^ KILL_CLIENT \d+: drops postgres@app 127\.0\.0\.1:\d+ in whatever it does\. Sure\?")
+    terminal.type("y")
+    terminal.wait(r"^ KILL_CLIENT \d+: done")
+    terminal.wait(r" clients 0 ")
+    while victim.pgconn.get_result():
+        pass
+    with pytest.raises(psycopg.OperationalError):
+        victim.execute("SELECT 1")
+
+
+def test_percentiles_where_the_server_has_them(start_pooler: StartBouncer, open_top: Open) -> None:
+    bouncer = start_pooler()
+    bouncer.sql("SELECT pg_sleep(0.02)")
+    terminal = open_top(bouncer, columns=150, lines=20)
+    terminal.wait(r"^ +database.* p99 ")
+    terminal.wait(r"^ +app .* [23]\d\.\d ms ")
+
+
+def test_narrow_wide_and_a_lost_connection(start_pgbouncer: StartBouncer, open_top: Open) -> None:
+    bouncer = start_pgbouncer()
+    bouncer.sql("SELECT 1")
+    terminal = open_top(bouncer, columns=60, lines=12)
+    terminal.wait(r"^ +database▲ .*active +wait .*max wait")
+    assert "mode" not in terminal.screen()
+    terminal.resize(160, 30)
+    terminal.wait(r"^ +database▲ .*tps, 1 min .*waiting, 1 min .*mode")
+    terminal.resize(30, 6)
+    terminal.wait(r"^ +app ")
+    terminal.resize(100, 20)
+    bouncer.stop()
+    terminal.wait(r"^ ● .*not connected, trying: ")
+    terminal.wait(r"^ +app ")
+    bouncer.start()
+    terminal.wait(r"^ ● 127\.0\.0\.1:\d+/pgbouncer  PgBouncer 1\.18")
+    terminal.press("C-c")
+    assert terminal.status() == 0
+
+
+def test_ascii_and_no_colours(start_pgbouncer: StartBouncer, open_top: Open) -> None:
+    bouncer = start_pgbouncer()
+    bouncer.sql("SELECT 1")
+    terminal = open_top(bouncer, "--ascii", columns=130, lines=12, env={"NO_COLOR": "1"})
+    terminal.wait(r"^ \* 127\.0\.0\.1:")
+    terminal.wait(r"^ ?>?app +postgres +0 +0 [=#.]+ ")
+    assert terminal.screen().isascii()
+    assert "\x1b[3" not in terminal.screen(colours=True).replace("\x1b[39m", "")

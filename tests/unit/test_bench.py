@@ -1,0 +1,62 @@
+"""The benchmark's arithmetic, and that its cells are what README's table shows."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from tests.bench import pgbench
+from tests.bench.measure import median, percentile, processor, ratios, resident
+from tests.bench.table import Table, times
+
+
+def test_percentile_is_a_value_that_was_seen() -> None:
+    values = [float(n) for n in range(1, 101)]
+    assert percentile(values, 0.99) == 100.0
+    assert percentile(values, 0.5) == 51.0
+    assert percentile([7.0], 0.99) == 7.0
+    assert percentile([], 0.99) == 0.0
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    assert ratios([1.0, 3.0, 5.0], [2.0, 2.0, 0.0]) == [0.5, 1.5]
+    assert median([0.5, 1.5, 9.0]) == 1.5
+
+
+def test_processor_time_of_a_process_grows_as_it_computes() -> None:
+    before = processor(os.getpid())
+    end = time.process_time() + 0.1
+    while time.process_time() < end:
+        sum(range(1000))
+    assert (processor(os.getpid()) - before).total >= 0.05
+
+
+def test_resident_memory_grows_as_it_is_used() -> None:
+    before = resident(os.getpid())
+    held = bytearray(os.urandom(1)) * 64_000_000
+    assert resident(os.getpid()) - before > 50_000_000
+    del held
+
+
+def test_cells_are_every_mode_by_clients_by_transport() -> None:
+    labels = [cell.label for cell in pgbench.cells([1, 16, 64], "")]
+    assert len(labels) == len(set(labels)) == 4 * 3 * 2
+    assert labels[0] == "simple, 1, plain"
+    assert [c.label for c in pgbench.cells([16], "transactions, 16, TLS")] == ["prepared, transactions, 16, TLS"]
+
+
+def test_a_duel_is_judged_by_its_median_round() -> None:
+    duel = pgbench.Duel()
+    duel.ours += [pgbench.Run(cost, 100.0, 5.0) for cost in (1.0, 2.0, 9.0)]
+    duel.theirs += [pgbench.Run(2.0, 50.0, 10.0) for _ in range(3)]
+    assert duel.ratio("cost") == 1.0
+    assert duel.ratio("tps") == 2.0
+    assert duel.ratio("p99") == 0.5
+
+
+@pytest.mark.parametrize("markdown", [True, False])
+def test_tables(markdown: bool) -> None:
+    text = Table("T", "n", ("what", "ratio"), (("a", times(0.957)), ("longer", times(1)))).text(markdown=markdown)
+    assert ("| a | 0.96 x |" if markdown else "a       0.96 x") in text

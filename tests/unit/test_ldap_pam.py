@@ -1,0 +1,195 @@
+"""LDAP and PAM: options, what becomes of a user's name, a small LDAP server, and PAM by its Python package."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from pooler import ldap, pam
+from pooler.auth import LoginError
+from pooler.ldap import LdapOptions, parse_options, search_filter
+
+from .pairs import run
+
+pytest.importorskip("ldap3")
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        (
+            'ldapserver=a ldapprefix="cn=" ldapsuffix=", dc=net"',
+            LdapOptions(("a",), prefix="cn=", suffix=", dc=net"),
+        ),
+        ('ldapserver="a b" ldapport=3389 ldaptls=1', LdapOptions(("a", "b"), 3389, starttls=True)),
+        (
+            "ldapurl=ldaps://host:636/dc=net?cn?one?(x=y)",
+            LdapOptions(("host",), 636, "ldaps", base="dc=net", attribute="cn", scope="one", filter="(x=y)"),
+        ),
+        ("ldapurl=ldap://host/dc=a%20b", LdapOptions(("host",), base="dc=a b")),
+        (
+            "ldapserver=a ldapbasedn=dc=net ldapbinddn=cn=me ldapbindpasswd=pw ldapsearchattribute=mail",
+            LdapOptions(("a",), base="dc=net", bind_name="cn=me", bind_password="pw", attribute="mail"),
+        ),
+    ],
+)
+def test_options(text: str, options: LdapOptions) -> None:
+    assert parse_options(text) == options
+    assert "pw" not in repr(options)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "ldapserver",
+        "nonsense=1",
+        "ldapport=389",
+        "ldapserver=a ldapport=x",
+        "ldapserver=a ldapport=99999",
+        "ldapurl=http://x",
+        "ldapurl=ldap://x/dc=net?uid?everything",
+        "ldapserver=a ldapscheme=http",
+        "ldapserver=a ldapbasedn=dc=net ldapprefix=cn=",
+        'ldapserver="a',
+    ],
+)
+def test_options_that_are_none(text: str) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        parse_options(text)
+
+
+def test_a_name_cannot_leave_its_place() -> None:
+    assert search_filter(LdapOptions(("a",)), "x)(uid=*") == r"(uid=x\29\28uid=\2a)"
+    own = LdapOptions(("a",), filter="(&(mail=$username)(ok=1))")
+    assert search_filter(own, "*") == r"(&(mail=\2a)(ok=1))"
+    assert search_filter(LdapOptions(("a",), filter="mail=$username"), "b") == "(mail=b)"
+
+
+def tlv(tag: int, *parts: bytes) -> bytes:
+    body = b"".join(parts)
+    return bytes((tag, len(body))) + body
+
+
+def number(value: int) -> bytes:
+    return tlv(2, value.to_bytes(1, "big"))
+
+
+ENTRIES = {"uid=bob,dc=net": "secret", "": ""}
+"""Name -> password of the directory below; the empty one is for anonymous binds."""
+
+
+class Directory:
+    """An LDAP server of two entries that speaks just enough BER for bind and search."""
+
+    def __init__(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self.listener.getsockname()[1]
+        self.binds: list[tuple[str, str]] = []
+        self.searches: list[bytes] = []
+        self.thread = threading.Thread(target=self._serve, daemon=True)
+        self.thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            with client:
+                client.settimeout(10)
+                while (request := client.recv(4096)) and request[5] != 0x42:
+                    client.sendall(self._answer(request[4:5][0], request[5], request[7:]))
+
+    def _answer(self, message_id: int, kind: int, body: bytes) -> bytes:
+        def reply(tag: int, *parts: bytes) -> bytes:
+            return tlv(0x30, number(message_id), tlv(tag, *parts))
+
+        if kind == 0x60:
+            name_length = body[4]
+            name = body[5 : 5 + name_length].decode()
+            password = body[5 + name_length + 2 :].decode()
+            self.binds.append((name, password))
+            code = 0 if ENTRIES.get(name) == password else 49
+            return reply(0x61, tlv(0x0A, bytes((code,))), tlv(4), tlv(4))
+        self.searches.append(body)
+        found = reply(0x64, tlv(4, b"uid=bob,dc=net"), tlv(0x30)) if b"bob" in body else b""
+        return found + reply(0x65, tlv(0x0A, b"\0"), tlv(4), tlv(4))
+
+    def close(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.thread.join(10)
+
+
+@pytest.fixture
+def directory() -> Iterator[Directory]:
+    server = Directory()
+    yield server
+    server.close()
+
+
+def checked(directory: Directory, options: str, user: str, password: str) -> bool:
+    return run(ldap.check(f"ldapserver=127.0.0.1 ldapport={directory.port} {options}", user, password))
+
+
+SIMPLE = "ldapprefix=uid= ldapsuffix=,dc=net"
+SEARCH = "ldapbasedn=dc=net"
+
+
+@pytest.mark.parametrize("options", [SIMPLE, SEARCH])
+def test_bind_and_search(directory: Directory, options: str) -> None:
+    assert checked(directory, options, "bob", "secret")
+    assert not checked(directory, options, "bob", "wrong")
+    assert not checked(directory, options, "eve", "secret")
+    assert ("uid=bob,dc=net", "wrong") in directory.binds
+
+
+def test_a_name_with_a_comma_stays_one_name(directory: Directory) -> None:
+    assert not checked(directory, SIMPLE, "bob,dc=net", "secret")
+    assert directory.binds == [("uid=bob\\,dc\\=net,dc=net", "secret")]
+
+
+def test_a_server_that_is_not_there() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(LoginError) as caught:
+        run(ldap.check(f"ldapserver=127.0.0.1 ldapport={port} {SIMPLE}", "bob", "secret"))
+    assert caught.value.message == "password authentication failed"
+    assert caught.value.log.startswith("LDAP: ")
+    assert "secret" not in caught.value.log
+
+
+def test_options_that_are_wrong_are_a_configuration_error() -> None:
+    with pytest.raises(LoginError, match="bouncer config error"):
+        run(ldap.check("nonsense", "bob", "secret"))
+
+
+def test_pam_is_asked_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pam")
+    asked: list[tuple[object, ...]] = []
+
+    def authenticate(user: str, password: str, service: str, call_end: bool) -> bool:
+        asked.append((user, password, service, call_end, threading.current_thread() is threading.main_thread()))
+        return password == "secret"
+
+    monkeypatch.setattr("pam.pam", lambda: SimpleNamespace(authenticate=authenticate))
+
+    async def main() -> list[bool]:
+        return list(await asyncio.gather(*(pam.check("bob", word) for word in ("secret", "wrong"))))
+
+    assert run(main()) == [True, False]
+    assert sorted(asked) == [
+        ("bob", "secret", "pgbouncer", True, False),
+        ("bob", "wrong", "pgbouncer", True, False),
+    ]
+
+
+def test_pam_itself_refuses_a_stranger() -> None:
+    pytest.importorskip("pam")
+    assert run(pam.check("no-such-user-here", "x")) is False

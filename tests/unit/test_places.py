@@ -1,0 +1,45 @@
+"""Where state is kept: by the environment, for root, for people, and for an account without a home."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pooler import places
+
+
+@pytest.fixture
+def person(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setenv("HOME", "/home/person")
+    return monkeypatch
+
+
+def test_a_person_has_it_at_home(person: pytest.MonkeyPatch) -> None:
+    assert places.state_directory() == Path("/home/person/.local/state/pooler")
+
+
+def test_root_has_it_where_others_can_go(person: pytest.MonkeyPatch) -> None:
+    person.setattr(os, "geteuid", lambda: 0)
+    assert places.state_directory() == Path("/var/lib/pooler")
+
+
+@pytest.mark.parametrize("uid", [0, 1000])
+def test_the_environment_decides_if_it_names_an_absolute_path(person: pytest.MonkeyPatch, uid: int) -> None:
+    person.setattr(os, "geteuid", lambda: uid)
+    person.setenv("XDG_STATE_HOME", "/srv/state")
+    assert places.state_directory() == Path("/srv/state/pooler")
+    person.setenv("XDG_STATE_HOME", "relative")
+    assert places.state_directory() != Path("relative/pooler")
+
+
+def test_no_home_is_one_clear_line(person: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    person.setattr(Path, "home", homeless)
+    with pytest.raises(places.NoPlace, match="set XDG_STATE_HOME"):
+        places.state_directory()

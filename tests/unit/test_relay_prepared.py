@@ -1,0 +1,411 @@
+"""Named statements through the relay: what servers are told, what clients see, and that the two never disagree.
+
+Servers here are `Backend`s, which refuse what PostgreSQL would: a name prepared twice, a name that is not there.
+"""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from pooler import wire
+from pooler.relay import engine
+from tests.unit.backend import Backend
+from tests.unit.stage import Peer, Stage, linked, stage
+
+READY = wire.ready_for_query()
+
+
+def use(name: str, value: str = "v") -> bytes:
+    return wire.bind("", name, [value]) + wire.execute("") + wire.sync()
+
+
+def prepare(name: str, sql: str) -> bytes:
+    return wire.parse(name, sql) + wire.sync()
+
+
+def answer(s: Stage, client: Peer, data: bytes) -> bytes:
+    client.send(data)
+    s.settle()
+    return client.take()
+
+
+def kinds(data: bytes) -> str:
+    """Types of the messages."""
+    found = ""
+    while data:
+        found += chr(data[0])
+        data = data[1 + int.from_bytes(data[1:5], "big") :]
+    return found
+
+
+def names(server: Peer) -> dict[str, str]:
+    assert server.backend is not None
+    return server.backend.statements
+
+
+def test_a_statement_is_parsed_on_each_server_once_and_called_by_the_same_name_there() -> None:
+    with stage() as s:
+        one, client, other = s.server(Backend()), s.client(), s.client()
+        answer(s, client, prepare("mine", "SHARED"))
+        answer(s, other, wire.query("BEGIN"))
+        assert linked(other) is one.conn
+        two = s.server(Backend())
+        for _ in range(3):
+            assert kinds(answer(s, client, use("mine"))) == "2DCZ"
+        answer(s, other, wire.query("COMMIT"))
+        assert linked(other) is None
+        assert kinds(answer(s, client, use("mine"))) == "2DCZ"
+        assert names(one) == names(two) == {"PGBOUNCER_1": "SHARED"}
+        assert s.pool.counted()[8:11] == (1, 2, 4)
+        assert s.pool.counted()[12:] == (3, 2)
+
+
+def test_clients_share_a_statement_and_keep_their_own_names() -> None:
+    with stage() as s:
+        server = s.server(Backend())
+        one, two = s.client(), s.client()
+        assert kinds(answer(s, one, prepare("a", "SHARED one"))) == "1Z"
+        assert kinds(answer(s, two, prepare("b", "SHARED one"))) == "1Z"
+        assert kinds(answer(s, two, prepare("a", "SHARED two"))) == "1Z"
+        assert b"SHARED one" in answer(s, one, use("a"))
+        assert b"SHARED two" in answer(s, two, use("a"))
+        assert b"SHARED one" in answer(s, two, use("b"))
+        assert names(server) == {"PGBOUNCER_1": "SHARED one", "PGBOUNCER_2": "SHARED two"}
+        assert s.pool.counted()[8:10] == (3, 2)
+
+
+def test_the_types_of_parameters_belong_to_the_text() -> None:
+    with stage() as s:
+        server, client = s.server(Backend()), s.client()
+        answer(s, client, wire.parse("a", "SHARED", [25]) + wire.parse("b", "SHARED", [23]) + wire.sync())
+        assert len(names(server)) == 2
+
+
+def test_a_statement_outlives_the_client_that_brought_it() -> None:
+    """Clients that come and go with the same text do not have it parsed again."""
+    with stage() as s:
+        s.server(Backend())
+        for _ in range(3):
+            client = s.client()
+            answer(s, client, prepare("a", "SHARED") + use("a"))
+            answer(s, client, wire.terminate())
+        assert s.pool.counted()[8:10] == (3, 1)
+        assert s.relay.statement_count == 1
+
+
+def test_a_statement_that_nobody_has_is_forgotten() -> None:
+    with stage(max_prepared=1) as s:
+        server, client = s.server(Backend()), s.client()
+        for i in range(50):
+            answer(s, client, prepare("a", f"TEXT {i}") + use("a") + wire.close(b"S", "a") + wire.sync())
+        assert s.relay.statement_count == 1
+        assert len(names(server)) == 1
+        server.close()
+        client.close()
+        s.settle()
+        del server, client
+        s.lost.clear()
+        s.peers.clear()
+        gc.collect()
+        assert s.relay.statement_count == 0
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    with stage(max_prepared=2) as s:
+        server, client = s.server(Backend()), s.client()
+        for name in "abc":
+            answer(s, client, prepare(name, f"TEXT {name}"))
+            if name == "b":
+                answer(s, client, use("a"))
+        assert sorted(names(server).values()) == ["TEXT a", "TEXT c"]
+        assert b"TEXT b" in answer(s, client, use("b"))
+        assert sorted(names(server).values()) == ["TEXT b", "TEXT c"]
+
+
+def test_a_limit_that_was_lowered_is_reached_step_by_step() -> None:
+    with stage(max_prepared=10) as s:
+        server, client = s.server(Backend()), s.client()
+        for i in range(10):
+            answer(s, client, prepare(f"n{i}", f"TEXT {i}"))
+        s.pool.max_prepared = 4
+        for i in range(10, 20):
+            answer(s, client, prepare(f"n{i}", f"TEXT {i}"))
+        assert len(names(server)) == 4
+        assert b"TEXT 3" in answer(s, client, use("n3"))
+
+
+def test_many_evictions_in_one_batch() -> None:
+    with stage(max_prepared=1) as s:
+        s.server(Backend())
+        client = s.client()
+        for i in range(5):
+            answer(s, client, prepare(f"n{i}", f"TEXT {i}"))
+        batch = b"".join(wire.bind("", f"n{i % 5}", [str(i)]) + wire.execute("") for i in range(500)) + wire.sync()
+        seen = answer(s, client, batch)
+        assert kinds(seen) == "2DC" * 500 + "Z"
+        assert seen.index(b"TEXT 4|4") < seen.index(b"TEXT 0|5") < seen.index(b"TEXT 4|4991"[:9])
+
+
+def test_close_gives_the_name_free() -> None:
+    with stage() as s:
+        server, client = s.server(Backend()), s.client()
+        answer(s, client, prepare("a", "SHARED one"))
+        assert kinds(answer(s, client, wire.close(b"S", "a") + wire.sync())) == "3Z"
+        assert kinds(answer(s, client, prepare("a", "SHARED two"))) == "1Z"
+        assert b"SHARED two" in answer(s, client, use("a"))
+        assert len(names(server)) == 2
+        assert client.conn.prepared_count == 1
+
+
+@pytest.mark.parametrize("name", ["never", "x" * 5000])
+def test_close_of_an_unknown_name_is_no_error(name: str) -> None:
+    with stage() as s:
+        s.server(Backend())
+        client = s.client()
+        assert kinds(answer(s, client, wire.close(b"S", name) + wire.sync())) == "3Z"
+
+
+@pytest.mark.parametrize("message", [wire.bind("", "nope", []), wire.describe(b"S", "nope")])
+def test_an_unknown_name_ends_the_client_and_not_the_server(message: bytes) -> None:
+    with stage() as s:
+        s.server(Backend())
+        client = s.client()
+        assert b"prepared statement did not exist" in answer(s, client, message + wire.sync())
+        assert s.reasons == ["prepared statement did not exist"]
+        assert s.states == "0a 0w / 0a 1i 0u 0t 0c"
+
+
+def test_a_name_in_use_ends_the_client() -> None:
+    with stage() as s:
+        s.server(Backend())
+        client = s.client()
+        answer(s, client, prepare("a", "SHARED one"))
+        assert b"prepared statement name is already in use" in answer(s, client, prepare("a", "SHARED two"))
+
+
+def test_a_name_gone_wrong_in_the_middle_of_a_batch_sends_nothing_of_it() -> None:
+    """Half a batch on the server would have to be undone there: the server goes with the client."""
+    with stage() as s:
+        server, client = s.server(Backend()), s.client()
+        answer(s, client, wire.query("SELECT 1") + wire.bind("", "nope", []) + wire.sync())
+        assert s.pool.idle_servers.count == 0
+        assert server.backend is not None
+        assert server.backend.log in ([], ["SELECT 1"])
+
+
+# ---- errors
+
+
+def test_an_error_in_parse_leaves_nothing_on_either_side() -> None:
+    with stage() as s:
+        server, client = s.server(Backend()), s.client()
+        assert kinds(answer(s, client, prepare("a", "BROKEN"))) == "EZ"
+        assert client.conn.prepared_count == 0
+        assert server.conn.prepared_count == 0
+        assert kinds(answer(s, client, prepare("a", "SHARED"))) == "1Z"
+        assert kinds(answer(s, client, use("a"))) == "2DCZ"
+
+
+def test_an_error_ahead_undoes_what_was_skipped_and_no_more() -> None:
+    with stage() as s:
+        server, client = s.server(Backend()), s.client()
+        answer(s, client, prepare("kept", "SHARED one") + prepare("closed", "SHARED two"))
+        skipped = wire.close(b"S", "closed") + wire.parse("new", "SHARED three") + wire.parse("again", "SHARED one")
+        assert kinds(answer(s, client, wire.bind("", "kept", ["bad"]) + skipped + wire.sync())) == "EZ"
+        assert client.conn.prepared_count == 2
+        assert sorted(names(server).values()) == ["SHARED one", "SHARED two"]
+        assert kinds(answer(s, client, prepare("new", "SHARED four") + use("new") + use("closed"))) == "1Z2DCZ2DCZ"
+
+
+def test_a_name_closed_and_taken_again_behind_an_error_is_what_it_was() -> None:
+    with stage() as s:
+        s.server(Backend())
+        client = s.client()
+        answer(s, client, prepare("a", "SHARED one"))
+        skipped = wire.close(b"S", "a") + wire.parse("a", "SHARED two") + wire.close(b"S", "a") + wire.parse("a", "X")
+        answer(s, client, wire.bind("", "a", ["bad"]) + skipped + wire.sync())
+        assert b"SHARED one" in answer(s, client, use("a"))
+
+
+def test_an_eviction_that_was_skipped_did_not_happen() -> None:
+    with stage(max_prepared=1) as s:
+        server, client = s.server(Backend()), s.client()
+        answer(s, client, prepare("a", "SHARED one") + prepare("b", "SHARED two"))
+        assert list(names(server).values()) == ["SHARED two"]
+        around = wire.bind("", "a", []) + wire.bind("", "b", []) + wire.bind("", "a", [])
+        answer(s, client, wire.bind("", "b", ["bad"]) + around + wire.sync())
+        assert list(names(server).values()) == ["SHARED two"]
+        assert kinds(answer(s, client, use("b") + use("a") + use("b"))) == "2DCZ" * 3
+
+
+def test_an_error_of_one_pipelined_sync_spares_the_next() -> None:
+    with stage() as s:
+        s.server(Backend())
+        client = s.client()
+        first = wire.parse("a", "BROKEN") + wire.bind("", "a", []) + wire.execute("") + wire.sync()
+        second = wire.parse("b", "SHARED") + wire.bind("", "b", []) + wire.execute("") + wire.sync()
+        third = wire.bind("", "b", ["bad"]) + wire.parse("c", "OTHER") + wire.sync()
+        fourth = wire.parse("d", "SHARED") + wire.sync() + wire.bind("", "b", []) + wire.execute("") + wire.sync()
+        assert kinds(answer(s, client, first + second + third + fourth)) == "EZ12DCZEZ1Z2DCZ"
+        assert client.conn.prepared_count == 2
+
+
+def test_what_comes_behind_an_error_is_skipped_though_it_names_what_is_not_there() -> None:
+    """The error may be back before the rest of the batch has come: the client is not to blame."""
+    with stage() as s:
+        s.server(Backend())
+        client = s.client()
+        assert kinds(answer(s, client, wire.parse("a", "BROKEN"))) == "E"
+        late = wire.bind("", "a", []) + wire.describe(b"S", "a") + wire.close(b"S", "a") + wire.parse("b", "SHARED")
+        assert kinds(answer(s, client, late + wire.query("SELECT 1"))) == ""
+        assert kinds(answer(s, client, wire.sync())) == "Z"
+        assert client.conn.prepared_count == 0
+        assert s.states == "1a 0w / 0a 1i 0u 0t 0c"
+
+
+# ---- all gone at once
+
+
+@pytest.mark.parametrize("sql", ["DEALLOCATE ALL", "DISCARD ALL"])
+def test_deallocate_all_forgets_on_both_sides(sql: str) -> None:
+    with stage() as s:
+        server = s.server(Backend())
+        one, two = s.client(), s.client()
+        answer(s, one, prepare("a", "SHARED"))
+        answer(s, two, prepare("a", "SHARED"))
+        answer(s, one, wire.query(sql))
+        assert one.conn.prepared_count == server.conn.prepared_count == 0
+        assert kinds(answer(s, one, prepare("a", "SHARED two"))) == "1Z"
+        assert b"SHARED|" in answer(s, two, use("a"))
+
+
+def test_what_is_prepared_behind_a_deallocate_in_the_same_batch_stays() -> None:
+    """The server has it: to forget that would make the next who prepares the same text fail."""
+    with stage() as s:
+        server, one, two = s.server(Backend()), s.client(), s.client()
+        answer(s, one, prepare("old", "SHARED one"))
+        assert kinds(answer(s, one, wire.query("DEALLOCATE ALL") + prepare("new", "SHARED two"))) == "CZ1Z"
+        assert one.conn.prepared_count == server.conn.prepared_count == 1
+        assert kinds(answer(s, two, prepare("x", "SHARED two") + use("x"))) == "1Z2DCZ"
+        assert kinds(answer(s, one, use("new"))) == "2DCZ"
+
+
+@pytest.mark.parametrize("tag", ["DISCARD ALX", "DEALLOCATE ALX", "SELECT 1234", "SELECT 1234567"])
+def test_other_tags_of_the_same_length_forget_nothing(tag: str) -> None:
+    with stage() as s:
+        backend = Backend()
+        server, client = s.server(backend), s.client()
+        answer(s, client, prepare("a", "SHARED"))
+        server.backend = None
+        client.send(wire.query("x"))
+        s.settle()
+        server.send(wire.command_complete(tag) + READY)
+        s.settle()
+        assert client.conn.prepared_count == 1
+
+
+def test_discard_all_between_sessions_forgets_the_servers() -> None:
+    with stage(engine.TRANSACTION, reset_query=b"DISCARD ALL", reset_always=True) as s:
+        server, client = s.server(Backend()), s.client()
+        for i in range(3):
+            assert kinds(answer(s, client, (prepare("a", "SHARED") if i == 0 else b"") + use("a"))).endswith("2DCZ")
+        assert server.conn.prepared_count == 0
+
+
+# ---- what passes unnamed, unchanged, in pieces
+
+
+def test_unnamed_statements_and_portals_pass_as_they_are() -> None:
+    unnamed = (
+        wire.parse("", "SELECT 1") + wire.bind("portal", "", ["x"]) + wire.describe(b"S", "")
+        + wire.describe(b"P", "portal") + wire.execute("portal") + wire.close(b"P", "portal")
+        + wire.close(b"S", "") + wire.sync()
+    )  # fmt: skip
+    with stage() as s:
+        server, client = s.server(Backend()), s.client()
+        answer(s, client, unnamed)
+        assert server.take() == unnamed
+        assert s.pool.counted()[8:11] == (0, 0, 0)
+
+
+@pytest.mark.parametrize(("mode", "max_prepared"), [(engine.SESSION, 200), (engine.TRANSACTION, 0)])
+def test_without_tracking_names_pass_as_they_are(mode: int, max_prepared: int) -> None:
+    with stage(mode, max_prepared=max_prepared) as s:
+        server, client = s.server(Backend()), s.client()
+        data = prepare("a", "SHARED") + use("a") + wire.close(b"S", "a") + wire.sync()
+        answer(s, client, data)
+        assert server.take() == data
+
+
+@pytest.mark.parametrize("size", [65_000, 65_536, 70_000, 300_000, 5_000_000])
+@pytest.mark.parametrize("piece", [10_000_000, 100_000, 65_536])
+def test_a_long_bind_streams_and_a_long_parse_is_collected(size: int, piece: int) -> None:
+    with stage() as s:
+        server, client = s.server(Backend()), s.client()
+        data = prepare("a", "SHARED " + "x" * size) + use("a", "y" * size)
+        for at in range(0, len(data), piece):
+            client.send(data[at : at + piece])
+            s.settle()
+        assert kinds(client.take()) == "1Z2DCZ"
+        assert names(server) == {"PGBOUNCER_1": "SHARED " + "x" * size}
+        assert client.conn.pending == (0, 0, 0)
+        assert s.pool.counted()[3] == len(data)
+
+
+def test_a_long_bind_does_not_wait_for_its_end() -> None:
+    with stage() as s:
+        server, client = s.server(Backend()), s.client()
+        answer(s, client, prepare("a", "SHARED"))
+        server.take()
+        long = wire.bind("", "a", ["y" * 1_000_000])
+        client.send(long[:500_000])
+        s.settle()
+        assert len(server.inbox) > 400_000
+        assert sum(client.conn.pending[::2]) < 100_000
+
+
+def test_names_of_any_bytes_and_lengths() -> None:
+    with stage() as s:
+        s.server(Backend())
+        client = s.client()
+        for name in ("ä", "x" * 10_000, "PGBOUNCER_1", "PGBOUNCER_0"):
+            assert kinds(answer(s, client, prepare(name, "SHARED") + use(name))) == "1Z2DCZ"
+            assert kinds(answer(s, client, wire.describe(b"S", name) + wire.close(b"S", name) + wire.sync())) == "tT3Z"
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (wire.message(b"P", b""), "broken Parse packet"),
+        (wire.message(b"P", b"name"), "broken Parse packet"),
+        (wire.message(b"P", b"name\0"), "broken Parse packet"),
+        (wire.message(b"P", b"name\0q"), "broken Parse packet"),
+        (wire.message(b"B", b""), "broken Bind packet"),
+        (wire.message(b"B", b"portal"), "broken Bind packet"),
+        (wire.message(b"B", b"portal\0"), "broken Bind packet"),
+        (wire.message(b"B", b"portal\0name"), "broken Bind packet"),
+        (wire.message(b"D", b""), "broken Describe packet"),
+        (wire.message(b"D", b"S"), "broken Describe packet"),
+        (wire.message(b"D", b"Sname"), "broken Describe packet"),
+        (wire.message(b"C", b""), "broken Close packet"),
+        (wire.message(b"C", b"Sname"), "broken Close packet"),
+        (wire.message(b"D", b"S" + b"n" * 70_000), "broken Describe packet"),
+        (wire.message(b"C", b"S" + b"n" * 70_000), "broken Close packet"),
+        (wire.message(b"B", b"p" * 100_000), "broken Bind packet"),
+        (wire.message(b"B", b"\0" + b"n" * 100_000), "broken Bind packet"),
+        (b"B\x40\0\0\0" + b"p" * 70_000, "broken Bind packet"),
+        (b"D\x40\0\0\0S", "broken Describe packet"),
+    ],
+)
+@pytest.mark.parametrize("known", [True, False])
+def test_broken_messages_end_their_client_only(broken: bytes, reason: str, known: bool) -> None:
+    with stage() as s:
+        s.server(Backend())
+        client, other = s.client(), s.client()
+        if known:
+            answer(s, client, wire.query("SELECT 1"))
+        assert reason.encode() in answer(s, client, broken)
+        assert s.reasons == [reason]
+        assert kinds(answer(s, other, wire.query("SELECT 1"))) == "TDCZ"

@@ -1,0 +1,391 @@
+"""TLS inside the relay: clients and servers over SSLObject and MemoryBIO, records cut and joined at will.
+
+The handshake is done here, by hand, as `channel` does it; then the relay has the three objects.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pooler import wire
+from tests.unit.backend import Backend
+from tests.unit.pairs import Contexts
+from tests.unit.stage import DEFAULTS, KEYS, Peer, Stage, farewell, linked, stage
+from tests.unit.test_relay_stream import CONVERSATION
+
+READY = wire.ready_for_query()
+DONE = wire.command_complete("SELECT 1") + READY
+ASK = wire.query("SELECT 1")
+
+
+class End:
+    """One end of a TLS connection, without a socket."""
+
+    def __init__(self, context: ssl.SSLContext, *, server_side: bool) -> None:
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        name = None if server_side else "localhost"
+        self.ssl = context.wrap_bio(self.incoming, self.outgoing, server_side=server_side, server_hostname=name)
+
+    def shake(self) -> bool:
+        try:
+            self.ssl.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        return True
+
+    @property
+    def parts(self) -> tuple[object, ssl.MemoryBIO, ssl.MemoryBIO]:
+        return self.ssl._sslobj, self.incoming, self.outgoing  # type: ignore[attr-defined]
+
+
+class TlsPeer(Peer):
+    """A Peer that speaks TLS. `cipher_out` is what goes to the socket: tests may cut or spoil it."""
+
+    def __init__(self, sock: socket.socket, conn: object, end: End, backend: Backend | None) -> None:
+        super().__init__(sock, conn, backend)  # type: ignore[arg-type]
+        self.end = end
+        self.cipher_out = bytearray()
+        self.notified = False
+        self.piece = 1 << 30
+
+    def push(self) -> bool:
+        if self.unsent and not self.cipher_out:
+            self.end.ssl.write(self.unsent)
+            self.unsent.clear()
+        self.cipher_out += self.end.outgoing.read()
+        if not self.cipher_out or self.sock.fileno() < 0:
+            return False
+        try:
+            sent = self.sock.send(self.cipher_out[: self.piece])
+        except BlockingIOError:
+            return False
+        except OSError:
+            self.cipher_out.clear()
+            return False
+        del self.cipher_out[:sent]
+        return sent > 0
+
+    def pull(self, limit: int = 1 << 20) -> bool:
+        if not self.reading or self.ended or self.sock.fileno() < 0:
+            return False
+        try:
+            data = self.sock.recv(limit)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        self.ended = not data
+        self.end.incoming.write(data)
+        plain = self.read_plain()
+        self.inbox += plain
+        if self.backend is not None and plain:
+            self.send(self.backend.feed(plain))
+        return True
+
+    def read_plain(self) -> bytes:
+        plain = bytearray()
+        while True:
+            try:
+                part = self.end.ssl.read(1 << 16)
+            except ssl.SSLWantReadError:
+                return bytes(plain)
+            except ssl.SSLZeroReturnError:
+                part = b""
+            except ssl.SSLError:
+                # An alert: the other side does not understand us any more.
+                self.ended = True
+                return bytes(plain)
+            if not part:
+                self.notified = True
+                return bytes(plain)
+            plain += part
+
+
+class TlsStage:
+    """A stage whose clients and servers speak TLS."""
+
+    def __init__(self, s: Stage, contexts: Contexts) -> None:
+        self.stage = s
+        self.contexts = contexts
+
+    def ends(self, *, client_is_near: bool) -> tuple[End, End]:
+        """(the relay's, ours), shaken hands."""
+        server = End(self.contexts.server(), server_side=True)
+        client = End(self.contexts.client(), server_side=False)
+        done = False
+        while not done:
+            done = client.shake()
+            server.incoming.write(client.outgoing.read())
+            done = server.shake() and done
+            client.incoming.write(server.outgoing.read())
+        server.incoming.write(client.outgoing.read())
+        return (client, server) if client_is_near else (server, client)
+
+    def client(self, *, early: bytes = b"", params: tuple[bytes | None, ...] = DEFAULTS) -> TlsPeer:
+        """`early`: what it sends right behind its login, so that it comes with the last bytes of the handshake."""
+        near, far = self.ends(client_is_near=False)
+        if early:
+            far.ssl.write(early)
+            near.incoming.write(far.outgoing.read())
+        sock, ours = self.stage.pair()
+        number = next(KEYS)
+        key = number.to_bytes(8, "big")
+        pool = self.stage.pool
+        conn = self.stage.relay.adopt_client(pool, number, sock.detach(), near.parts, b"", params, None, key)
+        peer = TlsPeer(ours, conn, far, None)
+        self.stage.peers.append(peer)
+        return peer
+
+    def server(self, backend: Backend | None = None) -> TlsPeer:
+        near, far = self.ends(client_is_near=True)
+        sock, ours = self.stage.pair()
+        number = next(KEYS)
+        conn = self.stage.relay.adopt_server(
+            self.stage.pool, number, sock.detach(), near.parts, b"", DEFAULTS, None, 1, b"12345678"
+        )
+        peer = TlsPeer(ours, conn, far, backend)
+        self.stage.peers.append(peer)
+        return peer
+
+
+@pytest.fixture(scope="module")
+def contexts(tmp_path_factory: pytest.TempPathFactory) -> Contexts:
+    directory: Path = tmp_path_factory.mktemp("tls")
+    return Contexts(directory)
+
+
+@pytest.fixture
+def s() -> Iterator[Stage]:
+    with stage() as made:
+        yield made
+
+
+@pytest.fixture
+def tls(s: Stage, contexts: Contexts) -> TlsStage:
+    return TlsStage(s, contexts)
+
+
+@pytest.mark.parametrize("piece", [1 << 30, 1, 7, 100, 1000])
+@pytest.mark.parametrize("who", ["client", "server", "both"])
+def test_a_whole_conversation(s: Stage, tls: TlsStage, who: str, piece: int) -> None:
+    """Records cut into pieces of the ciphertext."""
+    server = tls.server(Backend()) if who != "client" else s.server(Backend())
+    client = tls.client() if who != "server" else s.client()
+    for peer in (server, client):
+        if isinstance(peer, TlsPeer):
+            peer.piece = piece
+    assert client.conn.has_tls == (who != "server")
+    client.send(CONVERSATION)
+    s.settle()
+    assert client.take() == Backend().feed(CONVERSATION)
+    assert s.states == "1a 0w / 0a 1i 0u 0t 0c"
+    assert s.pool.counted()[3] == len(CONVERSATION)
+
+
+def test_a_record_for_every_byte(s: Stage, tls: TlsStage) -> None:
+    tls.server(Backend())
+    client = tls.client()
+    for i in range(len(CONVERSATION)):
+        client.send(CONVERSATION[i : i + 1])
+        if i % 3 == 0:
+            s.settle()
+    s.settle()
+    assert client.take() == Backend().feed(CONVERSATION)
+
+
+def test_many_records_in_one_read(s: Stage, tls: TlsStage) -> None:
+    tls.server(Backend())
+    client = tls.client()
+    for i in range(500):
+        client.end.ssl.write(wire.query(f"SELECT {i}"))
+    s.settle()
+    assert client.take() == Backend().feed(b"".join(wire.query(f"SELECT {i}") for i in range(500)))
+
+
+def test_bytes_that_came_with_the_handshake_are_not_forgotten(s: Stage, tls: TlsStage) -> None:
+    tls.server(Backend())
+    client = tls.client(early=ASK)
+    s.settle()
+    assert client.take().endswith(DONE)
+
+
+@pytest.mark.parametrize("length", [16_000, 16_384, 16_385, 65_531, 65_536, 131_072, 3_000_000])
+def test_long_messages_both_ways(s: Stage, tls: TlsStage, length: int) -> None:
+    server, client = tls.server(), tls.client()
+    sql, row = wire.query("q" * length), wire.data_row(["r" * length])
+    client.send(sql)
+    s.settle()
+    assert server.take() == sql
+    server.send(row + DONE)
+    s.settle()
+    assert client.take() == row + DONE
+    assert linked(client) is None
+    assert client.conn.pending == server.conn.pending == (0, 0, 0)
+
+
+def test_a_client_that_does_not_read_stops_its_server(s: Stage, tls: TlsStage) -> None:
+    server, client = tls.server(), tls.client()
+    client.send(ASK)
+    s.settle()
+    client.reading = False
+    result = wire.data_row(["r" * 1000]) * 10_000 + DONE
+    server.send(result)
+    s.settle()
+    assert len(server.cipher_out) > 5_000_000
+    assert client.conn.pending[2] < 200_000
+    assert server.conn.pending[0] < 200_000
+    client.reading = True
+    s.settle()
+    assert client.take() == result
+    assert client.conn.pending[2] == 0
+
+
+def test_a_server_that_does_not_read_stops_its_client(s: Stage, tls: TlsStage) -> None:
+    server, client = tls.server(), tls.client()
+    client.send(wire.query("COPY t FROM STDIN"))
+    s.settle()
+    server.send(wire.message(b"G", b"\0\0\0"))
+    s.settle()
+    server.take()
+    server.reading = False
+    data = wire.message(b"d", b"r" * 1000) * 10_000 + wire.message(b"c")
+    client.send(data)
+    s.settle()
+    assert len(client.cipher_out) > 5_000_000
+    assert max(server.conn.pending) < 200_000
+    server.reading = True
+    s.settle()
+    assert server.take() == data
+
+
+def test_named_statements_and_parameters(s: Stage, tls: TlsStage) -> None:
+    tls.server(Backend())
+    tokyo = tls.client(params=(b"UTF8", b"ISO, MDY", b"Asia/Tokyo", b"on", b"app"))
+    tokyo.send(wire.parse("a", "SHARED") + wire.bind("", "a", ["v" * 200_000]) + wire.execute("") + wire.sync())
+    tokyo.send(wire.query("SHOW TimeZone"))
+    s.settle()
+    seen = tokyo.take()
+    assert b"Asia/Tokyo" in seen
+    assert b"200000" in seen
+
+
+# ---- ends
+
+
+@pytest.mark.parametrize("notify", [True, False])
+def test_a_client_that_goes(s: Stage, tls: TlsStage, notify: bool) -> None:
+    tls.server(Backend())
+    client = tls.client()
+    client.send(ASK)
+    s.settle()
+    if notify:
+        with pytest.raises(ssl.SSLWantReadError):
+            client.end.ssl.unwrap()
+        client.push()
+    else:
+        client.close()
+    s.settle()
+    assert s.reasons == ["client unexpected eof"]
+    assert s.pool.idle_servers.count == 1
+
+
+def test_a_client_that_says_goodbye_is_told_the_end(s: Stage, tls: TlsStage) -> None:
+    client = tls.client()
+    client.send(wire.terminate())
+    s.settle()
+    assert s.reasons == ["client close request"]
+    assert client.notified
+    assert client.ended
+
+
+@pytest.mark.parametrize("goodbye", [b"", wire.terminate(), ASK + wire.terminate()])
+def test_a_client_that_goes_while_it_waits(s: Stage, tls: TlsStage, goodbye: bytes) -> None:
+    client = tls.client()
+    client.send(ASK)
+    s.settle()
+    assert client.conn.state_name == "waiting"
+    client.send(goodbye)
+    with pytest.raises(ssl.SSLWantReadError):
+        client.end.ssl.unwrap()
+    client.push()
+    client.close()
+    s.settle()
+    assert len(s.lost) == 1
+    assert s.states == "0a 0w / 0a 0i 0u 0t 0c"
+
+
+def test_a_server_that_goes(s: Stage, tls: TlsStage) -> None:
+    server, client = tls.server(), tls.client()
+    client.send(ASK)
+    s.settle()
+    server.close()
+    s.settle()
+    assert client.take() == farewell("server conn crashed?")
+    assert client.notified
+    assert client.ended
+
+
+def test_a_server_is_told_the_end(s: Stage, tls: TlsStage) -> None:
+    server = tls.server()
+    s.relay.drop(server.conn, "server idle timeout")
+    s.settle()
+    assert server.take() == wire.terminate()
+    assert server.notified
+    assert server.ended
+
+
+@pytest.mark.parametrize("rubbish", [b"\0" * 50, b"GET / HTTP/1.1\r\n\r\n", b"\x17\x03\x03\x00\x20" + b"x" * 32, ASK])
+@pytest.mark.parametrize("who", ["client", "server"])
+def test_what_is_not_tls_ends_its_connection_only(s: Stage, tls: TlsStage, who: str, rubbish: bytes) -> None:
+    server, client, other = tls.server(), tls.client(), tls.client()
+    (client if who == "client" else server).sock.send(rubbish)
+    s.settle()
+    assert len(s.lost) == 1
+    (tls.server(Backend()) if who == "server" else server).backend = Backend()
+    other.send(ASK)
+    s.settle()
+    assert other.take().endswith(DONE)
+
+
+def test_a_record_spoilt_on_the_way_ends_its_connection(s: Stage, tls: TlsStage) -> None:
+    tls.server(Backend())
+    client = tls.client()
+    client.end.ssl.write(ASK)
+    record = bytearray(client.end.outgoing.read())
+    record[-1] ^= 1
+    client.sock.send(record)
+    s.settle()
+    assert s.reasons == ["client unexpected eof"]
+
+
+def test_stray_bytes_of_a_tls_server_reach_nobody(s: Stage, tls: TlsStage) -> None:
+    server, client, other = tls.server(), tls.client(), tls.client()
+    client.send(ASK)
+    other.send(ASK)
+    s.settle()
+    server.send(DONE + DONE)
+    s.settle()
+    assert client.take() == DONE
+    assert other.take() == b""
+    assert s.reasons == ["idle server got dirty"]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_stray_bytes_in_a_record_of_their_own(s: Stage, tls: TlsStage, together: bool) -> None:
+    """Two records that came in one read: the second waits inside OpenSSL when the first has been handed on."""
+    server, client, other = tls.server(), tls.client(), tls.client()
+    client.send(ASK)
+    other.send(ASK)
+    s.settle()
+    server.end.ssl.write(wire.data_row(["r" * 16_300]) * 4 + DONE)
+    server.end.ssl.write(wire.data_row(["stray"]))
+    if not together:
+        server.piece = 100
+    s.settle()
+    assert client.take() == wire.data_row(["r" * 16_300]) * 4 + DONE
+    assert b"stray" not in other.take()
