@@ -4,7 +4,7 @@
 are watched by the same epoll descriptor as asyncio's own; their bytes are forwarded inside `select`, in C, and Python
 hears only of what is rare, through `Relay.events`. engine.pyx and the files it includes are one module, split by
 concern: system (C declarations), conn (one socket), client and server (the two directions of the protocol),
-prepared (named statements), parameters (tracked settings), pool (queue, link, release), selector (the loop),
+openssl (the cipher), prepared (named statements), parameters (tracked settings), pool (queue, link, release), selector (the loop),
 rows (what the views show of connections).
 """
 

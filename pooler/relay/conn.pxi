@@ -92,31 +92,23 @@ cdef class Conn:
         cdef bint single = False
         while True:
             if self.tls_ready:
-                try:
-                    if got == 0 and buf == rbuf and cap == READ_BYTES:
-                        n = self.ssl.read(rbuf_size, rbuf_view)
-                    else:
-                        n = self.ssl.read(cap - got, PyMemoryView_FromMemory(<char *>buf + got, cap - got, PyBUF_WRITE))
-                except SSLWantReadError:
-                    # OpenSSL may have begun on a record: what comes next is not the head of one.
-                    self.tls_ready = False
-                    self.tls_partial = True
-                except (SSLZeroReturnError, SSLEOFError):
-                    self.tls_ready = False
-                    return got
-                except (SSLError, OSError):
-                    return -2
-                else:
-                    if n == 0:
-                        return got
+                n = plain_from(self, buf + got, cap - got)
+                if n > 0:
                     got += n
                     self.tls_partial = False
                     if got + RECORD > cap:
                         # Of the next record only a part might fit; what is left waits inside OpenSSL, unseen by epoll.
                         return got
-                    if single or self.incoming.pending == 0:
+                    if single or cipher_left(self) == 0:
                         self.tls_ready = False
                     continue
+                if n == -2:
+                    return -2
+                self.tls_ready = False
+                if n == 0:
+                    return got
+                # OpenSSL may have begun on a record: what comes next is not the head of one.
+                self.tls_partial = True
             if got:
                 return got
             n = c_recv(self.fd, cipher, READ_BYTES, MSG_DONTWAIT)
@@ -128,7 +120,7 @@ cdef class Conn:
             if n == 0:
                 return 0
             self.more = n == READ_BYTES
-            self.incoming.write(readable(cipher, n))
+            cipher_to(self, cipher, n)
             self.tls_ready = True
             # One whole record, the usual case: once it is read there is no need to ask what is left.
             single = not self.tls_partial and n > 5 and 5 + (<size_t>cipher[3] << 8 | cipher[4]) == <size_t>n
@@ -253,48 +245,61 @@ cdef class Conn:
         return self.flush()
 
     cdef int write_tls(self, iovec *iov, int n) except -1:
+        # As few records as the pieces need: short ones are put together.
         cdef int i
-        cdef size_t total = 0
-        cdef size_t at = 0
-        cdef bytes joined
-        cdef char *p
+        cdef size_t used = 0
+        cdef size_t step
+        cdef uint8_t *p
+        cdef size_t left
         for i in range(n):
-            total += iov[i].iov_len
-        try:
-            if n == 1:
-                self.ssl.write(readable(<uint8_t *>iov[0].iov_base, total))
-            else:
-                # One record for all pieces.
-                joined = PyBytes_FromStringAndSize(NULL, total)
-                p = PyBytes_AS_STRING(joined)
-                for i in range(n):
-                    memcpy(p + at, iov[i].iov_base, iov[i].iov_len)
-                    at += iov[i].iov_len
-                self.ssl.write(joined)
-        except (SSLError, OSError):
-            self.broken = True
+            p = <uint8_t *>iov[i].iov_base
+            left = iov[i].iov_len
+            while left:
+                if used == 0 and (left >= RECORD or n == 1):
+                    step = left if left < READ_BYTES else READ_BYTES
+                    if not self.encrypt(p, step):
+                        return 0
+                else:
+                    step = RECORD - used if RECORD - used < left else left
+                    memcpy(cipher + used, p, step)
+                    used += step
+                    if used == RECORD:
+                        used = 0
+                        if not self.encrypt(cipher, RECORD):
+                            return 0
+                p += step
+                left -= step
+        if used and not self.encrypt(cipher, used):
             return 0
         return self.push_tls()
 
+    cdef bint encrypt(self, uint8_t *p, size_t n) except -1:
+        if plain_to(self, p, n):
+            return True
+        self.broken = True
+        return False
+
     cdef int push_tls(self) except -1:
         # Ciphertext from the BIO to the socket.
-        cdef bytes data = self.outgoing.read()
-        cdef ssize_t sent = 0
-        cdef size_t n = PyBytes_GET_SIZE(data)
-        cdef uint8_t *p = <uint8_t *>PyBytes_AS_STRING(data)
-        if n == 0:
-            return 0
-        if self.olen == 0:
-            sent = c_send(self.fd, p, n, MSG_NOSIGNAL | MSG_DONTWAIT)
-            if sent < 0:
-                if errno != EAGAIN and errno != EINTR:
-                    self.broken = True
-                    return 0
-                sent = 0
-        if <size_t>sent < n:
-            self.queue(p + sent, n - sent)
-            return self.flush()
-        return 0
+        cdef ssize_t sent
+        cdef ssize_t n
+        while True:
+            n = cipher_from(self, cipher, CIPHER_BYTES)
+            if n == 0:
+                break
+            sent = 0
+            if self.olen == 0:
+                sent = c_send(self.fd, cipher, n, MSG_NOSIGNAL | MSG_DONTWAIT)
+                if sent < 0:
+                    if errno != EAGAIN and errno != EINTR:
+                        self.broken = True
+                        return 0
+                    sent = 0
+            if sent < n:
+                self.queue(cipher + sent, n - sent)
+            elif n < CIPHER_BYTES:
+                return 0
+        return self.flush() if self.olen else 0
 
     cdef int queue(self, uint8_t *p, size_t n) except -1:
         cdef size_t need = self.olen + n
@@ -420,6 +425,7 @@ cdef class Conn:
             self.shut_tls()
         c_close(self.fd)
         self.fd = -1
+        self.tls = NULL
         self.ssl = self.incoming = self.outgoing = None
 
     cdef int shut_tls(self) except -1:
@@ -449,6 +455,11 @@ cdef class Conn:
     @property
     def has_tls(self):
         return self.ssl is not None
+
+    @property
+    def is_direct(self):
+        """Whether its TLS calls OpenSSL without Python in between."""
+        return self.tls != NULL
 
     @property
     def connect_us(self):

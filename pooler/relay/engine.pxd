@@ -95,6 +95,7 @@ cdef class Conn:
     cdef object ssl
     cdef object incoming
     cdef object outgoing
+    cdef void *tls
     cdef tuple params
     cdef dict stmts
     cdef uint8_t *hold
@@ -136,6 +137,7 @@ cdef class Conn:
     cdef int take_in(self, uint8_t *b, size_t n) except -1
     cdef int digest(self) except -1
     cdef int wake_later(self) except -1
+    cdef bint encrypt(self, uint8_t *p, size_t n) except -1
     cdef int push_tls(self) except -1
     cdef int shut_tls(self) except -1
     cdef int on_read(self) except -1
@@ -297,6 +299,7 @@ cdef class Relay:
     cdef dict tracked_index
     cdef public bint suspended
     cdef public uint32_t max_packet
+    cdef public bint tls_direct
     cdef tuple intern(self, tuple params)
     cdef int lose(self, Conn c, str reason, bint tell) except -1
     cdef int lose_client(self, Client c, str reason, bint tell) except -1

@@ -35,6 +35,7 @@ class Conn:
     state_name: str
     is_lost: bool
     has_tls: bool
+    is_direct: bool
     connect_us: int
     request_us: int
     prepared_count: int
@@ -128,6 +129,8 @@ class Relay(BaseSelector):
     events: list[tuple[Any, ...]]
     suspended: bool
     max_packet: int
+    tls_direct: bool
+    """Whether OpenSSL is called without Python in between, where that can be done; True at first."""
     tracked_names: tuple[bytes, ...]
     statement_count: int
     def __init__(self, tracked: Iterable[bytes] = ...) -> None: ...

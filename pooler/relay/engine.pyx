@@ -1,6 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 # One compiled module in several files: see __init__.py for the order of reading.
 include "system.pxi"
+include "openssl.pxi"
 include "conn.pxi"
 include "parameters.pxi"
 include "prepared.pxi"

@@ -20,6 +20,7 @@ cdef class Relay:
         self.statements = WeakValueDictionary()
         self.param_sets = {}
         self.max_packet = 0x7fffffff
+        self.tls_direct = True
         self.tracked = tuple(tracked)
         self.tracked_index = {name: i for i, name in enumerate(self.tracked)}
         self.now = now_us()
@@ -240,6 +241,8 @@ cdef class Relay:
         c.params = self.intern(tuple(params))
         if tls is not None:
             c.ssl, c.incoming, c.outgoing = tls
+            if self.tls_direct:
+                c.tls = find_ssl(c.ssl, c.incoming, c.outgoing)
             c.tls_ready = True
         if leftover:
             c.keep(<uint8_t *>PyBytes_AS_STRING(leftover), PyBytes_GET_SIZE(leftover), 0)

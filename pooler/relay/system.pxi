@@ -96,6 +96,9 @@ cdef extern from "arpa/inet.h" nogil:
 # What one turn takes from one connection, so that a flood on one cannot starve the others.
 cdef enum:
     READ_BYTES = 65536
+# What READ_BYTES become at most when they are encrypted.
+cdef enum:
+    CIPHER_BYTES = 69632
 # A result of which so many reads in a row were at least so long is read lazily, so many bytes at a time.
 cdef enum:
     LAZY_AFTER = 8
@@ -117,7 +120,7 @@ cdef enum:
     HELD_LIMIT = 1073741824
 
 cdef uint8_t *rbuf = <uint8_t *>malloc(READ_BYTES)
-cdef uint8_t *cipher = <uint8_t *>malloc(READ_BYTES)
+cdef uint8_t *cipher = <uint8_t *>malloc(CIPHER_BYTES)
 
 # What Python hears of, as the first item of each tuple in Relay.events.
 WANT_SERVER, CLIENT_LOST, SERVER_LOST, SERVER_READY, SERVER_SAID, FAULT = range(6)
@@ -195,16 +198,6 @@ def bucket_index(int64_t value):
 def clock():
     """Microseconds of the clock that all stamps of the relay come from (CLOCK_MONOTONIC)."""
     return now_us()
-
-
-# The whole read buffer as Python's ssl fills it.
-cdef object rbuf_view = PyMemoryView_FromMemory(<char *>rbuf, READ_BYTES, PyBUF_WRITE)
-cdef object rbuf_size = READ_BYTES
-
-
-cdef inline object readable(uint8_t *p, size_t n):
-    # Bytes for Python to read: a small copy costs less than a view.
-    return PyBytes_FromStringAndSize(<char *>p, n) if n <= 2048 else PyMemoryView_FromMemory(<char *>p, n, PyBUF_READ)
 
 
 cdef inline void out_clear(Out *o) noexcept nogil:

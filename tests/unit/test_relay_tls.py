@@ -165,8 +165,9 @@ def s() -> Iterator[Stage]:
         yield made
 
 
-@pytest.fixture
-def tls(s: Stage, contexts: Contexts) -> TlsStage:
+@pytest.fixture(params=[True, False], ids=["direct", "by Python"])
+def tls(s: Stage, contexts: Contexts, request: pytest.FixtureRequest) -> TlsStage:
+    s.relay.tls_direct = request.param
     return TlsStage(s, contexts)
 
 
@@ -185,6 +186,21 @@ def test_a_whole_conversation(s: Stage, tls: TlsStage, who: str, piece: int) -> 
     assert client.take() == Backend().feed(CONVERSATION)
     assert s.states == "1a 0w / 0a 1i 0u 0t 0c"
     assert s.pool.counted()[3] == len(CONVERSATION)
+
+
+def test_openssl_is_called_directly_where_it_can_be(s: Stage, tls: TlsStage) -> None:
+    assert tls.client().conn.is_direct is s.relay.tls_direct
+
+
+def test_bios_of_another_object_are_not_touched(s: Stage, tls: TlsStage) -> None:
+    """What is read out of Python's objects is used only when it fits together."""
+    near, _ = tls.ends(client_is_near=False)
+    other, _ = tls.ends(client_is_near=False)
+    for parts in ((near.parts[0], *other.parts[1:]), (near.parts[0], near.parts[1], other.parts[2])):
+        sock, ours = s.pair()
+        conn = s.relay.adopt_client(s.pool, next(KEYS), sock.detach(), parts, b"", DEFAULTS, None, b"k" * 8)
+        ours.close()
+        assert not conn.is_direct
 
 
 def test_a_record_for_every_byte(s: Stage, tls: TlsStage) -> None:
