@@ -16,7 +16,9 @@ from typing import Any
 class Errand(asyncio.Future[None]):
     """See the module. `start` it outside of any task."""
 
-    def __init__(self, coroutine: Coroutine[asyncio.Future[Any] | None, None, None], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, coroutine: Coroutine[asyncio.Future[Any] | None, None, None], loop: asyncio.AbstractEventLoop
+    ) -> None:
         super().__init__(loop=loop)
         self._coroutine = coroutine
         self._context = copy_context()
