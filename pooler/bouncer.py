@@ -225,8 +225,24 @@ class Bouncer:
     def handle_events(self) -> None:
         """Everything the relay has posted since the last turn, in order."""
         events, self.relay.events = self.relay.events, []
-        for event in events:
-            HANDLERS[event[0]](self, *event[1:])
+        for kind, *facts in events:
+            try:
+                HANDLERS[kind](self, *facts)
+            except Exception as error:
+                self.event_failed(HANDLERS[kind].__name__, facts[0], error)
+
+    def event_failed(self, event: str, subject: relay.Pool | relay.Conn, error: Exception) -> None:
+        """A bug of ours, or no memory: what the event was about ends, and the others go on."""
+        pool = subject if isinstance(subject, relay.Pool) else subject.pool
+        self.tally("error", pool.database if pool else "", "event")
+        self.say(ERROR, f"fault in {event}: {type(error).__name__}: {error}")
+        if isinstance(subject, relay.Client | relay.Server):
+            if subject.is_lost:
+                subject.finish(b"")
+            else:
+                self.relay.drop(subject, "failure")
+        # Who waits for an end or for room may have missed it.
+        self.changed.set()
 
     def wants_server(self, pool: relay.Pool) -> None:
         # Whoever was turned away does not wait, but has asked for another attempt.

@@ -89,6 +89,10 @@ class Detached:
     leftover: bytes
     unsent: bytes = b""
 
+    def close(self) -> None:
+        """Nobody has taken it over."""
+        os.close(self.fd)
+
 
 class Line:
     """A socket of Python's in the loop's hands, with the face that the relay's Newcomer has by itself."""

@@ -20,6 +20,7 @@ from pooler.cancel import cancel
 from pooler.channel import Channel, ConnectionClosed, while_there
 from pooler.errand import Errand
 from pooler.labels import Arrival, client_label
+from pooler.log import ERROR
 from pooler.login import Admitted, Cancel, is_own_user, login
 from pooler.opener import tls_parts
 from pooler.registry import PoolState, Waiter
@@ -33,6 +34,7 @@ from pooler.welcome import Greeting, Welcome, ending
 if TYPE_CHECKING:
     from pooler.bouncer import Bouncer, Console
 
+EXHAUSTED = "bouncer resources exhaustion"
 SUCCESSOR = "pooler -R"
 """application_name of a new process's login on the admin database of the one that it is to replace."""
 
@@ -108,6 +110,10 @@ class Door:
             if not visit.overdue:
                 raise
             self._refuse(visit, LoginError("client_login_timeout"))
+        except Exception as error:
+            label = client_label(visit.arrival)
+            self.bouncer.say(ERROR, f"{label} fault in the login: {type(error).__name__}: {error}")
+            self._refuse(visit, LoginError(EXHAUSTED))
         finally:
             self.tasks.discard(task)
             if visit.task is task:
@@ -192,25 +198,34 @@ class Door:
         own = await own_server(bouncer, visit.channel, pool, self._waiter(visit, own=True), admitted)
         welcome = Welcome(own.reported, bouncer.relay.tracked_names)
         try:
-            own.adopt(self._hand_over(visit, pool, welcome.greeting({})))
+            client = self._hand_over(visit, pool, welcome.greeting({}))
+            try:
+                own.adopt(client)
+            except Exception as error:
+                # The client is the relay's, and counted out by its end.
+                bouncer.fault(client, error)
+                bouncer.relay.drop(client, EXHAUSTED)
         finally:
             own.forget()
 
     def _hand_over(self, visit: Visit, pool: PoolState, greeting: Greeting) -> Client:
         bouncer, settings = self.bouncer, self.bouncer.config.settings
-        key = peers.new_key(settings.peer_id)
-        rest = visit.channel.detach()
-        client = bouncer.relay.adopt_client(
-            pool.engine,
-            visit.arrival.number,
-            rest.fd,
-            tls_parts(rest),
-            rest.leftover,
-            greeting.tracked,
-            visit.arrival,
-            key,
-            visit.since,
-        )
+        key, rest = peers.new_key(settings.peer_id), visit.channel.detach()
+        try:
+            client = bouncer.relay.adopt_client(
+                pool.engine,
+                visit.arrival.number,
+                rest.fd,
+                tls_parts(rest),
+                rest.leftover,
+                greeting.tracked,
+                visit.arrival,
+                key,
+                visit.since,
+            )
+        except BaseException:
+            rest.close()
+            raise
         client.send(rest.unsent + greeting.messages + ending(key, settings.login_notify_message))
         pool.engine.login_took(clock() - visit.since)
         return client

@@ -112,9 +112,15 @@ class Lookup:
         about = Asker(attempt.peer, pool.database.name, attempt.user, attempt.tls, number=bouncer.next_number())
         reported = pool.welcome.reported if pool.welcome is not None else {}
         parameters = tracked_values(relay.tracked_names, reported)
-        client = relay.adopt_client(
-            pool.engine, about.number, theirs.detach(), None, b"", parameters, about, urandom(8)
-        )
+        try:
+            client = relay.adopt_client(
+                pool.engine, about.number, theirs.fileno(), None, b"", parameters, about, urandom(8)
+            )
+        except BaseException:
+            theirs.close()
+            channel.abort()
+            raise
+        theirs.detach()
         client.quiet = True
         try:
             return await ask(channel, query, attempt.user)

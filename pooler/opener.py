@@ -15,9 +15,10 @@ from pooler.auth import LoginError
 from pooler.channel import Channel, Detached, Peer
 from pooler.dial import Dialed, DialError, Target, dial
 from pooler.labels import Asker, Dial, server_label
-from pooler.log import LOG, WARNING
+from pooler.log import ERROR, LOG, WARNING
 from pooler.pool import Verdict, verdict
 from pooler.registry import PoolState
+from pooler.relay import Client
 from pooler.relay.engine import clock
 from pooler.tcp import SocketOptions
 from pooler.welcome import Welcome, tracked_values
@@ -90,18 +91,19 @@ class Opener:
         task.add_done_callback(self.tasks.discard)
 
     async def _open(self, pool: PoolState) -> None:
-        attempt = Opening(self.bouncer, pool, self.target(pool))
         try:
-            dialed = await attempt.dial()
-        except DialError as error:
-            pool.opening -= 1
-            self._failed(attempt, error)
-        except BaseException:
-            pool.opening -= 1
-            raise
-        else:
-            pool.opening -= 1
+            attempt = Opening(self.bouncer, pool, self.target(pool))
+            try:
+                dialed = await attempt.dial()
+            finally:
+                pool.opening -= 1
             self._opened(attempt, dialed)
+        except DialError as error:
+            self._failed(attempt, error)
+        except Exception as error:
+            # A bug of ours, or no room left in the kernel: those who wait get another attempt later.
+            self.bouncer.say(ERROR, f"{self._label(pool)} cannot open a server: {type(error).__name__}: {error}")
+            self._retry(pool)
         pool.engine.full = False
         self.consider(pool)
 
@@ -131,19 +133,7 @@ class Opener:
             return attempt.give_up(dialed)
         pool.failure = pool.engine.failing = None
         pool.welcome = Welcome(dialed.parameters, bouncer.relay.tracked_names)
-        about, rest = attempt.about(dialed), dialed.channel.detach()
-        bouncer.relay.adopt_server(
-            pool.engine,
-            attempt.number,
-            rest.fd,
-            tls_parts(rest),
-            rest.leftover,
-            tracked_values(bouncer.relay.tracked_names, dialed.parameters),
-            about,
-            dialed.pid,
-            dialed.cancel_key,
-            attempt.since,
-        )
+        attempt.adopt(dialed)
         for waiter in pool.newcomers.values():
             if not waiter.ready.done() and not waiter.own:
                 waiter.ready.set_result(None)
@@ -161,8 +151,10 @@ class Opener:
             for client in pool.engine.waiting_clients.all():
                 if isinstance(client.about, Asker):
                     bouncer.relay.drop(client, error.message)
-        retry = bouncer.config.settings.server_login_retry
-        bouncer.loop.call_later(retry, self._again, pool)
+        self._retry(pool)
+
+    def _retry(self, pool: PoolState) -> None:
+        self.bouncer.loop.call_later(self.bouncer.config.settings.server_login_retry, self._again, pool)
 
     def _again(self, pool: PoolState) -> None:
         pool.engine.full = False
@@ -230,6 +222,30 @@ class Opening:
         if dialed.tls:
             self.bouncer.say(LOG, f"{self._label} SSL established: {dialed.tls}")
         self.bouncer.tally("connect", self.pool.database.name, "server")
+
+    def adopt(self, dialed: Dialed, client: Client | None = None) -> None:
+        """Hand the server over to the relay, with `client` as that client's own. Raises what `adopt_server` raises;
+        the server is closed then."""
+        relay = self.bouncer.relay
+        about, rest = self.about(dialed), dialed.channel.detach()
+        values = tracked_values(relay.tracked_names, dialed.parameters)
+        try:
+            relay.adopt_server(
+                self.pool.engine,
+                self.number,
+                rest.fd,
+                tls_parts(rest),
+                rest.leftover,
+                values,
+                about,
+                dialed.pid,
+                dialed.cancel_key,
+                self.since,
+                client,
+            )
+        except BaseException:
+            rest.close()
+            raise
 
     def give_up(self, dialed: Dialed) -> None:
         """Close what was opened: since it was begun its reason has gone."""

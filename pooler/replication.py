@@ -15,11 +15,10 @@ from pooler.auth import LoginError
 from pooler.channel import Channel, while_there
 from pooler.dial import Dialed, DialError, Target
 from pooler.login import Admitted
-from pooler.opener import Opener, Opening, tls_parts
+from pooler.opener import Opener, Opening
 from pooler.pool import Verdict, verdict
 from pooler.registry import PoolState, Waiter
 from pooler.relay import Client
-from pooler.welcome import tracked_values
 
 if TYPE_CHECKING:
     from pooler.bouncer import Bouncer
@@ -108,25 +107,11 @@ class Own:
                 return answer in ALLOWED
 
     def adopt(self, client: Client) -> None:
-        """Give the server to its client, which the relay has taken over in this very turn."""
-        bouncer, pool, dialed = self.bouncer, self.pool, self.dialed
-        assert dialed is not None
-        self.attempt.say_opened(dialed)
-        about, rest = self.attempt.about(dialed), dialed.channel.detach()
-        values = tracked_values(bouncer.relay.tracked_names, dialed.parameters)
-        bouncer.relay.adopt_server(
-            pool.engine,
-            self.attempt.number,
-            rest.fd,
-            tls_parts(rest),
-            rest.leftover,
-            values,
-            about,
-            dialed.pid,
-            dialed.cancel_key,
-            self.attempt.since,
-            client,
-        )
+        """Give the server to its client, which the relay has taken over in this very turn. Raises what
+        `adopt_server` raises."""
+        assert self.dialed is not None
+        self.attempt.say_opened(self.dialed)
+        self.attempt.adopt(self.dialed, client)
         self.dialed = None
         self.forget()
 

@@ -8,6 +8,7 @@ has given up nothing; until the old one has let go, the new one touches nothing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +21,7 @@ from pooler.databases import RESERVED, DatabaseConfig
 from pooler.dial import Address
 from pooler.door import SUCCESSOR
 from pooler.labels import Arrival, Asker, Dial
-from pooler.log import LOG, WARNING
+from pooler.log import ERROR, LOG, WARNING
 from pooler.login import Attempt
 from pooler.passing import Fact, Line, PassingError
 from pooler.registry import PoolState
@@ -222,7 +223,14 @@ class Adoption:
         for fact in pools:
             self._pool(fact)
         for fact, descriptor in connections:
-            self._connection(fact, descriptor)
+            try:
+                self._connection(fact, descriptor)
+            except Exception as error:
+                bouncer.say(ERROR, f"cannot go on with a {fact['kind']}: {type(error).__name__}: {error}")
+                os.close(descriptor)
+        for server in self.servers.values():
+            if server.state_name == "active" and server.linked is None:
+                bouncer.relay.drop(server, "client disconnected with query in progress")
         for pool in bouncer.registry.pools():
             pool.engine.resume()
             bouncer.opener.consider(pool)
@@ -259,7 +267,7 @@ class Adoption:
             last = wire.terminate()
             if fact["kind"] == "client":
                 last = wire.error_response("FATAL", wire.PROTOCOL_VIOLATION, "database configuration changed")
-            with socket.socket(fileno=descriptor) as sock:
+            with socket.socket(fileno=descriptor) as sock, contextlib.suppress(OSError):
                 sock.send(last, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
             return
         os.set_blocking(descriptor, False)
@@ -289,6 +297,8 @@ class Adoption:
         server = self.servers.get(state["server"])
         if server is not None:
             engine.tie(client, server)
+        elif state["server"] is not None:
+            bouncer.relay.drop(client, "server conn crashed?")
 
 
 # ---- words

@@ -313,6 +313,7 @@ cdef class Relay:
     cdef int free_slot(self, Client c) except -1
     cdef int take_fd(self, Conn c, Pool pool, int64_t number, int fd, tls, bytes leftover, params, about, since) except -1
     cdef int enter(self, Conn c) except -1
+    cdef int retract(self, Conn c) except -1
     cdef int bind(self, Client c, Server s) except -1
     cdef int control(self, int op, int fd, int events) except -1
     cdef int dispatch(self, epoll_event *evs, int n, list ready) except -1

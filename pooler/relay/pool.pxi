@@ -178,8 +178,11 @@ cdef class Pool:
                 if s is None:
                     break
                 c = <Client>self.waiting_clients.head
-                if self.link(c, s):
-                    c.resume()
+                try:
+                    if self.link(c, s):
+                        c.resume()
+                except Exception as error:
+                    self.relay.fault(c, error)
         finally:
             self.serving = False
         return 0

@@ -190,12 +190,17 @@ cdef class Relay:
         `number` is its id. `tls` is None or (SSL object of _ssl, incoming MemoryBIO, outgoing MemoryBIO); `leftover`: plain bytes read but
         not consumed; `params`: its values of the tracked parameters, in order, None where it has none; `key`: its
         eight bytes of BackendKeyData; `since`: stamp of its connection on the relay's clock. `about` is kept as it
-        is. The first bytes are processed in the next turn of the loop, so a welcome can still be sent before."""
+        is. The first bytes are processed in the next turn of the loop, so a welcome can still be sent before. If it
+        raises, nothing is left here, and `fd` is still the caller's."""
         cdef Client c = Client.__new__(Client)
         self.take_fd(c, pool, number, fd, tls, leftover, params, about, since)
         c.key = int.from_bytes(key, "big")
-        self.enter(c)
-        self.take_slot(c)
+        try:
+            self.enter(c)
+            self.take_slot(c)
+        except BaseException:
+            self.retract(c)
+            raise
         pool.move(c, CL_ACTIVE)
         return c
 
@@ -209,7 +214,11 @@ cdef class Relay:
         s.pid = pid
         s.cancel_key = key
         s.status = c'I'
-        self.enter(s)
+        try:
+            self.enter(s)
+        except BaseException:
+            self.retract(s)
+            raise
         if client is not None:
             self.bind(client, s)
         elif s.hold_len == 0:
@@ -246,6 +255,15 @@ cdef class Relay:
             c.tls_ready = True
         if leftover:
             c.keep(<uint8_t *>PyBytes_AS_STRING(leftover), PyBytes_GET_SIZE(leftover), 0)
+        return 0
+
+    cdef int retract(self, Conn c) except -1:
+        # A connection that could not be taken over: it may be watched, due to be read, and in a list already.
+        epoll_ctl(self.ep, EPOLL_CTL_DEL, c.fd, NULL)
+        c.lost = True
+        if c.home is not None:
+            c.pool.move(c, NOWHERE)
+        c.fd = -1
         return 0
 
     cdef int enter(self, Conn c) except -1:

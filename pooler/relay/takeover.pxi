@@ -83,7 +83,8 @@ def last_statement(Relay relay):
 
 
 def revive_client(Pool pool, int fd, dict state, params, about, dict table):
-    """The client of this `record`, not linked yet. `table`: id -> `statement`."""
+    """The client of this `record`, not linked yet. `table`: id -> `statement`. If it raises, nothing is left here, and
+    `fd` is still the caller's."""
     cdef Client c = Client.__new__(Client)
     revive(c, pool, fd, state, params, about)
     c.key = int.from_bytes(state["key"], "big")
@@ -93,17 +94,15 @@ def revive_client(Pool pool, int fd, dict state, params, about, dict table):
         if c.stmts is None:
             c.stmts = {}
         c.stmts[name] = table[number]
-    pool.relay.take_slot(c)
-    place(c, state["state"])
+    settle(c, state["state"])
     return c
 
 
 def revive_server(Pool pool, int fd, dict state, params, about, dict table):
-    """The server of this `record`, not linked yet."""
+    """The server of this `record`, not linked yet. See `revive_client`."""
     cdef Server s = Server.__new__(Server)
     cdef int lowat = 1
     revive(s, pool, fd, state, params, about)
-    setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &lowat, sizeof(lowat))
     s.pid, s.cancel_key, s.status, s.task = state["pid"], state["cancel_key"], state["status"], state["task"]
     s.task_error, s.parting, s.released = state["task_error"], state["parting"], state["released"]
     s.copy_in, s.extended = state["copy_in"], state["extended"]
@@ -111,7 +110,8 @@ def revive_server(Pool pool, int fd, dict state, params, about, dict table):
         s.hold_statement(table[number])
     for kind, act, number, name in state["owed"]:
         s.owe(kind, act, table[number] if number is not None else None, name)
-    place(s, state["state"])
+    settle(s, state["state"])
+    setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &lowat, sizeof(lowat))
     if s.parting != STAYS:
         s.wake_later()
     return s
@@ -125,7 +125,20 @@ cdef int revive(Conn c, Pool pool, int fd, dict state, params, about) except -1:
     c.close_needed, c.bound = state["close_needed"], state["bound"]
     if unsent:
         c.queue(<uint8_t *>PyBytes_AS_STRING(unsent), PyBytes_GET_SIZE(unsent))
-    return pool.relay.enter(c)
+    return 0
+
+
+cdef int settle(Conn c, uint8_t state) except -1:
+    # Into its list, and watched: or nowhere at all.
+    try:
+        place(c, state)
+        c.relay.enter(c)
+        if isinstance(c, Client):
+            c.relay.take_slot(<Client>c)
+    except BaseException:
+        c.relay.retract(c)
+        raise
+    return 0
 
 
 cdef int place(Conn c, uint8_t state) except -1:
