@@ -108,6 +108,11 @@ cdef class Client(Conn):
             if rewrite and (t == c'P' or t == c'B' or t == c'D' or t == c'C'):
                 name_end = self.statement_name(t, b + pos, l, n - pos)
                 if name_end < 0:
+                    if t == c'P' and n - pos > 5 and b[pos + 5] != 0 and self.overfull(l):
+                        # Not a byte more of it is collected.
+                        self.submit(&out, b, run, pos)
+                        self.relay.lose(self, TOO_MANY, True)
+                        return n
                     if name_end == -3:
                         self.submit(&out, b, run, pos)
                         self.relay.lose(self, BROKEN[t], True)
@@ -237,14 +242,14 @@ cdef class Client(Conn):
     cdef int parse(self, Out *out, Server s, uint8_t *p, size_t l, size_t name_end) except -1:
         cdef bytes name = (<char *>p)[5:name_end - 1]
         cdef Statement stmt
-        if self.stmts is None:
-            self.stmts = {}
-        if name in self.stmts:
+        if self.stmts is not None and name in self.stmts:
             return self.relay.lose(self, "prepared statement name is already in use", True)
         if l - name_end < 3:
             return self.relay.lose(self, "broken Parse packet", True)
+        if self.overfull(l):
+            return self.relay.lose(self, TOO_MANY, True)
         stmt = share_statement(self.relay, (<char *>p)[name_end:l])
-        self.stmts[name] = stmt
+        self.remember(name, stmt)
         self.pool.counts.client_parses += 1
         s.extended |= OPEN
         if s.stmts is not None and stmt in s.stmts:
@@ -298,15 +303,36 @@ cdef class Client(Conn):
     cdef int close_statement(self, Out *out, Server s, uint8_t *p, size_t name_end) except -1:
         # The statement stays on the server for others; the client gets its CloseComplete for a name that never was.
         cdef bytes name = (<char *>p)[6:name_end - 1]
-        cdef Statement stmt = self.stmts.pop(name, None) if self.stmts is not None else None
+        cdef Statement stmt = self.stmts.get(name) if self.stmts is not None else None
         s.extended |= OPEN
+        if stmt is not None:
+            self.forget_statement(stmt, name)
         put_close(out, NOBODY)
         return s.owe(c'C', FORWARD, stmt, name if stmt is not None else None)
+
+    cdef int remember(self, bytes name, Statement stmt) except -1:
+        if self.stmts is None:
+            self.stmts = {}
+        self.stmts[name] = stmt
+        self.stored += storage(name, stmt)
+        return 0
 
     cdef int forget_statement(self, Statement stmt, bytes name) except -1:
         if self.stmts is not None and self.stmts.get(name) is stmt:
             del self.stmts[name]
+            self.stored -= storage(name, stmt)
         return 0
+
+    cdef int remember_only(self, dict names) except -1:
+        self.stmts = None
+        self.stored = 0
+        for name, stmt in names.items():
+            self.remember(name, stmt)
+        return 0
+
+    cdef bint overfull(self, size_t l) noexcept:
+        # Whether one more statement, of `l` bytes, is more than a client may have.
+        return self.stored + l + STATEMENT_COST > self.relay.max_statement_bytes
 
     # ---- for Python
 
@@ -357,6 +383,12 @@ cdef inline bint known(uint8_t t) noexcept:
             or t == c'H' or t == c'd' or t == c'c' or t == c'f')
 
 
+cdef inline size_t storage(bytes name, Statement stmt):
+    # What a name and its statement cost us, about.
+    return PyBytes_GET_SIZE(name) + PyBytes_GET_SIZE(stmt.body) + STATEMENT_COST
+
+
+cdef str TOO_MANY = "prepared statements need too much memory"
 cdef dict BROKEN = {
     <int>c'P': "broken Parse packet", <int>c'B': "broken Bind packet",
     <int>c'D': "broken Describe packet", <int>c'C': "broken Close packet",

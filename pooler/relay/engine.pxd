@@ -156,6 +156,7 @@ cdef class Client(Conn):
     cdef int64_t wait_start
     cdef readonly uint64_t key
     cdef uint32_t slot
+    cdef size_t stored
     cdef public bint notified
     cdef public bint quiet
     cdef bint ask(self, uint8_t t) except -1
@@ -166,7 +167,10 @@ cdef class Client(Conn):
     cdef int parse(self, Out *out, Server s, uint8_t *p, size_t l, size_t name_end) except -1
     cdef size_t use_statement(self, Out *out, Server s, uint8_t t, uint8_t *p, size_t l, size_t name_end) except? 0
     cdef int close_statement(self, Out *out, Server s, uint8_t *p, size_t name_end) except -1
+    cdef int remember(self, bytes name, Statement stmt) except -1
     cdef int forget_statement(self, Statement stmt, bytes name) except -1
+    cdef int remember_only(self, dict names) except -1
+    cdef bint overfull(self, size_t l) noexcept
     cdef int hung_up(self) except -1
     cdef bint half_sent(self) noexcept
     cdef int resume(self) except -1
@@ -190,6 +194,7 @@ cdef class Server(Conn):
     cdef bint copy_in
     cdef uint8_t extended
     cdef bint lazy
+    cdef bint wary
     cdef int streak
     cdef int64_t released
     cdef readonly int cancels
@@ -222,7 +227,9 @@ cdef class Server(Conn):
     cdef int task_done(self) except -1
     cdef int hold_statement(self, Statement stmt) except -1
     cdef int prepare(self, Out *out, Statement stmt) except -1
-    cdef int evict(self, Out *out) except -1
+    cdef int evict(self, Out *out, bint largest) except -1
+    cdef size_t held_bytes(self) except? 0
+    cdef int doubt(self, uint8_t *b, size_t n) except -1
     cdef int set_lazy(self, bint lazy) except -1
 
 
@@ -299,6 +306,7 @@ cdef class Relay:
     cdef dict tracked_index
     cdef public bint suspended
     cdef public uint32_t max_packet
+    cdef public size_t max_statement_bytes
     cdef public bint tls_direct
     cdef tuple intern(self, tuple params)
     cdef int lose(self, Conn c, str reason, bint tell) except -1

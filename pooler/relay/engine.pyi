@@ -129,6 +129,7 @@ class Relay(BaseSelector):
     events: list[tuple[Any, ...]]
     suspended: bool
     max_packet: int
+    max_statement_bytes: int
     tls_direct: bool
     """Whether OpenSSL is called without Python in between, where that can be done; True at first."""
     tracked_names: tuple[bytes, ...]

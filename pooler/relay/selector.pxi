@@ -7,7 +7,9 @@ from weakref import WeakValueDictionary
 cdef class Relay:
     def __init__(self, tracked=(b"client_encoding", b"DateStyle", b"TimeZone", b"standard_conforming_strings",
                                 b"application_name")):
-        """`tracked`: names of the parameters that follow a client, as the server reports them."""
+        """`tracked`: names of the parameters that follow a client, as the server reports them. Bounds that may be set:
+        `max_packet`, bytes of a client's message; `max_statement_bytes`, what the prepared statements of one client may
+        take, and about what those of one server may."""
         self.ep = epoll_create1(EPOLL_CLOEXEC)
         if self.ep < 0:
             raise OSError(errno, os.strerror(errno))
@@ -20,6 +22,7 @@ cdef class Relay:
         self.statements = WeakValueDictionary()
         self.param_sets = {}
         self.max_packet = 0x7fffffff
+        self.max_statement_bytes = 64 << 20
         self.tls_direct = True
         self.tracked = tuple(tracked)
         self.tracked_index = {name: i for i, name in enumerate(self.tracked)}

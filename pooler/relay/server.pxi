@@ -93,7 +93,7 @@ cdef class Server(Conn):
             self.hold_statement(stmt)
         elif self.link is not None and self.link.stmts is not None and <bytes>o.name not in self.link.stmts:
             # A Close that was not carried out leaves the client its statement.
-            self.link.stmts[<bytes>o.name] = stmt
+            self.link.remember(<bytes>o.name, stmt)
         return 0
 
     cdef int settle_error(self) except -1:
@@ -279,8 +279,8 @@ cdef class Server(Conn):
                         self.hand_over(&out, b, run, run)
                 pos += 5
                 continue
-            if t == c'S' or (t == c'C' and (l == 17 or l == 20)):
-                if n - pos < l:
+            if t == c'S' or t == c'E' or (t == c'C' and (l == 17 or l == 20)):
+                if n - pos < l and (t != c'E' or l <= READ_BYTES):
                     if l > READ_BYTES:
                         self.hand_over(&out, b, run, pos)
                         self.relay.lose(self, "broken ParameterStatus packet", True)
@@ -290,10 +290,11 @@ cdef class Server(Conn):
                     self.parameter(p, l)
                     if self.lost:
                         return n
-                else:
+                elif t == c'C':
                     self.command_complete(p, l)
-            elif t == c'E':
-                self.settle_error()
+                else:
+                    self.settle_error()
+                    self.doubt(p, l if l < n - pos else n - pos)
             elif t == c'G' or t == c'W':
                 self.settle_copy()
             take = n - pos if l > n - pos else l
@@ -386,7 +387,7 @@ cdef class Server(Conn):
         if self.stmts is not None:
             self.stmts = {stmt: held for stmt, held in self.stmts.items() if stmt in there}
         if self.link is not None:
-            self.link.stmts = names
+            self.link.remember_only(names)
         return 0
 
     # ---- a server of nobody's: idle, or answering a query of ours
@@ -497,24 +498,53 @@ cdef class Server(Conn):
 
     cdef int prepare(self, Out *out, Statement stmt) except -1:
         # The Parse of `stmt`, behind the Close of the least recently used one if the server is full; of two, while it
-        # has more than a limit that was lowered allows.
+        # has more than a limit that was lowered allows. Of the largest, if it is the bytes that are too many: only a
+        # statement of more than its share can bring that about.
         cdef int i
+        cdef size_t size = PyBytes_GET_SIZE(stmt.body)
+        cdef size_t most = self.relay.max_statement_bytes
+        cdef bint heavy = size * self.pool.max_prepared > most
         for i in range(2):
             if self.stmts is not None and len(self.stmts) >= self.pool.max_prepared:
-                self.evict(out)
+                self.evict(out, False)
+            elif heavy and self.held_bytes() + size > most and self.stmts:
+                self.evict(out, True)
+        if self.wary:
+            # It may be there all the same, or something else by its name.
+            put_close(out, stmt.name)
+            self.owe(c'C', SKIP, None, None)
         self.hold_statement(stmt)
         self.pool.counts.server_parses += 1
         return put_parse(out, stmt)
 
-    cdef int evict(self, Out *out) except -1:
+    cdef size_t held_bytes(self) except? 0:
+        cdef Statement stmt
+        cdef size_t total = 0
+        if self.stmts is not None:
+            for stmt in self.stmts:
+                total += PyBytes_GET_SIZE(stmt.body)
+        return total
+
+    cdef int evict(self, Out *out, bint largest) except -1:
         cdef Held held
-        cdef Held oldest = None
+        cdef Held found = None
         for held in self.stmts.values():
-            if oldest is None or held.used < oldest.used:
-                oldest = held
-        del self.stmts[oldest.stmt]
-        put_close(out, oldest.stmt.name)
-        return self.owe(c'C', EVICTED, oldest.stmt, None)
+            if found is None or (PyBytes_GET_SIZE(held.stmt.body) > PyBytes_GET_SIZE(found.stmt.body) if largest
+                                 else held.used < found.used):
+                found = held
+        del self.stmts[found.stmt]
+        put_close(out, found.stmt.name)
+        return self.owe(c'C', EVICTED, found.stmt, None)
+
+    cdef int doubt(self, uint8_t *b, size_t n) except -1:
+        # An error about a statement by a name of ours: somebody has said PREPARE or DEALLOCATE with it. What is there
+        # is no longer known: everything is prepared anew, from now on behind a Close, which never fails.
+        if self.stmts is None and self.wary or memmem(b, n, <char *>b"PGBOUNCER_", 10) == NULL:
+            return 0
+        if memmem(b, n, <char *>b"C26000", 7) != NULL or memmem(b, n, <char *>b"C42P05", 7) != NULL:
+            self.stmts = None
+            self.wary = True
+        return 0
 
     # ---- for Python
 

@@ -23,6 +23,7 @@ cdef extern from "Python.h":
     int PyBUF_WRITE
 
 cdef extern from "string.h" nogil:
+    void *memmem(const void *hay, size_t n, const void *needle, size_t m)
     size_t strnlen(const char *s, size_t n)
 
 cdef extern from "sys/socket.h" nogil:
@@ -136,6 +137,8 @@ cdef enum:
     SKIP = 1
     AS_PARSE = 2
     EVICTED = 3
+    # Bytes that a prepared statement takes beside its name and text.
+    STATEMENT_COST = 512
 
 # What becomes of a server when the bytes that were read with its last ReadyForQuery are dealt with.
 cdef enum:

@@ -54,6 +54,7 @@ cdef dict record_server(Server s, dict state, dict table):
         statements=[(<Held>each).stmt.id for each in there], owed=owed, pid=s.pid, cancel_key=s.cancel_key,
         status=s.status, task=s.task, task_error=s.task_error, parting=s.parting, copy_in=s.copy_in,
         extended=s.extended, released=s.released,
+        wary=s.wary,
     )
     return state
 
@@ -91,9 +92,7 @@ def revive_client(Pool pool, int fd, dict state, params, about, dict table):
     c.query_start, c.xact_start, c.wait_start = state["query_start"], state["xact_start"], state["wait_start"]
     c.notified = state["notified"]
     for name, number in state["statements"]:
-        if c.stmts is None:
-            c.stmts = {}
-        c.stmts[name] = table[number]
+        c.remember(name, table[number])
     settle(c, state["state"])
     return c
 
@@ -105,7 +104,7 @@ def revive_server(Pool pool, int fd, dict state, params, about, dict table):
     revive(s, pool, fd, state, params, about)
     s.pid, s.cancel_key, s.status, s.task = state["pid"], state["cancel_key"], state["status"], state["task"]
     s.task_error, s.parting, s.released = state["task_error"], state["parting"], state["released"]
-    s.copy_in, s.extended = state["copy_in"], state["extended"]
+    s.copy_in, s.extended, s.wary = state["copy_in"], state["extended"], state["wary"]
     for number in state["statements"]:
         s.hold_statement(table[number])
     for kind, act, number, name in state["owed"]:

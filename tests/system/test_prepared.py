@@ -213,3 +213,38 @@ def test_sql_level_prepare_belongs_to_the_server(start_pooler: StartBouncer) -> 
         assert one.execute("EXECUTE sql_level").fetchone() == (1,)
         one.execute("DEALLOCATE sql_level")
         one.rollback()
+
+
+def test_prepare_and_deallocate_with_names_of_ours_cost_one_error(start_pooler: StartBouncer) -> None:
+    bouncer = start_pooler(default_pool_size=1)
+    with client(bouncer) as one, client(bouncer) as other:
+        prepare(one, "SELECT 'mine'", "s")
+        assert run(one, "s") == [[b"mine"]]
+        (name,) = one.rows("SELECT name FROM pg_prepared_statements WHERE statement = 'SELECT ''mine'''")[0]
+        assert name is not None
+        other.rows(f'DEALLOCATE "{name.decode()}"')
+        one.send(stream.bind((), "s"), stream.execute(), stream.sync())
+        assert errors(one.until()) == ["26000"]
+        assert run(one, "s") == [[b"mine"]]
+        number = int(name.decode().rpartition("_")[2])
+        other.rows(f"PREPARE \"PGBOUNCER_{number + 1}\" AS SELECT 'somebody''s'")
+        prepare(one, "SELECT 'new'", "new")
+        assert run(one, "new") == [[b"new"]]
+        assert len(bouncer.admin("SHOW SERVERS")) == 1
+        assert "closing because" not in "".join(line for line in bouncer.log_text().splitlines() if " S-" in line)
+
+
+def test_one_client_cannot_fill_the_memory_with_statements(start_pooler: StartBouncer) -> None:
+    bouncer = start_pooler(default_pool_size=1)
+    text = "SELECT 1 /* " + "x" * 1_000_000 + " */"
+    with client(bouncer) as one, client(bouncer) as other:
+        for number in range(80):
+            one.send(stream.parse(f"{text} + {number}", f"s{number}"), stream.sync())
+            answer = one.until("Z", "E")
+            if errors(answer):
+                break
+        assert errors(answer) == ["08P01"]
+        assert 55 < number < 70
+        bouncer.wait_log("closing because: prepared statements need too much memory")
+        prepare(other, "SELECT 1", "s")
+        assert run(other, "s") == [[b"1"]]

@@ -409,3 +409,121 @@ def test_broken_messages_end_their_client_only(broken: bytes, reason: str, known
         assert reason.encode() in answer(s, client, broken)
         assert s.reasons == [reason]
         assert kinds(answer(s, other, wire.query("SELECT 1"))) == "TDCZ"
+
+
+# ---- what a client may take
+
+
+def test_what_the_statements_of_one_client_take_is_bounded() -> None:
+    with stage() as s:
+        s.relay.max_statement_bytes = 10_000
+        s.server(Backend())
+        client, other = s.client(), s.client()
+        for number in range(10):
+            assert kinds(answer(s, client, prepare(f"n{number}", f"SHARED {number}" + "x" * 400))) == "1Z"
+        assert b"prepared statements need too much memory" in answer(s, client, prepare("more", "SHARED" + "x" * 400))
+        assert s.reasons == ["prepared statements need too much memory"]
+        assert kinds(answer(s, other, prepare("n", "SHARED") + use("n"))) == "1Z2DCZ"
+
+
+def test_statements_that_are_closed_make_room() -> None:
+    with stage() as s:
+        s.relay.max_statement_bytes = 10_000
+        server, client = s.server(Backend()), s.client()
+        for number in range(100):
+            data = prepare("n", f"SHARED {number}") + wire.close(b"S", "n") + wire.sync()
+            assert kinds(answer(s, client, data)) == "1Z3Z"
+        for _ in range(100):
+            assert kinds(answer(s, client, prepare("n", "BROKEN"))) == "EZ"
+        for number in range(100):
+            assert kinds(answer(s, client, prepare("n", f"SHARED {number}") + wire.query("DEALLOCATE ALL"))) == "1ZCZ"
+        assert client.conn.prepared_count == server.conn.prepared_count == 0
+        for number in range(15):
+            assert kinds(answer(s, client, prepare(f"n{number}", "SHARED"))) == "1Z"
+        s.restart()
+        s.relay.max_statement_bytes = 10_000
+        for number in range(15, 30):
+            answer(s, client, prepare(f"n{number}", "SHARED"))
+        assert s.reasons == ["prepared statements need too much memory"]
+
+
+def test_a_statement_too_long_to_keep_is_not_collected() -> None:
+    with stage() as s:
+        s.relay.max_statement_bytes = 1_000_000
+        s.server(Backend())
+        client, other = s.client(), s.client()
+        client.send(b"P" + (500_000_000).to_bytes(4, "big") + b"name\0" + b"x" * 1000)
+        s.settle()
+        assert b"prepared statements need too much memory" in client.take()
+        unnamed = wire.parse("", "SHARED " + "x" * 3_000_000) + wire.bind("", "", []) + wire.execute("") + wire.sync()
+        assert kinds(answer(s, other, unnamed)) == "12DCZ"
+
+
+def test_what_the_statements_of_one_server_take_is_bounded() -> None:
+    with stage() as s:
+        s.relay.max_statement_bytes = 1_000_000
+        server, client = s.server(Backend()), s.client()
+        for number in range(200):
+            data = prepare("n", f"SHARED {number}") + wire.close(b"S", "n") + wire.sync()
+            assert kinds(answer(s, client, data)) == "1Z3Z"
+        for number in range(20):
+            data = prepare("n", f"SHARED {number}" + "x" * 600_000) + use("n") + wire.close(b"S", "n") + wire.sync()
+            assert kinds(answer(s, client, data)) == "1Z2DCZ3Z"
+        assert sum(map(len, names(server).values())) < 2_000_000
+        assert server.conn.prepared_count == len(names(server)) > 150
+
+
+# ---- PREPARE and DEALLOCATE in SQL, with names of ours
+
+
+@pytest.mark.parametrize("ask", [use("a"), wire.describe(b"S", "a") + wire.sync()])
+def test_a_statement_that_somebody_has_deallocated_is_prepared_anew(ask: bytes) -> None:
+    with stage() as s:
+        server, client, other = s.server(Backend()), s.client(), s.client()
+        answer(s, client, prepare("a", "SHARED one") + prepare("b", "SHARED two"))
+        names(server).clear()
+        assert kinds(answer(s, client, ask)) == "EZ"
+        assert kinds(answer(s, client, ask)) in ("2DCZ", "tTZ")
+        assert b"SHARED two" in answer(s, client, use("b"))
+        assert kinds(answer(s, other, prepare("c", "SHARED one") + use("c"))) == "1Z2DCZ"
+        assert len(names(server)) == server.conn.prepared_count == 2
+        assert not s.lost
+
+
+def test_a_name_that_somebody_has_taken_is_taken_back() -> None:
+    with stage() as s:
+        server, client = s.server(Backend()), s.client()
+        names(server)["PGBOUNCER_1"] = names(server)["PGBOUNCER_2"] = "SOMETHING else"
+        assert kinds(answer(s, client, prepare("a", "SHARED"))) == "EZ"
+        for _ in range(2):
+            assert kinds(answer(s, client, prepare("a", "SHARED") + use("a"))) == "1Z2DCZ"
+            assert b"SHARED" in answer(s, client, use("a") + wire.close(b"S", "a") + wire.sync())
+        s.restart()
+        names(server)["PGBOUNCER_3"] = "SOMETHING else"
+        assert kinds(answer(s, client, prepare("b", "SHARED three") + use("b"))) == "1Z2DCZ"
+        assert not s.lost
+
+
+def test_an_error_in_the_middle_of_a_pipeline_heals_too() -> None:
+    with stage() as s:
+        server, client = s.server(Backend()), s.client()
+        answer(s, client, prepare("a", "SHARED one") + prepare("b", "SHARED two"))
+        names(server).clear()
+        first = wire.bind("", "a", ["v"]) + wire.execute("") + wire.parse("c", "SHARED three")
+        assert kinds(answer(s, client, first + wire.sync() + prepare("d", "SHARED four") + use("b"))) == "EZ1ZEZ"
+        for name in "abd":
+            assert kinds(answer(s, client, use(name))) == "2DCZ"
+        assert kinds(answer(s, client, prepare("c", "SHARED three") + use("c"))) == "1Z2DCZ"
+        assert not s.lost
+
+
+def test_an_error_about_another_statement_changes_nothing() -> None:
+    with stage() as s:
+        server, client = s.server(Backend()), s.client()
+        answer(s, client, prepare("a", "SHARED one"))
+        server.backend = None
+        for text in ('prepared statement "mine" does not exist', 'relation "PGBOUNCER_1" does not exist'):
+            answer(s, client, wire.query("x"))
+            server.send(wire.error_response("ERROR", "26000" if "mine" in text else "42P01", text) + READY)
+            s.settle()
+            assert server.conn.prepared_count == 1
