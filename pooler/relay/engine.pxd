@@ -277,6 +277,7 @@ cdef class Pool:
     cdef int unlink(self, Server s) except -1
     cdef int release(self, Server s) except -1
     cdef int make_idle(self, Server s) except -1
+    cpdef bint retires(self, Server s)
     cdef int serve_waiting(self) except -1
     cdef bint align(self, Client c, Server s) except -1
     cdef int measure(self, uint64_t **hist, int64_t value) except -1

@@ -149,7 +149,7 @@ cdef bint cipher_to(Conn c, uint8_t *p, size_t n) except -1:
     return True
 
 
-cdef size_t cipher_left(Conn c) except? 0:
+cdef size_t cipher_left(Conn c) except? 1:
     if c.tls == NULL:
         return c.incoming.pending
     return openssl.ctrl(openssl.rbio(c.tls), BIO_CTRL_PENDING, 0, NULL)

@@ -209,7 +209,7 @@ cdef class Pool:
         if self.waiting_clients.count:
             self.want()
 
-    def retires(self, Server s):
+    cpdef bint retires(self, Server s):
         """Whether a free server has lived for long enough (`lifetime`; 0: is used once; below: lives for ever), and the
         last one to retire went at least `lifetime_gap` ago: a pool does not lose all its servers at once."""
         cdef int64_t now = self.relay.now

@@ -112,9 +112,9 @@ cdef enum:
 # The most plaintext that one TLS record holds.
 cdef enum:
     RECORD = 16384
-# Under saturation asyncio gets its turn this often: timers, console and scrapes must not starve.
+# asyncio gets its turn when it has something to do, which select sees by itself, and at least this often.
 cdef enum:
-    TURN_US = 5000
+    TURN_US = 100000
     EVENTS = 256
 # The largest message that is ever collected whole (the text of a named Parse).
 cdef enum:
