@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 BUSY_TIMEOUT = 15.0
 """Seconds that a writer waits for another before it gives up with a clear error."""
 
+WAL_PAUSE = 0.01
+"""Seconds between two attempts to make a new file's journal a WAL."""
+
 LOCK_KEY = 0x706F6F6C6572
 """The advisory lock of PostgreSQL states ("pooler" in ASCII)."""
 
@@ -178,8 +181,13 @@ def _sqlite_engine(path: Path) -> Engine:
         connection = sqlite3.connect(
             place, uri=True, timeout=BUSY_TIMEOUT, check_same_thread=False, isolation_level=None
         )
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}")
+        try:
+            _use_wal(connection)
+            for pragma in ("synchronous=FULL", "foreign_keys=ON"):
+                connection.execute(f"PRAGMA {pragma}")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     engine = create_engine("sqlite+pysqlite://", creator=connect, poolclass=QueuePool, hide_parameters=True)
@@ -199,6 +207,22 @@ def _sqlite_engine(path: Path) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
     return engine
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Journal in a WAL. While several open a new file at once, SQLite refuses the change at once instead of waiting
+    as it does elsewhere: waiting within BUSY_TIMEOUT is done here. Raises OperationalError once that has passed."""
+    end = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() >= end:
+                raise
+            time.sleep(WAL_PAUSE)
+        else:
+            return
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -10,11 +10,13 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from admin.platform import state as state_module
 from admin.platform.errors import PlatformError
 from admin.platform.operations.apps import create_app
 from admin.platform.operations.config import change_config
@@ -141,6 +143,34 @@ def test_opening_a_new_state_at_once_migrates_it_once(tmp_path: Path) -> None:
     with state.read() as store:
         assert [app.name for app in store.apps()] == [f"app-{n}" for n in range(8)]
     state.close()
+
+
+@pytest.fixture
+def being_made(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    """A new file whose journal is no WAL yet, in the middle of another's transaction."""
+    other = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
+    other.execute("CREATE TABLE something (x int)")
+    other.execute("BEGIN IMMEDIATE")
+    yield other
+    other.close()
+
+
+def test_a_file_that_another_is_making_is_waited_for(
+    being_made: sqlite3.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite itself does not wait when a journal becomes a WAL."""
+    monkeypatch.setattr(time, "sleep", lambda _seconds: being_made.execute("COMMIT"))
+    State.open(str(tmp_path / "state.db")).close()
+    assert not being_made.in_transaction
+
+
+def test_a_file_that_another_never_lets_go_is_said(
+    being_made: sqlite3.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_module, "BUSY_TIMEOUT", 0.05)
+    with pytest.raises(PlatformError, match="database is locked"):
+        State.open(str(tmp_path / "state.db"))
+    assert being_made.in_transaction
 
 
 WRITER = """
