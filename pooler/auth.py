@@ -13,7 +13,7 @@ import hashlib
 import hmac
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, ParamSpec
 
 from pooler import scram, wire
@@ -21,6 +21,7 @@ from pooler.channel import Channel
 from pooler.kinds import AuthType
 from pooler.settings import Settings
 from pooler.users import MAX_PASSWORD, ScramSecret, Secret, SecretKind
+from pooler.values import dataclass
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor

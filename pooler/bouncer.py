@@ -13,7 +13,6 @@ import ssl
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pooler import relay, wire
@@ -33,6 +32,7 @@ from pooler.relay import engine
 from pooler.snapshot import take_snapshot
 from pooler.stats import DrainStat, Snapshot, Window
 from pooler.users import Secret, SecretKind
+from pooler.values import dataclass
 from pooler.verbs import ConsoleSession, House, Verb
 
 if TYPE_CHECKING:

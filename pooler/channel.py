@@ -18,11 +18,11 @@ import ssl
 import struct
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from ssl import MemoryBIO, SSLObject
 from typing import Any, TypeVar
 
 from pooler.relay import Newcomer, Wait
+from pooler.values import dataclass
 from pooler.wire import ProtocolError
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,6 +21,7 @@ from pooler.ini import ConfigError, Entry, Ini, Problem, Section
 from pooler.kinds import AuthType, LoadBalanceHosts, PoolMode, Setting, SslMode, SyslogFacility, masked
 from pooler.settings import OWN, SETTINGS, OwnSettings, Settings, shown
 from pooler.users import Secret, Users, load_users
+from pooler.values import dataclass
 
 __all__ = [
     "OWN",

@@ -6,12 +6,11 @@ syntax error, the last of a repeated key counts. What is not given stays None: t
 setting then. The rule: a bad string gives all its reasons (`BadValue`), and no password shows in one.
 """
 
-# ruff: noqa: RUF009 - the calls in class bodies make dataclass fields, as dataclasses.field does
+
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pooler.kinds import (
@@ -27,6 +26,7 @@ from pooler.kinds import (
     names,
     word,
 )
+from pooler.values import dataclass
 from pooler.wire import encode
 
 RESERVED = "pgbouncer"

@@ -12,7 +12,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from ssl import SSLContext
 from typing import Literal, NamedTuple
 
@@ -22,6 +22,7 @@ from pooler.channel import Channel, ConnectionClosed, TlsFailed
 from pooler.kinds import SslMode
 from pooler.scram import MECHANISM, ClientExchange, ScramError
 from pooler.tcp import SocketOptions
+from pooler.values import dataclass
 from pooler.wire import ProtocolError
 
 MAX_LOGIN_MESSAGE = 1 << 20

@@ -11,12 +11,13 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from pooler.dial import Address, DialError, resolve_here
 from pooler.log import WARNING
 from pooler.settings import Settings
 from pooler.stats import DnsHost
+from pooler.values import dataclass
 
 Found = tuple[Address, ...]
 """Addresses with port 0, in the system's order."""

@@ -11,7 +11,6 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pooler import control, peers, wire
@@ -28,6 +27,7 @@ from pooler.relay import Client, Newcomer
 from pooler.relay.engine import clock
 from pooler.settings import Settings
 from pooler.tcp import Choice, SocketOptions
+from pooler.values import dataclass
 from pooler.verbs import ConsoleSession
 from pooler.welcome import Greeting, Welcome, ending
 

@@ -21,12 +21,13 @@ import socket
 import subprocess
 import time
 from collections.abc import Container
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import NamedTuple
 
 from pooler import places, programs
 from pooler.programs import Account, EmbeddedError
+from pooler.values import dataclass
 
 __all__ = ["Embedded", "EmbeddedError", "start"]
 

@@ -11,11 +11,12 @@ import dataclasses
 import ipaddress
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 
 from pooler.ini import Problem, load_text, reason
 from pooler.kinds import BLANKS, AuthType
+from pooler.values import dataclass
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Load = Callable[[str], str]

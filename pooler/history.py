@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from pooler.stats import ZERO, Counters, Distributions, Histogram, PoolStat, Snapshot, merge
+from pooler.values import dataclass
 
 QUANTILES = (0.5, 0.95, 0.99)
 ALL = ""

@@ -12,9 +12,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from pooler.kinds import BLANKS
+from pooler.values import dataclass
 
 MAX_INCLUDE = 10
 """How deep %include may nest, as in PgBouncer."""

@@ -10,9 +10,10 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Generic, TypeVar, cast
+
+from pooler.values import dataclass
 
 BLANKS = " \t\n\v\f\r"
 """What C calls space; a password may well hold another of Unicode's."""

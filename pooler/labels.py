@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pooler.channel import Peer
 from pooler.dial import Address
 from pooler.login import Attempt
 from pooler.registry import PoolState
+from pooler.values import dataclass
 
 
 @dataclass(slots=True)

@@ -12,11 +12,11 @@ import importlib.util
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from pooler.auth import LoginError, in_thread
+from pooler.values import dataclass
 
 MISSING = "auth_type=ldap needs the Python package ldap3: pip install ldap3"
 TIMEOUT = 10

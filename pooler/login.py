@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import os
-from dataclasses import dataclass, field
+from dataclasses import field
 from ssl import SSLContext
 from typing import Literal, Protocol
 
@@ -25,6 +25,7 @@ from pooler.kinds import AuthType
 from pooler.settings import Settings
 from pooler.startup import Parameters, read_parameters
 from pooler.users import Secret, SecretKind
+from pooler.values import dataclass
 from pooler.wire import ProtocolError
 
 ALPN = "postgresql"

@@ -11,7 +11,6 @@ import asyncio
 import socket
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from os import urandom
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from pooler.login import Attempt
 from pooler.registry import PoolState
 from pooler.settings import Settings
 from pooler.users import MAX_PASSWORD, MAX_USERNAME, Secret, SecretKind
+from pooler.values import dataclass
 from pooler.welcome import tracked_values
 from pooler.wire import ProtocolError
 

@@ -7,8 +7,9 @@ the limits of the database and of the user over all their pools, for which an id
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from pooler.values import dataclass
 
 
 class Verdict(Enum):

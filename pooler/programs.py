@@ -14,11 +14,11 @@ import pwd
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pooler import places
+from pooler.values import dataclass
 
 ACCOUNTS = ("pooler", "postgres", "nobody")
 """Whom root runs PostgreSQL as: the first that exists. `pooler` is there if an administrator made it."""

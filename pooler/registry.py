@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from pooler import relay
@@ -17,6 +17,7 @@ from pooler.config import Config
 from pooler.databases import DatabaseConfig, UserConfig
 from pooler.kinds import PoolMode
 from pooler.pool import Wish
+from pooler.values import dataclass
 
 if TYPE_CHECKING:
     from pooler.auth import LoginError

@@ -83,7 +83,9 @@ class Service:
     def _bind_tcp(self, host: str | None, settings: Settings) -> list[socket.socket]:
         port, bound = settings.listen_port, []
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            # Bytes: for a text Python loads all of IDNA.
+            name = host.encode() if host and host.isascii() else host
+            found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         except OSError as error:
             raise ServiceError(f"cannot look up listen_addr {host}: {error.strerror}") from None
         for family, kind, protocol, _, address in dict.fromkeys(found):

@@ -6,11 +6,9 @@ the row that parsing, SET, RELOAD, SHOW CONFIG and the documentation read. Nothi
 `kinds`, `config`.
 """
 
-# ruff: noqa: RUF009 - the calls in class bodies make dataclass fields, as dataclasses.field does
+
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 from pooler.kinds import (
     ADDRESS,
@@ -33,6 +31,7 @@ from pooler.kinds import (
     table,
     word,
 )
+from pooler.values import dataclass
 
 AUTH_QUERY = (
     "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END "

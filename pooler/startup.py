@@ -8,11 +8,12 @@ anything."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 
 from pooler.auth import LoginError
 from pooler.settings import Settings
+from pooler.values import dataclass
 
 TRACKED = ("client_encoding", "DateStyle", "TimeZone", "standard_conforming_strings", "application_name")
 """Parameters that PostgreSQL reports and that follow a client, beside track_extra_parameters."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from operator import add, attrgetter, sub
+
+from pooler.values import dataclass
 
 SUB_BITS = 5
 """log2 of the linear steps inside one power of two: 32 steps, so a bucket is at most 1/32 wide (middle: 1.6 % off)."""

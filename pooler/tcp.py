@@ -6,9 +6,9 @@ Unix sockets have none of them, only the buffer size. The rule: 0 leaves what th
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
 
 from pooler.settings import Settings
+from pooler.values import dataclass
 
 Choice = tuple[int, int, int]
 """Level, option and value, as setsockopt has them."""

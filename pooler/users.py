@@ -13,11 +13,12 @@ import binascii
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 
 from pooler.ini import Problem, load_text, reason
 from pooler.kinds import BLANKS
+from pooler.values import dataclass
 from pooler.wire import encode
 
 MAX_USERNAME = 128

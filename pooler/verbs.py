@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from pooler.history import History, HistorySample, Latency
+from pooler.values import dataclass
 
 if TYPE_CHECKING:
     from pooler.config import Config

@@ -8,9 +8,9 @@ for each set of values, and few sets are remembered, since they come from strang
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from pooler import wire
+from pooler.values import dataclass
 
 REMEMBERED = 64
 """Sets of values whose greeting is kept."""

@@ -10,8 +10,9 @@ The relay does the same work in C for everything between login and disconnect.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from struct import Struct
+
+from pooler.values import dataclass
 
 PROTOCOL_VIOLATION = "08P01"
 PROTOCOL_3_0 = 3 << 16

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from pooler.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

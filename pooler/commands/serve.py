@@ -11,7 +11,6 @@ import contextlib
 import gc
 import logging
 import os
-import platform
 import socket
 import sys
 import threading
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from pooler.takeover import Inheritance
 
 PGBOUNCER = str(Snapshot.__dataclass_fields__["pgbouncer_version"].default)
+PYTHON = ".".join(map(str, sys.version_info[:3]))
 FAILED = 1
 CONSOLE = "admin.console"
 SWITCH = 0.0005
@@ -50,7 +50,7 @@ def main(words: list[str]) -> int:
     """Exit status: 0 stopped as told, 1 cannot start, 2 wrong usage."""
     given = arguments.parse(words)
     if given.version:
-        print(f"{PGBOUNCER}\npooler {__version__}, Python {platform.python_version()}")
+        print(f"{PGBOUNCER}\npooler {__version__}, Python {PYTHON}")
         return 0
     with ExitStack() as stack:
         log = Log(stderr=not given.quiet, verbose=given.verbose)
@@ -203,7 +203,7 @@ async def _serve(
         from pooler.commands.greeting import greet
 
         greet(bouncer, source)  # type: ignore[arg-type]
-    version = f"process up: {PGBOUNCER}, pooler {__version__}, Python {platform.python_version()}"
+    version = f"process up: {PGBOUNCER}, pooler {__version__}, Python {PYTHON}"
     log.line(LOG, f"{version}, tls: {tls_name()}")
     freeze()
     sys.setswitchinterval(SWITCH)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -21,6 +21,7 @@ from pooler.databases import RESERVED, DatabaseConfig
 from pooler.dial import Dialed, DialError, Target, dial
 from pooler.kinds import SslMode
 from pooler.users import Secret
+from pooler.values import dataclass
 
 if TYPE_CHECKING:
     from pooler.embedded import Embedded

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from . import bulk, console, idle, logins, pgbench
+from . import bulk, console, idle, logins, pgbench, start
 from .servers import Contestant, arena
 from .table import Table
 
@@ -24,7 +24,7 @@ def options() -> argparse.Namespace:
     )
     only = (
         "cells whose name contains TEXT: pgbench, simple, TLS, 'transactions, 16', idle, bulk, COPY, logins,"
-        " console, 'console gaps'"
+        " start, console, 'console gaps'"
     )
     parser.add_argument("--only", default="", metavar="TEXT", help=only)
     parser.add_argument("--rounds", type=int, help="alternating rounds a cell (default 5)")
@@ -57,6 +57,7 @@ def tables(ours: Contestant, theirs: Contestant, given: argparse.Namespace) -> I
     yield bulk.table(ours, theirs, given.rounds, given.only, say)
     yield logins.table(ours, theirs, given.rounds, given.idle, given.only, say)
     yield idle.table(ours, theirs, given.idle, given.only)
+    yield start.table(ours, theirs, given.only, say)
     if not given.calibrate:
         yield from console.tables(ours, given.rounds, given.seconds, given.crowd, given.only, say)
 

@@ -51,13 +51,14 @@ class Contestant:
     def process(self, *, users: dict[str, str] | None = None, **settings: object) -> Bouncer:
         key = tuple(sorted(settings.items(), key=str))
         if key not in self._running:
-            place = self.directory / str(len(self._running))
-            place.mkdir()
-            account.own(place)
-            self._running[key] = self._start(place, settings, users)
+            self._running[key] = self.fresh(str(len(self._running)), users=users, **settings).start()
         return self._running[key]
 
-    def _start(self, place: Path, settings: dict[str, object], users: dict[str, str] | None) -> Bouncer:
+    def fresh(self, name: str, *, users: dict[str, str] | None = None, **settings: object) -> Bouncer:
+        """One more, not started; who starts it stops it."""
+        place = self.directory / name
+        place.mkdir()
+        account.own(place)
         target = f"host={self.cluster.host} port={self.cluster.port} dbname=app user={SUPERUSER}"
         own = OURS_ONLY if self.prepares else {}
         known: dict[str, object] = {
@@ -69,10 +70,7 @@ class Contestant:
             "client_tls_key_file": self.pair.key,
             "listen_backlog": 4096,
         }
-        bouncer = self.kind(
-            place, databases={"app": target}, settings=QUIET | known | own | settings, users=users
-        )
-        return bouncer.start()
+        return self.kind(place, databases={"app": target}, settings=QUIET | known | own | settings, users=users)
 
     def stop(self) -> None:
         for bouncer in self._running.values():
