@@ -16,6 +16,7 @@ Fact = dict[str, Any]
 PLAIN, WITH_DESCRIPTOR = b"-", b"+"
 """First byte of a frame; with the second comes a descriptor."""
 LONGEST = 1 << 31
+STRANGER = "it is another program (a PgBouncer?): stop it first, then start without -R"
 
 
 class PassingError(Exception):
@@ -54,12 +55,12 @@ class Line:
             marker, descriptors, _, _ = socket.recv_fds(self.sock, 1, 4, socket.MSG_CMSG_CLOEXEC)
             size = int.from_bytes(self._exactly(4), "big")
             if marker not in (PLAIN, WITH_DESCRIPTOR) or size > LONGEST:
-                raise PassingError("not an answer of ours")
+                raise PassingError(STRANGER)
             fact: Fact = json.loads(self._exactly(size), object_hook=_bytes_in)
         except OSError as error:
             raise PassingError(_reason(error)) from None
         except ValueError:
-            raise PassingError("not an answer of ours") from None
+            raise PassingError(STRANGER) from None
         for extra in descriptors[1:]:
             os.close(extra)
         return fact, descriptors[0] if descriptors else None

@@ -18,6 +18,7 @@ from pooler.config import load
 from pooler.daemon import knock
 from pooler.door import SUCCESSOR
 from pooler.passing import Line
+from tests.fixtures import account
 from tests.fixtures.cluster import SUPERUSER, Cluster
 from tests.fixtures.process import Bouncer, StartBouncer
 from tests.fixtures.waiting import until
@@ -241,7 +242,46 @@ def test_pauses_stay(start_plain: StartBouncer) -> None:
     assert pooler.sql("SELECT 1") == [(1,)]
 
 
+def test_tls_to_the_servers_ends_them_when_they_are_free(start_pooler: StartBouncer, cluster: Cluster) -> None:
+    """A client on such a server ends with it; one without a server goes on, on a new server."""
+    pooler = start_pooler(server_tls_sslmode="require")
+    with pooler.connect() as busy, pooler.connect() as idle:
+        busy.execute("BEGIN")
+        server = backend(idle)
+        restart(pooler)
+        with pytest.raises(psycopg.OperationalError):
+            busy.execute("SELECT 1")
+        assert backend(idle) != server
+        assert idle.execute("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()").fetchone() == (True,)
+    cluster_side = "SELECT count(*) FROM pg_stat_activity WHERE pid = %d"
+    until(lambda: pooler.sql(cluster_side % server) == [(0,)], "the old server to end")
+
+
 # ---- when there is nothing to take over
+
+
+@pytest.mark.parametrize("same_user", [True, False])
+def test_a_pgbouncer_does_not_hand_over_and_goes_on(
+    start_pgbouncer: StartBouncer, start_pooler: StartBouncer, monkeypatch: pytest.MonkeyPatch, same_user: bool
+) -> None:
+    python = account.python()
+    if (same_user and not python) or (not same_user and account.unprivileged() is None):
+        pytest.skip("the new process cannot be made to run as that user here")
+    old = start_pgbouncer()
+    new = start_pooler(run=False, unix_socket_dir=old.directory, listen_port=old.port)
+    told = "we must run as the same system user"
+    if same_user:
+        monkeypatch.setattr(new, "command", lambda: [*python, "-m", "pooler", "serve", str(new.ini)])
+        new.as_account = True
+        told = "it is another program (a PgBouncer?): stop it first, then start without -R"
+    with old.connect() as client:
+        client.execute("BEGIN")
+        new.write()
+        assert new.launch("-R").wait(20) == 1
+        assert "cannot take over from the old process: " in new.log_text()
+        assert told in new.log_text()
+        assert client.execute("SELECT 1").fetchone() == (1,)
+        assert old.sql("SELECT 2") == [(2,)]
 
 
 def test_without_an_old_process_it_starts_as_ever(start_pooler: StartBouncer) -> None:
