@@ -75,7 +75,7 @@ def test_a_backend_that_crashes_takes_only_connections_with_it(
     start_either: StartBouncer, own_cluster: Cluster
 ) -> None:
     """SIGKILL of one backend makes PostgreSQL restart all of them."""
-    bouncer = start_either(server=own_cluster, server_login_retry=1)
+    bouncer = start_either(server=own_cluster, server_login_retry=0.3)
     with client(bouncer) as one:
         one.query("BEGIN")
         os.kill(own_cluster.backends("app")[0], signal.SIGKILL)
@@ -84,7 +84,7 @@ def test_a_backend_that_crashes_takes_only_connections_with_it(
 
 
 def test_postgresql_restarts(start_either: StartBouncer, own_cluster: Cluster) -> None:
-    bouncer = start_either(server=own_cluster, server_login_retry=1)
+    bouncer = start_either(server=own_cluster, server_login_retry=0.3)
     with client(bouncer) as idle, client(bouncer) as busy:
         idle.query("SELECT 1")
         busy.query("BEGIN")
@@ -97,7 +97,7 @@ def test_postgresql_restarts(start_either: StartBouncer, own_cluster: Cluster) -
 def test_a_client_that_came_while_postgresql_was_away_is_served(
     start_either: StartBouncer, own_cluster: Cluster
 ) -> None:
-    bouncer = start_either(server=own_cluster, server_login_retry=1)
+    bouncer = start_either(server=own_cluster, server_login_retry=0.3)
     assert works(bouncer)
     with client(bouncer) as one:
         own_cluster.stop()
@@ -110,7 +110,7 @@ def test_a_client_that_came_while_postgresql_was_away_is_served(
 
 def test_queries_are_turned_away_while_postgresql_is_away(start_either: StartBouncer, own_cluster: Cluster) -> None:
     """Who asks first waits; once an attempt has failed the others come in, and are told with their first query."""
-    bouncer = start_either(server=own_cluster, server_login_retry=1)
+    bouncer = start_either(server=own_cluster, server_login_retry=0.3)
     assert works(bouncer)
     own_cluster.stop()
     until(lambda: bouncer.pool()["sv_idle"] == 0)
@@ -127,7 +127,7 @@ def test_queries_are_turned_away_while_postgresql_is_away(start_either: StartBou
 
 def test_nobody_listens_where_the_database_should_be(start_either: StartBouncer) -> None:
     nowhere = f"host=127.0.0.1 port={free_port()} dbname=app"
-    bouncer = start_either(databases={"app": nowhere}, server_login_retry=1, query_wait_timeout=2)
+    bouncer = start_either(databases={"app": nowhere}, server_login_retry=0.3, query_wait_timeout=1)
     with pytest.raises(
         psycopg.OperationalError, match=r"connect failed|server login has been failing|query_wait_timeout"
     ):
@@ -139,7 +139,7 @@ def test_the_network_breaks_in_a_result(
     start_either: StartBouncer, cluster: Cluster, start_proxy: StartProxy, fault: str
 ) -> None:
     proxy = start_proxy(cluster.port)
-    bouncer = start_either(databases=through(proxy), server_login_retry=1)
+    bouncer = start_either(databases=through(proxy), server_login_retry=0.3)
     with client(bouncer) as one:
         one.send(stream.query("SELECT repeat('x', 1000) FROM generate_series(1, 100000)"))
         assert one.read().type == "T"

@@ -1,6 +1,6 @@
 """Limits and times: how many may come, how long they wait, how long a server lives. PgBouncer gives the same answers.
 
-The shortest time PgBouncer knows is a second; its janitor looks three times a second.
+Times are fractions of a second where both poolers take them; their janitors look three times a second.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def test_min_pool_size_keeps_servers_ready(start_either: StartBouncer) -> None:
 
 
 def test_the_reserve_helps_those_who_wait(start_either: StartBouncer, cluster: Cluster) -> None:
-    bouncer = start_either(default_pool_size=1, reserve_pool_size=1, reserve_pool_timeout=1)
+    bouncer = start_either(default_pool_size=1, reserve_pool_size=1, reserve_pool_timeout=0.3)
     with client(bouncer) as holder, client(bouncer) as other:
         holder.query("BEGIN")
         assert other.rows("SELECT 'by the reserve'") == [[b"by the reserve"]]
@@ -69,7 +69,7 @@ def test_the_reserve_helps_those_who_wait(start_either: StartBouncer, cluster: C
 
 
 def test_query_wait_timeout(start_either: StartBouncer) -> None:
-    bouncer = start_either(default_pool_size=1, query_wait_timeout=1)
+    bouncer = start_either(default_pool_size=1, query_wait_timeout=0.3)
     with client(bouncer) as holder, client(bouncer) as other:
         holder.query("BEGIN")
         other.send(stream.query("SELECT 1"))
@@ -78,13 +78,13 @@ def test_query_wait_timeout(start_either: StartBouncer) -> None:
 
 
 def test_client_idle_timeout(start_either: StartBouncer) -> None:
-    bouncer = start_either(client_idle_timeout=1)
+    bouncer = start_either(client_idle_timeout=0.3)
     with client(bouncer) as one:
         assert farewell(one) == "client_idle_timeout"
 
 
 def test_idle_transaction_timeout(start_either: StartBouncer) -> None:
-    bouncer = start_either(idle_transaction_timeout=1)
+    bouncer = start_either(idle_transaction_timeout=0.3)
     with client(bouncer) as one:
         one.query("BEGIN")
         assert farewell(one) == "idle transaction timeout"
@@ -92,7 +92,7 @@ def test_idle_transaction_timeout(start_either: StartBouncer) -> None:
 
 
 def test_query_timeout(start_either: StartBouncer, cluster: Cluster) -> None:
-    bouncer = start_either(query_timeout=1)
+    bouncer = start_either(query_timeout=0.3)
     with client(bouncer) as one:
         one.send(stream.query("SELECT pg_sleep(600)"))
         assert farewell(one) == "query timeout"
@@ -100,13 +100,13 @@ def test_query_timeout(start_either: StartBouncer, cluster: Cluster) -> None:
 
 
 def test_client_login_timeout(start_either: StartBouncer) -> None:
-    bouncer = start_either(client_login_timeout=1)
+    bouncer = start_either(client_login_timeout=0.3)
     with Stream(("127.0.0.1", bouncer.port)) as one:
         assert farewell(one) == "client_login_timeout"
 
 
 def test_server_idle_timeout(start_either: StartBouncer, cluster: Cluster) -> None:
-    bouncer = start_either(server_idle_timeout=1)
+    bouncer = start_either(server_idle_timeout=0.3)
     with client(bouncer) as one:
         one.query("SELECT 1")
         bouncer.wait_log("closing because: server idle timeout")
@@ -115,7 +115,7 @@ def test_server_idle_timeout(start_either: StartBouncer, cluster: Cluster) -> No
 
 
 def test_server_lifetime(start_either: StartBouncer) -> None:
-    bouncer = start_either(server_lifetime=1)
+    bouncer = start_either(server_lifetime=0.3)
     with client(bouncer) as one:
         first = one.rows("SELECT pg_backend_pid()")
         bouncer.wait_log("closing because: server lifetime over")
@@ -123,7 +123,7 @@ def test_server_lifetime(start_either: StartBouncer) -> None:
 
 
 def test_transaction_timeout(start_pooler: StartBouncer) -> None:
-    bouncer = start_pooler(transaction_timeout=1)
+    bouncer = start_pooler(transaction_timeout=0.3)
     with client(bouncer) as one:
         one.query("BEGIN")
         assert farewell(one) == "transaction timeout"

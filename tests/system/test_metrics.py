@@ -261,6 +261,7 @@ def prometheus(tmp_path: Path) -> Iterator[object]:
         process.wait(DEADLINE)
 
 
+@pytest.mark.slow
 def test_a_real_prometheus_scrapes_it(start_pooler, tmp_path, prometheus) -> None:  # type: ignore[no-untyped-def]
     rules = Path(__file__).parents[2] / "metrics/alerts/pooler.yml"
     bouncer, url, _ = measured(start_pooler, tmp_path)

@@ -37,9 +37,9 @@ def open_terminal(tmp_path: Path) -> Iterator[Open]:
         terminal.close()
 
 
-@pytest.fixture(params=["pooler", "pgbouncer"])
+@pytest.fixture(params=["pooler", pytest.param("pgbouncer", marks=pytest.mark.slow)])
 def bouncer(request: pytest.FixtureRequest) -> Bouncer:
-    """A running console: ours, then PgBouncer 1.18."""
+    """A running console: ours; as a slow test PgBouncer 1.18's."""
     start: StartBouncer = request.getfixturevalue(f"start_{request.param}")
     return start()
 

@@ -137,7 +137,7 @@ def test_cancel(start_pooler: StartBouncer, cluster: Cluster) -> None:
 
 
 def test_limits_hold(start_pooler: StartBouncer, cluster: Cluster) -> None:
-    bouncer = replicating(start_pooler, cluster, default_pool_size=1, query_wait_timeout=1)
+    bouncer = replicating(start_pooler, cluster, default_pool_size=1, query_wait_timeout=0.5)
     bouncer.sql("SELECT 1", user="replicator")
     with logged_in(bouncer):
         bouncer.wait_log(r"S-\S+ app/replicator@\S+ closing because: evicted")
@@ -154,7 +154,7 @@ def test_a_server_that_does_not_answer(
     proxy = start_proxy(cluster.port)
     proxy.stall()
     databases = {"app": f"host=127.0.0.1 port={proxy.port}"}
-    bouncer = replicating(start_pooler, cluster, databases=databases, query_wait_timeout=1)
+    bouncer = replicating(start_pooler, cluster, databases=databases, query_wait_timeout=0.5)
     with Stream(("127.0.0.1", bouncer.port)) as client:
         client.send(stream.startup({"user": "replicator", "database": "app", "replication": "database"}))
         until(lambda: [row["state"] for row in rows(bouncer)] == ["waiting", "new"])

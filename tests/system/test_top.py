@@ -49,7 +49,7 @@ def hold(stack: ExitStack, bouncer: Bouncer, dbname: str, count: int) -> list[ps
     return found
 
 
-@pytest.fixture(params=["pooler", "pgbouncer"])
+@pytest.fixture(params=["pooler", pytest.param("pgbouncer", marks=pytest.mark.slow)])
 def bouncer(request: pytest.FixtureRequest) -> Bouncer:
     """A pooler with two servers to a pool: ours, then PgBouncer 1.18."""
     start: StartBouncer = request.getfixturevalue(f"start_{request.param}")

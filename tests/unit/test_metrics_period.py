@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import pytest
+
 from metrics.heroku import LogLine
 from metrics.period import LOOK_SECONDS, Reporter, Rhythm
 from metrics.source import Unavailable
@@ -30,6 +32,12 @@ class Kept:
 
     async def close(self, timeout: float = 1.0) -> None:
         self.closed = True
+
+
+@pytest.fixture
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Reporter's first look, and the one after a failure, come without a second's wait."""
+    monkeypatch.setattr("metrics.period.LOOK_SECONDS", 0.01)
 
 
 def reports(rhythm: Rhythm, traffic_from: float, until: float) -> list[float]:
@@ -59,6 +67,7 @@ def test_a_late_look_does_not_shift_the_period_and_a_very_late_one_starts_it_ane
     assert rhythm.next_look == 560
 
 
+@pytest.mark.usefixtures("quick_looks")
 def test_lines_reach_sinks_ring_and_followers() -> None:
     async def scene() -> None:
         kept, more = Kept(), Kept()
@@ -102,6 +111,7 @@ def test_many_databases_are_handed_out_in_parts() -> None:
     asyncio.run(scene())
 
 
+@pytest.mark.usefixtures("quick_looks")
 def test_a_source_without_figures_is_told_once_and_asked_again() -> None:
     async def scene() -> None:
         asked, told, kept = 0, [], Kept()
@@ -122,6 +132,7 @@ def test_a_source_without_figures_is_told_once_and_asked_again() -> None:
     asyncio.run(scene())
 
 
+@pytest.mark.usefixtures("quick_looks")
 def test_a_new_period_counts_from_the_last_line() -> None:
     async def scene() -> None:
         kept = Kept()

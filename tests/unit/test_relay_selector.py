@@ -348,6 +348,7 @@ def test_any_value_has_the_bucket_of_stats(value: int) -> None:
     assert engine.bucket_index(value) == stats.bucket_of(value)
 
 
+@pytest.mark.slow
 def test_quantiles_of_a_million_samples_are_within_two_per_cent() -> None:
     draw = random.Random(7)
     samples = [int(draw.lognormvariate(9, 2)) + 32 for _ in range(1_000_000)]
