@@ -65,6 +65,12 @@ def wire_order(value: str | int) -> bytes | int:
     return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
 
 
+def _secret(instead: Value) -> Callable[[Any], Value]:
+    """PgBouncer shows here what a successor needs: cancel keys, passwords and SCRAM keys. Ours gets them on a socket of
+    its own, and no console ever."""
+    return lambda item: instead
+
+
 def _column(oid: int, name: str, source: str | Callable[[Any], Value] | None = None) -> Column:
     return Column(name, oid, source if callable(source) else attrgetter(source or name))
 
@@ -411,14 +417,14 @@ VIEWS: tuple[View, ...] = (
     ),
     View(
         "DNS_ZONES", (s("zonename"), q("serial"), i("count")),
-        lambda shown: (),  # the resolver of the system knows hosts, not zones
+        lambda shown: (),  # the system's resolver answers for hosts; of zones and their serials it does not tell
     ),
     View(
         "FDS",
-        (i("fd"), s("task"), s("user"), s("database"), s("addr"), i("port"), q("cancel"), i("link"),
-         s("client_encoding"), s("std_strings"), s("datestyle"), s("timezone"), s("password"),
-         b("scram_client_key"), b("scram_server_key")),
-        lambda shown: (),  # the descriptors of an online restart travel on a socket of their own
+        (i("fd"), s("task"), s("user"), s("database"), s("addr"), i("port"), q("cancel", _secret(0)), i("link"),
+         s("client_encoding"), s("std_strings"), s("datestyle"), s("timezone"), s("password", _secret(None)),
+         b("scram_client_key", _secret(None)), b("scram_server_key", _secret(None))),
+        lambda shown: shown.house.descriptors(),
     ),
     # ---- our own
     View("ABOUT", _key_and_value(), _about),

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 import ssl
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING
 
 from pooler import relay, wire
@@ -29,8 +30,8 @@ from pooler.lookup import Lookup
 from pooler.opener import Opener
 from pooler.registry import CancelQueue, Database, PoolState, Registry
 from pooler.relay import engine
-from pooler.snapshot import take_snapshot
-from pooler.stats import DrainStat, Snapshot, Window
+from pooler.snapshot import descriptors, take_snapshot
+from pooler.stats import DescriptorStat, DrainStat, Snapshot, Window
 from pooler.users import Secret, SecretKind
 from pooler.values import dataclass
 from pooler.verbs import ConsoleSession, House, Verb
@@ -82,6 +83,8 @@ class Bouncer:
         """Called after a RELOAD or SET with what it changed."""
         self.drains: Callable[[], tuple[DrainStat, ...]] = lambda: ()
         """What the log drains have to say, for SHOW DRAINS."""
+        self.listeners: Callable[[], Iterable[socket.socket]] = lambda: ()
+        """The sockets that listen."""
         self.on_shutdown: Callable[[str], None] = lambda how: None
         self._numbers = itertools.count(1)
         selector.on_events(lambda: loop.call_soon(self.handle_events))
@@ -295,6 +298,9 @@ class Bouncer:
             self.say(WARNING, f"{label} pooler error: {message}")
 
     # ---- verbs.House
+
+    def descriptors(self) -> Iterable[DescriptorStat]:
+        return descriptors(self)
 
     def snapshot(self, *, clients: bool = False, servers: bool = False, histograms: bool = False) -> Snapshot:
         return take_snapshot(self, clients=clients, servers=servers, histograms=histograms)

@@ -59,6 +59,7 @@ class Service:
         self._successor: Line | None = None
         door.on_successor = self._surrender
         bouncer.on_shutdown = self._shutting_down
+        bouncer.listeners = lambda: self.listeners
 
     # ---- sockets
 

@@ -10,25 +10,27 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import socket
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
-from pooler import __version__
+from pooler import __version__, wire
 from pooler.channel import Peer
 from pooler.databases import RESERVED, DatabaseConfig, PeerConfig
 from pooler.labels import Arrival, pointer
 from pooler.login import Attempt
 from pooler.peers import peer_size
-from pooler.registry import CancelQueue, Database, PoolState, Waiter
-from pooler.relay import Client, Server
-from pooler.relay.engine import Instant, socket_rows
+from pooler.registry import CancelQueue, Database, PoolState, User, Waiter
+from pooler.relay import Client, Pool, Server
+from pooler.relay.engine import Held, Instant, Statement, socket_rows
 from pooler.stats import (
     ZERO,
     Averages,
     Counters,
     DatabaseStat,
+    DescriptorStat,
     Distributions,
     Event,
     Histogram,
@@ -281,14 +283,63 @@ def _lists(bouncer: Bouncer) -> Iterator[ListItem]:
 
 
 def _mem(bouncer: Bouncer) -> Iterator[MemStat]:
-    """What the relay keeps per connection; Python's own objects are not counted one by one."""
-    pools = list(bouncer.registry.pools())
-    for name, size, used in (
-        ("client_cache", Client.__basicsize__, bouncer.client_count),
-        ("server_cache", Server.__basicsize__, sum(pool.servers for pool in pools)),
-        ("pool_cache", type(pools[0].engine).__basicsize__ if pools else 0, len(pools)),
+    """PgBouncer's kinds of objects, as far as there are such here. `size` is the object's own, without what it names
+    (texts of statements, unsent bytes). Nothing is kept in store, so nothing is `free`."""
+    registry = bouncer.registry
+    pools = list(registry.pools())
+    prepared = sum(server.prepared_count for pool in pools for server in pool.engine.servers())
+    for name, kind, used in (
+        ("user_cache", User, len(registry.users)),
+        ("db_cache", Database, len(registry.databases)),
+        ("peer_cache", PeerConfig, len(bouncer.config.peers)),
+        ("pool_cache", Pool, len(pools)),
+        ("server_cache", Server, sum(pool.servers for pool in pools)),
+        ("client_cache", Client, bouncer.client_count),
+        ("prepared_statement_cache", Statement, bouncer.relay.statement_count),
+        ("server_prepared_statement_cache", Held, prepared),
     ):
-        yield MemStat(name, size, used, 0, size * used)
+        yield MemStat(name, kind.__basicsize__, used, 0, kind.__basicsize__ * used)
+
+
+# ---- descriptors
+
+SHOWN_PARAMETERS = {
+    b"client_encoding": "client_encoding",
+    b"standard_conforming_strings": "std_strings",
+    b"DateStyle": "datestyle",
+    b"TimeZone": "timezone",
+}
+"""Tracked parameters that SHOW FDS has, and its names for them."""
+
+
+def descriptors(bouncer: Bouncer) -> Iterator[DescriptorStat]:
+    """As PgBouncer lists them: what listens, and each connection that could be handed over; none with TLS."""
+    for listener in bouncer.listeners():
+        name = listener.getsockname()
+        unix = listener.family == socket.AF_UNIX
+        port = bouncer.config.settings.listen_port if unix else name[1]
+        yield DescriptorStat(listener.fileno(), "pooler", "unix" if unix else name[0], port)
+    for pool in bouncer.registry.pools():
+        connections: list[Client | Server] = [*pool.engine.clients(), *pool.engine.servers()]
+        for connection in connections:
+            if not connection.has_tls:
+                yield _descriptor(bouncer, pool, connection)
+
+
+def _descriptor(bouncer: Bouncer, pool: PoolState, connection: Client | Server) -> DescriptorStat:
+    about: Attempt = connection.about
+    client = isinstance(connection, Client)
+    values = zip(bouncer.relay.tracked_names, connection.parameters, strict=True)
+    return DescriptorStat(
+        connection.fd,
+        "client" if client else "server",
+        about.peer.addr,
+        about.peer.port,
+        about.user if client else pool.user.name,
+        pool.database.name,
+        connection.linked.fd if connection.linked is not None else 0,
+        **{SHOWN_PARAMETERS[name]: wire.decode(value) for name, value in values if value and name in SHOWN_PARAMETERS},
+    )
 
 
 # ---- clients and servers

@@ -367,6 +367,24 @@ class MemStat:
 
 
 @dataclass(frozen=True, slots=True)
+class DescriptorStat:
+    """A row of SHOW FDS. `task` is pooler (a listening socket), client or server; `link` the descriptor of the other
+    side, 0 without one. What PgBouncer shows beside them is secret, and is not known here: see the view."""
+
+    fd: int
+    task: str
+    addr: str
+    port: int
+    user: str | None = None
+    database: str | None = None
+    link: int = 0
+    client_encoding: str | None = None
+    std_strings: str | None = None
+    datestyle: str | None = None
+    timezone: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class DnsHost:
     """A row of SHOW DNS_HOSTS; `ttl` in seconds from now."""
 

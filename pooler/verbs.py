@@ -8,7 +8,7 @@ else. The rule: whoever holds a House never reaches past it to pools, sockets or
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import field
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -17,7 +17,7 @@ from pooler.values import dataclass
 
 if TYPE_CHECKING:
     from pooler.config import Config
-    from pooler.stats import Snapshot
+    from pooler.stats import DescriptorStat, Snapshot
 
 __all__ = [
     "CommandError",
@@ -77,6 +77,9 @@ class House(Protocol):
     @property
     def history(self) -> History:
         """The last hour; fed once per stats_period by the house."""
+
+    def descriptors(self) -> Iterable[DescriptorStat]:
+        """The open sockets, for SHOW FDS."""
 
     def snapshot(
         self, *, clients: bool = False, servers: bool = False, histograms: bool = False

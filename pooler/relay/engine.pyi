@@ -180,6 +180,8 @@ class Statement:
     text: bytes
     server_name: bytes
 
+class Held: ...
+
 class Instant:
     wall: float
     stamp: int

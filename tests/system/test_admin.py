@@ -5,6 +5,7 @@ SQL, history and latency tell of real clients. Where Debian's PgBouncer can be a
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,7 +15,7 @@ import asyncpg
 import psycopg
 import pytest
 
-from tests.fixtures.cluster import SUPERUSER
+from tests.fixtures.cluster import SUPERUSER, Cluster
 from tests.fixtures.process import ADMIN, Bouncer, StartBouncer
 from tests.fixtures.waiting import until
 
@@ -99,6 +100,68 @@ def test_what_stood_in_the_views_in_1_18_stands_there_in_the_same_order(
         renamed = {"reserve_pool": "reserve_pool_size"}
         known = [(renamed.get(name, name), oid) for name, oid in old]
         assert [column for column in mine if column in known] == known, view
+
+
+def open_sockets(bouncer: Bouncer) -> list[dict[str, Any]]:
+    return sorted(bouncer.admin("SHOW FDS"), key=lambda row: (row["task"], row["addr"], row["fd"]))
+
+
+def test_fds_are_the_open_sockets_of_pools_and_listeners(start_either: StartBouncer) -> None:
+    bouncer = start_either(server_tls_sslmode="disable")
+    with bouncer.connect() as busy, bouncer.connect() as idle:
+        idle.execute("SELECT 1")
+        busy.execute("SET client_encoding = 'LATIN1'")
+        busy.execute("BEGIN")
+        found = open_sockets(bouncer)
+        held = {int(name) for name in os.listdir(f"/proc/{bouncer.pid}/fd")}
+    assert {row["fd"] for row in found} <= held
+    by_task = {task: [row for row in found if row["task"] == task] for task in ("pooler", "client", "server")}
+    assert [(row["addr"], row["port"]) for row in by_task["pooler"]] == [
+        ("127.0.0.1", bouncer.port),
+        ("unix", bouncer.port),
+    ]
+    assert all(row["user"] is row["database"] is row["client_encoding"] is None for row in by_task["pooler"])
+    assert len(by_task["client"]) == 2
+    assert {(row["user"], row["database"], row["std_strings"]) for row in by_task["client"]} == {
+        (SUPERUSER, "app", "on")
+    }
+    (server,) = by_task["server"]
+    linked = [row for row in by_task["client"] if row["link"]]
+    assert [(row["link"], row["fd"], row["client_encoding"]) for row in linked] == [
+        (server["fd"], server["link"], server["client_encoding"])
+    ]
+    assert server["client_encoding"] == "LATIN1"
+
+
+def test_fds_never_show_what_is_secret(start_pooler: StartBouncer, cluster: Cluster) -> None:
+    pair = cluster.server_pair
+    bouncer = start_pooler(
+        auth_type="plain",
+        admin_users="scram_user",
+        client_tls_sslmode="allow",
+        client_tls_cert_file=pair.cert,
+        client_tls_key_file=pair.key,
+        server_tls_sslmode="disable",
+    )
+    with bouncer.connect(user="scram_user", sslmode="disable"), bouncer.connect(user="app_user", sslmode="require"):
+        found = bouncer.admin("SHOW FDS", user="scram_user")
+    assert len([row for row in found if row["task"] == "client"]) == 1, "what has TLS is not listed, as in PgBouncer"
+    secret = ("password", "scram_client_key", "scram_server_key", "cancel")
+    assert {tuple(row[name] for name in secret) for row in found} == {(None, None, None, 0)}
+
+
+def test_mem_counts_the_objects_there_are(start_pooler: StartBouncer) -> None:
+    bouncer = start_pooler()
+    with bouncer.connect(prepare_threshold=0) as client:
+        client.execute("SELECT 1")
+        rows = {row["name"]: row for row in bouncer.admin("SHOW MEM")}
+    counted = {name: row["used"] for name, row in rows.items()}
+    assert counted["client_cache"] == counted["server_cache"] == counted["pool_cache"] == 1
+    assert counted["prepared_statement_cache"] == counted["server_prepared_statement_cache"] == 1
+    assert (counted["db_cache"], counted["user_cache"], counted["peer_cache"]) == (1, 1, 0)
+    for row in rows.values():
+        assert row["size"] > 0
+        assert row["memtotal"] == row["size"] * (row["used"] + row["free"])
 
 
 # ---- counted traffic

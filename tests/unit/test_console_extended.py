@@ -31,7 +31,7 @@ def test_parse_bind_describe_execute_sync() -> None:
     ("sql", "expected"),
     [("reload", "12nCZ"), ("show help", "12nNCZ"), ("", "12nIZ"), ("-- x", "12nIZ"), ("begin", "12nCZ"),
     ("fly", "EZ"),
-     ("show version; show version", "EZ"), ("show fds", "12TCZ")],
+     ("show version; show version", "EZ"), ("show fds", "12TDDCZ")],
 )  # fmt: skip
 def test_everything_goes_by_the_extended_protocol_too(sql: str, expected: str) -> None:
     async def scenario() -> None:
