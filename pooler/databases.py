@@ -6,8 +6,6 @@ syntax error, the last of a repeated key counts. What is not given stays None: t
 setting then. The rule: a bad string gives all its reasons (`BadValue`), and no password shows in one.
 """
 
-
-
 from __future__ import annotations
 
 import dataclasses

@@ -6,8 +6,6 @@ the row that parsing, SET, RELOAD, SHOW CONFIG and the documentation read. Nothi
 `kinds`, `config`.
 """
 
-
-
 from __future__ import annotations
 
 from pooler.kinds import (
