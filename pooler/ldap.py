@@ -3,15 +3,17 @@
 The options are those of pg_hba.conf, in auth_ldap_options or behind the method in an HBA rule. Simple bind:
 the user's name between ldapprefix and ldapsuffix. Search and bind (ldapbasedn): find the one entry of the
 user, then bind as it. The rule: what a client sends is escaped before it becomes part of a name or a
-filter, and an empty password never reaches the server, which would take it for an anonymous bind. Each
-check runs in a thread."""
+filter, an empty password never reaches the server, which would take it for an anonymous bind, and with TLS
+no password goes to a server that cannot prove its name. Each check runs in a thread."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import shlex
+import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -23,6 +25,8 @@ TIMEOUT = 10
 """Seconds for connecting and for each answer; client_login_timeout may be over before."""
 SCOPES = {"base": "BASE", "one": "LEVEL", "sub": "SUBTREE"}
 PLACE = "$username"
+TRUSTED = "LDAPTLS_CACERT"
+"""The environment's variable that names the authorities' file, as for OpenLDAP's clients; without it the system's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,13 +182,31 @@ def _find(options: LdapOptions, user: str) -> str:
 @contextmanager
 def _bound(options: LdapOptions, name: str, password: str) -> Iterator[Any]:
     """A connection bound as `name` (empty: anonymous); None when the server refuses the password."""
+    from ldap3.core.exceptions import LDAPException
+
     connection = _connect(options, name, password)
     try:
         if options.starttls:
             connection.start_tls()
         yield connection if connection.bind() else None
     finally:
-        connection.unbind()
+        # Where TLS failed there is nobody to say goodbye to, and what failed is the news.
+        with suppress(LDAPException, OSError):
+            connection.unbind()
+
+
+def _tls() -> Any:
+    """TLS by Python's own check of certificate and name: that of ldap3 is off by default, and gone from Python 3.12."""
+    import ldap3
+
+    class Verified(ldap3.Tls):  # type: ignore[misc]
+        def wrap_socket(self, connection: Any, do_handshake: bool = False) -> None:
+            context = ssl.create_default_context(cafile=os.environ.get(TRUSTED))
+            connection.socket = context.wrap_socket(
+                connection.socket, server_hostname=connection.server.host, do_handshake_on_connect=do_handshake
+            )
+
+    return Verified()
 
 
 def _connect(options: LdapOptions, name: str, password: str) -> Any:
@@ -195,7 +217,7 @@ def _connect(options: LdapOptions, name: str, password: str) -> Any:
     secure = options.scheme == "ldaps"
     port = options.port or (636 if secure else 389)
     for place, host in enumerate(options.servers, 1):
-        server = ldap3.Server(host, port, use_ssl=secure, connect_timeout=TIMEOUT, get_info=ldap3.NONE)
+        server = ldap3.Server(host, port, use_ssl=secure, tls=_tls(), connect_timeout=TIMEOUT, get_info=ldap3.NONE)
         connection = ldap3.Connection(server, name or None, password or None, receive_timeout=TIMEOUT)
         try:
             connection.open()

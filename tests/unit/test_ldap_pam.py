@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +17,7 @@ from pooler import ldap, pam
 from pooler.auth import LoginError
 from pooler.ldap import LdapOptions, parse_options, search_filter
 
-from .pairs import run
+from .pairs import Contexts, run
 
 pytest.importorskip("ldap3")
 
@@ -87,8 +90,10 @@ ENTRIES = {"uid=bob,dc=net": "secret", "": ""}
 class Directory:
     """An LDAP server of two entries that speaks just enough BER for bind and search."""
 
-    def __init__(self) -> None:
-        self.listener = socket.create_server(("127.0.0.1", 0))
+    def __init__(self, context: ssl.SSLContext | None = None, *, at_once: bool = False) -> None:
+        """With `context` it offers StartTLS, or speaks TLS `at_once` (ldaps)."""
+        self.context, self.at_once = context, at_once
+        self.listener = socket.create_server(("", 0))
         self.port: int = self.listener.getsockname()[1]
         self.binds: list[tuple[str, str]] = []
         self.searches: list[bytes] = []
@@ -101,15 +106,26 @@ class Directory:
                 client, _ = self.listener.accept()
             except OSError:
                 return
-            with client:
+            with client, suppress(ssl.SSLError, ConnectionError):
                 client.settimeout(10)
-                while (request := client.recv(4096)) and request[5] != 0x42:
-                    client.sendall(self._answer(request[4:5][0], request[5], request[7:]))
+                self._converse(client)
+
+    def _converse(self, client: socket.socket) -> None:
+        if self.context is not None and self.at_once:
+            client = self.context.wrap_socket(client, server_side=True)
+        with client:
+            while (request := client.recv(4096)) and request[5] != 0x42:
+                client.sendall(self._answer(request[4:5][0], request[5], request[7:]))
+                if request[5] == 0x77 and self.context is not None:
+                    client = self.context.wrap_socket(client, server_side=True)
+            client.close()
 
     def _answer(self, message_id: int, kind: int, body: bytes) -> bytes:
         def reply(tag: int, *parts: bytes) -> bytes:
             return tlv(0x30, number(message_id), tlv(tag, *parts))
 
+        if kind == 0x77:
+            return reply(0x78, tlv(0x0A, b"\0" if self.context is not None else b"\x35"), tlv(4), tlv(4))
         if kind == 0x60:
             name_length = body[4]
             name = body[5 : 5 + name_length].decode()
@@ -153,6 +169,59 @@ def test_bind_and_search(directory: Directory, options: str) -> None:
 def test_a_name_with_a_comma_stays_one_name(directory: Directory) -> None:
     assert not checked(directory, SIMPLE, "bob,dc=net", "secret")
     assert directory.binds == [("uid=bob\\,dc\\=net,dc=net", "secret")]
+
+
+@pytest.fixture(params=["starttls", "ldaps", "ldaps by URL"])
+def secret_directory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Directory, str, Path]]:
+    """(the server, the options for it, the root to trust)."""
+    contexts = Contexts(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(contexts.pair.cert, contexts.pair.key)
+    server = Directory(context, at_once=request.param != "starttls")
+    place = f"ldapserver=localhost ldapport={server.port}"
+    options = {
+        "starttls": f"{place} ldaptls=1",
+        "ldaps": f"{place} ldapscheme=ldaps",
+        "ldaps by URL": f"ldapurl=ldaps://localhost:{server.port}",
+    }[request.param]
+    yield server, f"{options} {SIMPLE}", contexts.authority.root
+    server.close()
+
+
+def test_a_directory_behind_tls(secret_directory: tuple[Directory, str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    server, options, root = secret_directory
+    monkeypatch.setenv("LDAPTLS_CACERT", str(root))
+    assert run(ldap.check(options, "bob", "secret"))
+    assert not run(ldap.check(options, "bob", "wrong"))
+    assert server.binds == [("uid=bob,dc=net", "secret"), ("uid=bob,dc=net", "wrong")]
+
+
+def test_a_directory_that_nobody_vouches_for_gets_no_password(
+    secret_directory: tuple[Directory, str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, options, _ = secret_directory
+    monkeypatch.delenv("LDAPTLS_CACERT", raising=False)
+    with pytest.raises(LoginError) as caught:
+        run(ldap.check(options, "bob", "secret"))
+    assert "certificate verify failed" in caught.value.log
+    assert server.binds == []
+
+
+def test_a_directory_of_another_name_gets_no_password(
+    secret_directory: tuple[Directory, str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, options, root = secret_directory
+    monkeypatch.setenv("LDAPTLS_CACERT", str(root))
+    with pytest.raises(LoginError, match="password authentication failed"):
+        run(ldap.check(options.replace("localhost", "127.0.0.2"), "bob", "secret"))
+    assert server.binds == []
+
+
+def test_without_starttls_on_the_other_side_no_password_is_sent(directory: Directory) -> None:
+    with pytest.raises(LoginError) as caught:
+        checked(directory, f"ldaptls=1 {SIMPLE}", "bob", "secret")
+    assert "startTLS failed" in caught.value.log
+    assert directory.binds == []
 
 
 def test_a_server_that_is_not_there() -> None:
