@@ -21,6 +21,7 @@ from tests.fixtures.process import Bouncer, StartBouncer
 from tests.fixtures.terminal import Terminal, environment, pooler_command
 
 Open = Callable[..., Terminal]
+PROMPT = r"^127\.0\.0\.1:\d+ >"
 
 
 @pytest.fixture
@@ -206,7 +207,7 @@ def test_a_person(bouncer: Bouncer, open_terminal: Open) -> None:
 def test_wide_and_narrow(pgbouncer: Bouncer, open_terminal: Open) -> None:
     pgbouncer.sql("SELECT 1")
     terminal = open_terminal(url(pgbouncer), columns=200, lines=20, env={"PAGER": ""})
-    terminal.wait(r" tps\b")
+    terminal.wait(PROMPT)
     terminal.enter("SHOW DATABASES")
     terminal.wait(r"^ name +\| host +\| +port \|.*\| +disabled$")
     terminal.resize(60, 20)
@@ -247,7 +248,7 @@ def test_no_colours(pgbouncer: Bouncer, open_terminal: Open, env: dict[str, str]
 
 def test_watch(bouncer: Bouncer, open_terminal: Open) -> None:
     terminal = open_terminal(url(bouncer), columns=200)
-    terminal.wait(r" tps\b")
+    terminal.wait(PROMPT)
     terminal.enter("SELECT database, total_xact_count FROM stats WHERE database = 'app' \\watch 0.2 delta")
     terminal.wait(r"^\d\d:\d\d:\d\d  every 0\.2 s, changes: SELECT database")
     with bouncer.connect() as client:
@@ -297,7 +298,7 @@ def test_a_lost_connection_comes_back(bouncer: Bouncer, open_terminal: Open) -> 
 
 def test_ctrl_c_gives_up_a_command_that_waits(bouncer: Bouncer, open_terminal: Open) -> None:
     terminal = open_terminal(url(bouncer), env={"PAGER": ""})
-    terminal.wait(r" tps\b")
+    terminal.wait(PROMPT)
     with bouncer.connect() as client, client.transaction():
         client.execute("SELECT 1")
         terminal.enter("PAUSE app")
@@ -310,7 +311,7 @@ def test_ctrl_c_gives_up_a_command_that_waits(bouncer: Bouncer, open_terminal: O
 
 def test_history_lasts_and_is_private(pgbouncer: Bouncer, open_terminal: Open, tmp_path: Path) -> None:
     first = open_terminal(url(pgbouncer), env={"PAGER": ""})
-    first.wait(r" tps\b")
+    first.wait(PROMPT)
     first.enter("SHOW VERSION")
     first.wait(r"^ PgBouncer")
     first.enter("\\c postgresql://postgres:s3cret@127.0.0.1:1/")
@@ -321,7 +322,7 @@ def test_history_lasts_and_is_private(pgbouncer: Bouncer, open_terminal: Open, t
     assert history.stat().st_mode & 0o777 == 0o600
     assert "s3cret" not in history.read_text()
     second = open_terminal(url(pgbouncer), env={"PAGER": ""})
-    second.wait(r" tps\b")
+    second.wait(PROMPT)
     second.press("C-r")
     second.type("VERS")
     second.wait(r"SHOW VERSION")
@@ -332,7 +333,7 @@ def test_history_lasts_and_is_private(pgbouncer: Bouncer, open_terminal: Open, t
 
 def test_long_output_is_paged(pgbouncer: Bouncer, open_terminal: Open) -> None:
     terminal = open_terminal(url(pgbouncer), lines=15, env={"PAGER": "sed 's/^/paged:/'"})
-    terminal.wait(r" tps\b")
+    terminal.wait(PROMPT)
     terminal.enter("SHOW CONFIG")
     terminal.wait(r"^paged:default +\|")
     terminal.enter("\\pager off")
