@@ -82,6 +82,11 @@ class Pidfile:
             raise ServiceError(f"could not write pidfile '{self.path}': {error.strerror}") from None
         self.written = True
 
+    def leave(self) -> None:
+        """A new process goes on and writes its own id whenever it gets to it: looking whose it is and removing it
+        then are two steps, and between them it becomes the other's."""
+        self.written = False
+
     def remove(self) -> None:
         """Unless it is another process's by now."""
         if not self.written:

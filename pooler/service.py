@@ -298,6 +298,11 @@ class Service:
         bouncer.say(LOG, "the new process has taken over, exiting")
         self.stop_now()
 
+    @property
+    def succeeded(self) -> bool:
+        """Whether a new process goes on with what was ours."""
+        return self._successor is not None
+
     async def _logins_done(self) -> None:
         """Until nobody is between accept and a pool, or for LOGIN_GRACE seconds."""
         consoles = {console.task for console in self.bouncer.consoles.values()}

@@ -210,6 +210,8 @@ async def _serve(
     try:
         await service.run([loop.create_task(open_fronts(fronts, bouncer, heir))])
     finally:
+        if service.succeeded:
+            pidfile.leave()
         await fronts.close()
     return 1 if service.failed else 0
 
