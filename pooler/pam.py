@@ -31,4 +31,5 @@ def _check(user: str, password: str) -> bool:
     import pam
 
     name, secret = decode(encode(user)), decode(encode(password))
-    return bool(pam.pam().authenticate(name, secret, service=SERVICE, call_end=True))
+    # As PgBouncer: authenticate and account. Credentials are of a session's user, which nobody becomes here.
+    return bool(pam.pam().authenticate(name, secret, service=SERVICE, call_end=True, resetcreds=False))

@@ -243,8 +243,9 @@ def test_pam_is_asked_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pam")
     asked: list[tuple[object, ...]] = []
 
-    def authenticate(user: str, password: str, service: str, call_end: bool) -> bool:
-        asked.append((user, password, service, call_end, threading.current_thread() is threading.main_thread()))
+    def authenticate(user: str, password: str, service: str, call_end: bool, resetcreds: bool) -> bool:
+        in_main = threading.current_thread() is threading.main_thread()
+        asked.append((user, password, service, call_end, resetcreds, in_main))
         return password == "secret"
 
     monkeypatch.setattr("pam.pam", lambda: SimpleNamespace(authenticate=authenticate))
@@ -254,8 +255,8 @@ def test_pam_is_asked_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert run(main()) == [True, False]
     assert sorted(asked) == [
-        ("bob", "secret", "pgbouncer", True, False),
-        ("bob", "wrong", "pgbouncer", True, False),
+        ("bob", "secret", "pgbouncer", True, False, False),
+        ("bob", "wrong", "pgbouncer", True, False, False),
     ]
 
 
