@@ -20,7 +20,7 @@ from pooler.channel import Channel, ConnectionClosed, while_there
 from pooler.errand import Errand
 from pooler.labels import Arrival, client_label
 from pooler.log import ERROR
-from pooler.login import Admitted, Cancel, is_own_user, login
+from pooler.login import Admitted, Cancel, House, is_own_user, login
 from pooler.opener import tls_parts
 from pooler.registry import PoolState, Waiter
 from pooler.relay import Client, Newcomer
@@ -58,10 +58,12 @@ class Visit:
 
 
 class Door:
-    """See the module. `console` serves the admin database."""
+    """See the module. `console` serves the admin database; `house` answers the questions of logins, the bouncer itself
+    unless another is set."""
 
-    def __init__(self, bouncer: Bouncer, console: Console) -> None:
+    def __init__(self, bouncer: Bouncer, console: Console, house: House | None = None) -> None:
         self.bouncer = bouncer
+        self.house: House = house or bouncer
         self.console = console
         self.tasks: set[Errand | asyncio.Task[None]] = set()
         self.on_successor: Callable[[Channel], Awaitable[None]] | None = None
@@ -131,7 +133,7 @@ class Door:
             self.bouncer.changed.set()
 
     async def _admit(self, visit: Visit) -> None:
-        outcome = await login(visit.channel, self.bouncer, visit.arrival)
+        outcome = await login(visit.channel, self.house, visit.arrival)
         self._logged_in(visit)
         if isinstance(outcome, Cancel):
             self._pass_on(visit, cancel(self.bouncer, visit.channel, visit.arrival, outcome.key))

@@ -75,13 +75,15 @@ class Service:
         if self.listeners:
             return
         for host in listen_hosts(settings.listen_addr):
-            self.listeners += self._bind_tcp(host, settings)
+            self.listeners += self.bind_tcp(host, settings)
         if settings.unix_socket_dir:
             self.listeners.append(self._bind_unix(settings))
         if not self.listeners:
             raise ServiceError("nowhere to listen on: set listen_addr or unix_socket_dir")
 
-    def _bind_tcp(self, host: str | None, settings: Settings) -> list[socket.socket]:
+    def bind_tcp(self, host: str | None, settings: Settings) -> list[socket.socket]:
+        """Sockets that listen on every address of `host` (None: all), not yet watched. Raises ServiceError when there
+        is none."""
         port, bound = settings.listen_port, []
         try:
             # Bytes: for a text Python loads all of IDNA.

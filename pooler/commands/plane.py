@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+import ssl
 from collections.abc import Mapping
 from contextlib import aclosing
 from types import MappingProxyType
@@ -157,15 +158,24 @@ def database_config(database: Database) -> DatabaseConfig:
 
 
 class PortView:
-    """The bouncer as clients of one port see it: databases by the names they have there."""
+    """The bouncer as logins on one port see it (login.House): databases by the names they have there."""
 
-    def __init__(self, bouncer: PlaneBouncer, port: int) -> None:
+    def __init__(self, bouncer: PlaneBouncer) -> None:
         self._bouncer = bouncer
-        self._port = port
         self.aliases: Mapping[str, str] = {}
+        self.tls_required = bouncer.tls_required
+        self.usual_kind = bouncer.usual_kind
+        self.find_secret = bouncer.find_secret
+        self.check_limits = bouncer.check_limits
+        self.log = bouncer.log
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._bouncer, name)
+    @property
+    def config(self) -> Config:
+        return self._bouncer.config
+
+    @property
+    def tls_context(self) -> ssl.SSLContext | None:
+        return self._bouncer.tls_context
 
     def find_database(self, name: str) -> DatabaseConfig | None:
         return self._bouncer.find_database(self.aliases.get(name, name))
@@ -197,27 +207,26 @@ class Ports:
 
     def _open(self, port: int) -> None:
         service, bouncer = self._service, self._bouncer
-        view = PortView(bouncer, port)
         if port == self._own and self._tcp:
             if bouncer.config.settings.auth_type in UNGUARDED:
                 bouncer.say(ERROR, f"no pools of the state on port {port}: its auth_type lets everybody in")
                 return
-            service.door.bouncer = cast(Bouncer, view)
-            self._views[port] = view
+            service.door.house = self._views[port] = PortView(bouncer)
             return
-        door = Door(cast(Bouncer, GuardedView(bouncer, port)), service.door.console)
+        view = GuardedView(bouncer)
+        door = Door(bouncer, service.door.console, view)
         door.tasks = service.door.tasks
         settings = dataclasses.replace(bouncer.config.settings, listen_port=port)
         sockets: list[socket.socket] = []
         try:
             for host in listen_hosts(settings.listen_addr or ("127.0.0.1",)):
-                sockets += service._bind_tcp(host, settings)
+                sockets += service.bind_tcp(host, settings)
         except ServiceError as error:
             bouncer.say(ERROR, f"no pools of the state on port {port}: {error}")
             for sock in sockets:
                 sock.close()
             return
-        self._views[port], self._sockets[port] = cast(PortView, door.bouncer), sockets
+        self._views[port], self._sockets[port] = view, sockets
         for sock in sockets:
             bouncer.loop.add_reader(sock, self._accept, sock, door)
 
