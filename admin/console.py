@@ -154,7 +154,9 @@ class Console:
 
     async def _error(self, error: CommandError) -> None:
         """Sent at once, as PostgreSQL does: asyncpg waits for it before it says Sync."""
-        log.warning("console: %s: %s", self._session.user, error.message)
+        log.error("%s", error.message)
+        if self._house.config.settings.log_pooler_errors:
+            log.warning("%s pooler error: %s", self._session.label, error.message)
         await self._outbox.put(wire.error_response("ERROR", error.sqlstate, error.message))
         await self._outbox.flush()
 

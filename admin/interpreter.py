@@ -7,6 +7,7 @@ without any effect, `start` acts. The rule: `start` asks `commands.permit` befor
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from admin.lexer import Statement
 from admin.views import Shown, View
 from pooler.config import SETTINGS, config_rows
 from pooler.verbs import CommandError, ConsoleSession, House, Verb
+
+log = logging.getLogger("pooler.console")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,7 @@ class Interpreter:
         if courtesy is not None:
             return courtesy
         permit(request, self._session.rights)
+        log.error("unknown parameter: pgbouncer/%s", key)
         raise CommandError("SET failed")
 
     def _parameters(self) -> dict[str, str]:

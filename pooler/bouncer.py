@@ -158,7 +158,7 @@ class Bouncer:
         """The entry at work for `config`, made on first use."""
         found = self.registry.databases.get(config.name)
         if found is None:
-            found = self.registry.databases[config.name] = Database(config, paused=self.paused)
+            found = self.registry.databases[config.name] = Database(config)
             if config.auto:
                 self.say(LOG, f"registered new auto-database: {config.name}")
         return found
@@ -171,7 +171,7 @@ class Bouncer:
             made = relay.Pool(self.relay, database.name, name)
             found = PoolState(database, self.registry.user(name), made)
             made.owner = found
-            made.paused = database.paused
+            made.paused = database.paused or self.paused
             self.registry.apply(found)
             database.pools[name] = found
             found.user.pools.append(found)
@@ -181,6 +181,10 @@ class Bouncer:
         """Drop a pool that nobody uses."""
         del pool.database.pools[pool.user.name]
         pool.user.pools.remove(pool)
+
+    def say_dropping(self, database: Database) -> None:
+        why = "as it does not exist anymore or inactive auto-database"
+        self.say(WARNING, f"dropping database '{database.name}' {why}")
 
     def forget_database(self, database: Database) -> None:
         for pool in list(database.pools.values()):

@@ -26,10 +26,21 @@ CONFIG_FILE_ERROR = "F0000"
 FORCED = "admin forced disconnect"
 
 
+HOLDING = ("PAUSE", "SUSPEND", "KILL")
+"""What cannot be asked, not even for one database, while everything stands still."""
+
+
+def halted(bouncer: Bouncer) -> bool:
+    """Whether a PAUSE, SUSPEND or KILL of everything lasts."""
+    return bouncer.paused or bouncer.relay.suspended
+
+
 async def perform(bouncer: Bouncer, verb: Verb) -> None:
     """Do it. Raises CommandError."""
     if verb.name not in VERBS:
         raise CommandError(f"invalid command '{verb.name}', use SHOW HELP;")
+    if verb.name in HOLDING and halted(bouncer):
+        raise CommandError("already suspended/paused")
     if verb.name != "SET":
         bare = verb.name == "SHUTDOWN"
         argument = (verb.argument or "").upper() if bare else f"'{verb.argument}'"
@@ -65,8 +76,8 @@ async def set_value(bouncer: Bouncer, verb: Verb) -> None:
 
 
 def begin_pause(bouncer: Bouncer, databases: list[Database]) -> None:
+    """Hold back new work of `databases` and close their idle servers."""
     for database in databases:
-        database.paused = True
         for pool in database.pools.values():
             pool.engine.paused = True
             for server in pool.engine.idle_servers.all() + pool.engine.used_servers.all():
@@ -74,8 +85,10 @@ def begin_pause(bouncer: Bouncer, databases: list[Database]) -> None:
 
 
 def end_pause(bouncer: Bouncer, databases: list[Database]) -> None:
+    """Let those of `databases` go on that nothing else holds."""
     for database in databases:
-        database.paused = False
+        if database.paused or bouncer.paused:
+            continue
         for pool in database.pools.values():
             pool.engine.paused = False
             pool.engine.full = False
@@ -95,11 +108,10 @@ def pause_all(bouncer: Bouncer) -> None:
 async def pause(bouncer: Bouncer, verb: Verb) -> None:
     if verb.argument:
         database = find(bouncer, verb.argument, "pause")
+        database.paused = True
         begin_pause(bouncer, [database])
         await bouncer.until(lambda: database.servers == 0 or not database.paused)
         return
-    if bouncer.paused or bouncer.relay.suspended:
-        raise CommandError("already suspended/paused")
     pause_all(bouncer)
     await bouncer.until(lambda: server_count(bouncer) == 0 or not bouncer.paused)
 
@@ -110,9 +122,13 @@ def server_count(bouncer: Bouncer) -> int:
 
 async def resume(bouncer: Bouncer, verb: Verb) -> None:
     if verb.argument:
-        database = find(bouncer, verb.argument, "resume")
-        if not database.paused:
+        known = bouncer.find_database(verb.argument)
+        if known is None and verb.argument != RESERVED:
+            raise CommandError(f"no such database: {verb.argument}")
+        database = bouncer.registry.databases.get(verb.argument)
+        if database is None or not database.paused:
             raise CommandError(f"database {verb.argument} is not paused")
+        database.paused = False
         end_pause(bouncer, [database])
     elif bouncer.shutting:
         raise CommandError("pooler is shutting down")
@@ -122,8 +138,9 @@ async def resume(bouncer: Bouncer, verb: Verb) -> None:
 
 
 def resume_all(bouncer: Bouncer) -> bool:
-    """End PAUSE, SUSPEND and KILL of everything; False when there was nothing to end."""
-    if not (bouncer.paused or bouncer.relay.suspended):
+    """End PAUSE, SUSPEND and KILL of everything; what was paused by its name stays so. False when there was nothing
+    to end."""
+    if not halted(bouncer):
         return False
     bouncer.paused = False
     end_suspend(bouncer)
@@ -132,8 +149,6 @@ def resume_all(bouncer: Bouncer) -> bool:
 
 
 async def suspend(bouncer: Bouncer, verb: Verb) -> None:
-    if bouncer.paused or bouncer.relay.suspended:
-        raise CommandError("already suspended/paused")
     if any(database.paused for database in all_databases(bouncer)):
         raise CommandError("cannot suspend with paused databases")
     bouncer.relay.suspended = True
@@ -208,15 +223,14 @@ async def wait_close(bouncer: Bouncer, verb: Verb) -> None:
 async def kill(bouncer: Bouncer, verb: Verb) -> None:
     if verb.argument:
         databases = [find(bouncer, verb.argument, "kill")]
+        databases[0].paused = True
     else:
-        if bouncer.paused or bouncer.relay.suspended:
-            raise CommandError("already suspended/paused")
         bouncer.paused = True
         databases = all_databases(bouncer)
     begin_pause(bouncer, databases)
     for database in databases:
         for pool in database.pools.values():
-            kill_pool(bouncer, pool, FORCED)
+            kill_pool(bouncer, pool, reconfigure.REMOVED)
 
 
 def kill_pool(bouncer: Bouncer, pool: PoolState, reason: str) -> None:

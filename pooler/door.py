@@ -242,7 +242,8 @@ class Door:
         assert admitted.rights
         if self.on_successor is not None and is_successor(arrival, admitted):
             return await self.on_successor(channel)
-        session = ConsoleSession(admitted.user, admitted.rights, admitted.parameters, key, arrival.number)
+        label = client_label(arrival)
+        session = ConsoleSession(admitted.user, admitted.rights, admitted.parameters, key, arrival.number, label)
         task = asyncio.current_task()
         assert task is not None
         bouncer.consoles[arrival.number] = ConsoleClient(session, arrival, since, task)
@@ -254,7 +255,7 @@ class Door:
         finally:
             del bouncer.consoles[arrival.number]
             control.console_gone(bouncer)
-            bouncer.say_closing(client_label(arrival), reason, since)
+            bouncer.say_closing(label, reason, since)
 
 
 def is_successor(arrival: Arrival, admitted: Admitted) -> bool:

@@ -196,6 +196,7 @@ def forget_idle(bouncer: Bouncer) -> None:
         unused = not (database.servers or database.clients or any(pool.clients for pool in database.pools.values()))
         timeout = settings.autodb_idle_timeout
         if database.config.auto and unused and timeout and now - database.last_used > timeout:
+            bouncer.say_dropping(database)
             bouncer.forget_database(database)
 
 

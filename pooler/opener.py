@@ -41,7 +41,7 @@ class Opener:
     def consider(self, pool: PoolState, *, needed: bool = False) -> None:
         """Open a server if somebody waits for one (or it is `needed` all the same) and the verdict is yes."""
         bouncer = self.bouncer
-        if pool.database.paused or bouncer.shutting == "now" or not (needed or pool.wanting):
+        if pool.engine.paused or bouncer.shutting == "now" or not (needed or pool.wanting):
             return
         answer = verdict(bouncer.registry.wish(pool, bouncer.loop.time()))
         while answer in (Verdict.DATABASE_FULL, Verdict.USER_FULL) and not needed:

@@ -6,17 +6,25 @@ longer hold are condemned (closed when they come free); clients stay, unless the
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from pooler import tls
 from pooler.config import Changes, Config, ConfigError, changes, load, with_setting
 from pooler.databases import DatabaseConfig
+from pooler.kinds import PoolMode
 from pooler.log import ERROR, LOG, WARNING, LogError
-from pooler.registry import Database
-from pooler.relay import Pool
+from pooler.registry import MODES, Database
+from pooler.relay import Pool, Server
+from pooler.settings import SETTINGS
 
 if TYPE_CHECKING:
     from pooler.bouncer import Bouncer
+
+TLS_KEYS = frozenset(key for key in SETTINGS if "_tls" in key)
+OUTDATED = "database configuration changed"
+REMOVED = "database removed"
+"""What is told to the clients of a database that has left the configuration, or was hit by KILL."""
 
 
 def reload(bouncer: Bouncer) -> bool:
@@ -29,7 +37,9 @@ def reload(bouncer: Bouncer) -> bool:
         new = load(path, bouncer.config)
     except ConfigError as error:
         for problem in error.problems:
-            bouncer.say(problem.level, str(problem))
+            for line in problem.log_lines:
+                bouncer.say(problem.level, line)
+        bouncer.say(WARNING, "config file loading failed")
         bouncer.say(ERROR, "RELOAD Failed, see logs for more details")
         return False
     adopt(bouncer, new)
@@ -42,7 +52,7 @@ def change_setting(bouncer: Bouncer, key: str, value: str) -> bool:
         new = with_setting(bouncer.config, key, value)
     except ConfigError as error:
         for problem in error.problems:
-            bouncer.say(WARNING, str(problem))
+            bouncer.say(problem.level, str(problem))
         return False
     adopt(bouncer, new)
     return True
@@ -55,10 +65,10 @@ def adopt(bouncer: Bouncer, new: Config) -> None:
         bouncer.say(WARNING, warning)
     for problem in new.warnings:
         bouncer.say(problem.level, str(problem))
+    found = _renew_tls(bouncer, found)
     bouncer.config = found.config
     bouncer.registry.config = found.config
     _reopen_log(bouncer)
-    _renew_tls(bouncer, found)
     _users(bouncer)
     _databases(bouncer, found)
     for pool in bouncer.registry.pools():
@@ -76,15 +86,20 @@ def _reopen_log(bouncer: Bouncer) -> None:
         bouncer.say(ERROR, str(error))
 
 
-def _renew_tls(bouncer: Bouncer, found: Changes) -> None:
-    """Build the contexts anew: their files may have changed even if the settings have not."""
+def _renew_tls(bouncer: Bouncer, found: Changes) -> Changes:
+    """Build the contexts anew: their files may have changed even if the settings have not. When they cannot be built,
+    the settings of TLS stay as they were too: a mode without its context would lock everybody out."""
+    settings = found.config.settings
     try:
-        client, server = tls.client_context(found.config.settings), tls.server_context(found.config.settings)
+        client, server = tls.client_context(settings), tls.server_context(settings)
     except tls.TlsProblem as error:
         bouncer.say(ERROR, f"TLS setup failed: {error}")
         bouncer.say(ERROR, "TLS configuration could not be reloaded, keeping old configuration")
-        return
+        kept = {key: getattr(bouncer.config.settings, key) for key in TLS_KEYS}
+        config = dataclasses.replace(found.config, settings=dataclasses.replace(settings, **kept))
+        return dataclasses.replace(found, config=config, settings=found.settings - TLS_KEYS)
     bouncer.tls_context, bouncer.server_context = client, server
+    return found
 
 
 def _users(bouncer: Bouncer) -> None:
@@ -120,13 +135,21 @@ def _change(bouncer: Bouncer, database: Database, config: DatabaseConfig, *, els
 
 
 def _remove(bouncer: Bouncer, database: Database) -> None:
-    bouncer.say(LOG, f"database removed from the configuration: {database.name}")
+    bouncer.say_dropping(database)
     for pool in list(database.pools.values()):
         for client in pool.engine.clients():
-            bouncer.relay.drop(client, "database configuration changed")
-        end_servers(bouncer, pool.engine, "database configuration changed")
-        bouncer.end_newcomers(pool, "database configuration changed")
+            bouncer.relay.drop(client, REMOVED)
+        end_servers(bouncer, pool.engine, REMOVED)
+        bouncer.end_newcomers(pool, REMOVED)
     bouncer.loop.call_soon(bouncer.forget_removed, database)
+
+
+def may_go_now(server: Server) -> bool:
+    """Whether a condemned server is free, or with server_fast_close its session is between transactions."""
+    if server.linked is None:
+        return server.state_name in ("idle", "used")
+    pool = server.pool
+    return pool.fast_close and pool.mode == MODES[PoolMode.session] and server.is_clean
 
 
 def condemn(bouncer: Bouncer, name: str | None) -> None:
@@ -135,8 +158,8 @@ def condemn(bouncer: Bouncer, name: str | None) -> None:
         if name is None or pool.database.name == name:
             for server in pool.engine.servers():
                 server.close_needed = True
-                if server.linked is None and server.state_name in ("idle", "used"):
-                    bouncer.relay.drop(server, "database configuration changed")
+                if may_go_now(server):
+                    bouncer.relay.drop(server, OUTDATED)
     for attempt in bouncer.opener.attempts:
         if name is None or attempt.pool.database.name == name:
             attempt.close_needed = True

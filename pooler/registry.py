@@ -48,6 +48,7 @@ class Database:
 
     config: DatabaseConfig
     paused: bool = False
+    """By a PAUSE or KILL that named it; one of everything is the bouncer's."""
     disabled: bool = False
     removed: bool = False
     """It has left the configuration: nobody comes in, and it is forgotten when the last connection has ended."""

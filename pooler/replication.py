@@ -98,7 +98,7 @@ class Own:
     def _may_open(self) -> bool:
         """Whether there is room, made by closing an idle server if need be."""
         bouncer, pool = self.bouncer, self.pool
-        if pool.database.paused:
+        if pool.engine.paused:
             return False
         while True:
             wish = bouncer.registry.wish(pool, bouncer.loop.time())

@@ -247,7 +247,7 @@ class Service:
 
     def _pause(self) -> None:
         bouncer = self.bouncer
-        if bouncer.paused or bouncer.relay.suspended:
+        if control.halted(bouncer):
             bouncer.say(LOG, "got SIGUSR1, but already paused/suspended")
         else:
             bouncer.say(LOG, "got SIGUSR1, pausing all activity")

@@ -64,6 +64,8 @@ class ConsoleSession:
     cancel_key: bytes = bytes(8)
     """Process id and secret as BackendKeyData carries them."""
     id: int = 0
+    label: str = ""
+    """What the log calls this connection."""
     canceled: asyncio.Event = field(default_factory=asyncio.Event)
     """Set by the house when a CancelRequest with `cancel_key` arrives; the console clears it."""
 

@@ -11,6 +11,7 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import socket
 import sys
 import threading
@@ -167,7 +168,9 @@ def report_limits(config: Config, log: Log) -> None:
     servers = sum(settings.default_pool_size if size is None else size for size in sizes)
     limit, wanted = raise_file_limit(clients, servers)
     level = LOG if limit >= wanted else WARNING
-    log.line(level, f"kernel file descriptor limit: {limit}; max_client_conn: {clients}, max expected fd use: {wanted}")
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    kernel = f"kernel file descriptor limit: {limit} (hard: {hard})"
+    log.line(level, f"{kernel}; max_client_conn: {clients}, max expected fd use: {wanted}")
 
 
 async def _serve(

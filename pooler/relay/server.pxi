@@ -336,7 +336,7 @@ cdef class Server(Conn):
         if self.shared() and self.clean():
             pool.unlink(self)
         elif pool.mode == MODE_SESSION and self.close_needed and pool.fast_close and self.clean():
-            self.relay.lose(self, "close_needed", True)
+            self.relay.lose(self, "database configuration changed", True)
         return 0
 
     cdef int parameter(self, uint8_t *b, size_t n) except -1:
