@@ -22,8 +22,6 @@ SLICE = 0.0005
 """Seconds of work on rows before the loop gets a turn."""
 REMEMBERED = 2000
 """Values of a column kept encoded, within one answer."""
-LOOK = 32
-"""Rows between two looks at the clock."""
 
 _NULL = b"\xff\xff\xff\xff"
 _HEAD = struct.Struct("!cih")
@@ -60,7 +58,7 @@ async def paced(rows: Iterable[Row]) -> AsyncIterator[Sequence[Row]]:
     deadline = perf_counter() + SLICE
     for row in rows:
         batch.append(row)
-        if len(batch) % LOOK == 0 and perf_counter() >= deadline:
+        if perf_counter() >= deadline:
             yield batch
             await asyncio.sleep(0)
             batch, deadline = [], perf_counter() + SLICE

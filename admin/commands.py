@@ -92,6 +92,7 @@ COMMANDS: tuple[Command, ...] = (
     _show("WAITING", "each queued client: since when, for which pool, who it is"),
     _show("LATENCY", "percentiles of waits, queries and transactions over the last periods, per database"),
     _show("POOL_LATENCY", "the same, per pool"),
+    _show("LOOP", "the longest that traffic had to wait for the pooler itself, last period or this"),
     _show("HISTORY", "one row per period and database for the last hour"),
     _show("EVENTS", "connects, disconnects, errors and timeouts by reason"),
     _show("DRAINS", "where the log lines go, and what was lost on the way"),

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from admin import commands, courtesies, cursors, sql, views
-from admin.answers import Answer, Columns, no_rows, paced
+from admin.answers import Answer, Columns, Row, no_rows, paced
 from admin.commands import Request, permit
 from admin.courtesies import Courtesy
 from admin.cursors import Declare, Fetch
@@ -163,7 +163,13 @@ class Interpreter:
                 return Answer("", None, no_rows())
 
     def _display(self, view: View) -> Answer:
-        return Answer("SHOW", columns_of(view), paced(view.rows(take(self._house, view.needs))))
+        return Answer("SHOW", columns_of(view), _read_once(view, take(self._house, view.needs)))
+
+
+async def _read_once(view: View, shown: Shown) -> AsyncIterator[Sequence[Row]]:
+    async for batch in paced(view.rows(shown)):
+        yield batch
+    await shown.snapshot.release()
 
 
 def take(house: House, needs: frozenset[str]) -> Shown:

@@ -17,7 +17,7 @@ from typing import Any
 
 from admin.fieldtypes import BYTEA, FLOAT8, INT4, INT8, NUMERIC, TEXT, TIMESTAMPTZ, Value, local_time
 from pooler.config import ConfigRow, config_rows
-from pooler.stats import Averages, Counters, DatabaseStat, Histogram, Snapshot, SocketStat
+from pooler.stats import ZERO, Averages, Counters, DatabaseStat, Histogram, Snapshot, SocketStat
 from pooler.verbs import House, Latency
 
 MICROSECONDS = 1_000_000
@@ -156,7 +156,7 @@ def _databases(shown: Shown) -> Iterable[DatabaseStat]:
 
 
 def _totals(shown: Shown) -> Iterator[tuple[str, int]]:
-    databases = shown.snapshot.databases
+    databases = [database for database in shown.snapshot.databases if database.counters is not ZERO]
     counts = sum((database.counters for database in databases), start=Counters())
     averages = [database.averages for database in databases]
     for counter in COUNTERS:
@@ -453,6 +453,7 @@ VIEWS: tuple[View, ...] = (
          i("cl_active"), i("cl_waiting"), i("sv_active"), i("sv_idle"), i("sv_total"), q("maxwait_us")),
         lambda shown: shown.house.history.samples(),
     ),
+    View("LOOP", (q("longest_turn_us"), q("longest_turn_cpu_us")), lambda shown: (shown.snapshot.loop,)),
     View("EVENTS", (s("kind"), s("database"), s("reason"), q("count")), lambda shown: shown.snapshot.events),
     View(
         "DRAINS",

@@ -283,6 +283,10 @@ POOLER: tuple[Figure, ...] = (
              lambda d: d.counters.prepared_hit_count),
     of_stats("pooler_prepared_misses", "Binds for which a statement had to be prepared on the server first",
              lambda d: d.counters.prepared_miss_count),
+    one("pooler_loop_longest_turn_seconds", "Longest time between two looks at the connections, in this "
+        "stats_period or the one before", lambda s: seconds(s.loop.longest_turn_us)),
+    one("pooler_loop_longest_turn_cpu_seconds", "Most processor time that the pooler took between two looks at the "
+        "connections, in this stats_period or the one before", lambda s: seconds(s.loop.longest_turn_cpu_us)),
     of_events("connects", "connect", "Connections made, by kind"),
     of_events("disconnects", "disconnect", "Client connections closed, by reason"),
     of_events("server_closes", "close", "Server connections closed, by reason"),

@@ -8,9 +8,10 @@ wait: see metrics.listener.
 
 from __future__ import annotations
 
+import gc
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from metrics.catalog import CATALOG, Figure
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from metrics.prometheus import Exposition
+    from pooler.stats import Snapshot
 
 __all__ = ["HttpError", "HttpServer", "build_app", "serve_http"]
 
@@ -72,11 +74,12 @@ class Front:
             if len(self.expositions) >= MAX_FORMATS:
                 self.expositions.clear()
             exposition = self.expositions[content_type] = Exposition(encoder, self.catalog)
+            gc.freeze()  # prometheus-client stays: no collection need look at it again
         try:
             snapshot = await take(self.source, clients=True, histograms=True)
         except Unavailable:
             snapshot = None
-        return self.streams.bounded(_pieces(exposition.render(snapshot)), content_type, SCRAPE_SECONDS)
+        return self.streams.bounded(_scraped(exposition.render(snapshot), snapshot), content_type, SCRAPE_SECONDS)
 
     async def healthz(self, request: Request) -> Response:
         """The process is alive and its loop turns."""
@@ -216,6 +219,13 @@ async def _pieces(parts: Any) -> AsyncIterator[bytes]:
     for part in parts:
         yield part
         await asyncio.sleep(0)
+
+
+async def _scraped(parts: Iterator[bytes], snapshot: Snapshot | None) -> AsyncIterator[bytes]:
+    async for part in _pieces(parts):
+        yield part
+    if snapshot is not None:
+        await snapshot.release()
 
 
 def _text(text: str, status: int = 200) -> Response:

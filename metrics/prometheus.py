@@ -128,7 +128,7 @@ class _Family:
     def __init__(self, figure: Figure, encoder: Encoder) -> None:
         self._figure = figure
         self._encoder = encoder
-        self._known: dict[tuple[str, ...], list[str]] = {}
+        self._known: dict[tuple[str, ...], tuple[str, ...]] = {}
         self.head = self._text([(figure.exposed, ())])[0]
 
     def lines(self, snapshot: Snapshot) -> Iterator[str]:
@@ -151,15 +151,15 @@ class _Family:
             for values, folded in self._figure.fold(snapshot)
         )
 
-    def _learn(self, new: list[tuple[str, ...]], known: dict[tuple[str, ...], list[str]]) -> None:
-        """Have the library write the series of these label values."""
+    def _learn(self, new: list[tuple[str, ...]], known: dict[tuple[str, ...], tuple[str, ...]]) -> None:
+        """Have the library write the series of these label values. No garbage collection looks at tuples of texts."""
         if not new:
             return
         series = [one for values in new for one in self._series(values)]
         lines = self._text(series)[1:]
         each = len(series) // len(new)
         for place, values in enumerate(new):
-            known[values] = lines[place * each : (place + 1) * each]
+            known[values] = tuple(lines[place * each : (place + 1) * each])
 
     def _series(self, values: tuple[str, ...]) -> list[tuple[str, Labels]]:
         labels, name = tuple(zip(self._figure.labels, values, strict=True)), self._figure.name

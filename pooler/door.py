@@ -24,7 +24,7 @@ from pooler.login import Admitted, Cancel, House, is_own_user, login
 from pooler.opener import tls_parts
 from pooler.registry import PoolState, Waiter
 from pooler.relay import Client, Newcomer
-from pooler.relay.engine import clock
+from pooler.relay.engine import clock, plain
 from pooler.settings import Settings
 from pooler.tcp import Choice, SocketOptions
 from pooler.values import dataclass
@@ -213,6 +213,8 @@ class Door:
     def _hand_over(self, visit: Visit, pool: PoolState, greeting: Greeting) -> Client:
         bouncer, settings = self.bouncer, self.bouncer.config.settings
         key, rest = peers.new_key(settings.peer_id), visit.channel.detach()
+        plain(visit.arrival.peer)
+        plain(visit.arrival)
         try:
             client = bouncer.relay.adopt_client(
                 pool.engine,

@@ -8,8 +8,9 @@ than MAX_SAMPLES stay however short the period and however many the databases.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from pooler.relay.engine import plain
 from pooler.stats import ZERO, Counters, Distributions, Histogram, PoolStat, Snapshot, merge
 from pooler.values import dataclass
 
@@ -81,19 +82,24 @@ class History:
         self._sums: deque[HistorySample] = deque(maxlen=MAX_SAMPLES)
         self._old = self._new = _Mark(now, {}, {})
 
-    def record(self, snapshot: Snapshot) -> None:
+    def record(self, snapshot: Snapshot, pace: Callable[[], None] = lambda: None) -> None:
         """End a period at `snapshot.now`. A snapshot no later than the last one is no period and is
-        ignored."""
+        ignored. `pace` is called often: there may be thousands of databases."""
         seconds = snapshot.now - self._new.time
         if seconds <= 0:
             return
-        span = _Span(snapshot.now, seconds, {_key(pool): self._gain(pool) for pool in snapshot.pools})
+        gains: dict[PoolKey, Distributions] = {}
+        for pool in snapshot.pools:
+            gains[_key(pool)] = self._gain(pool)
+            pace()
+        span = _Span(snapshot.now, seconds, gains)
         pools = _by_database(snapshot.pools)
         whole = ZERO
         for database in snapshot.databases:
             gained = _gained(database.counters, self._new.counters.get(database.name, ZERO))
             whole += gained if database.name != CONSOLE else ZERO
-            self._samples.append(_sample(span, database.name, gained, pools.get(database.name, ())))
+            self._samples.append(plain(_sample(span, database.name, gained, pools.get(database.name, ()))))
+            pace()
         pooled = [pool for pool in snapshot.pools if pool.database != CONSOLE]
         self._sums.append(_sample(span, ALL, whole, pooled))
         self._old, self._new = self._new, _mark(snapshot)
@@ -202,6 +208,8 @@ def _servers(pool: PoolStat) -> int:
 def _gained(now: Counters, before: Counters) -> Counters:
     """The difference; all of `now` when the counts went back, since the database was removed and came
     again."""
+    if now is before:
+        return ZERO
     return now if now.bytes_received < before.bytes_received else now - before
 
 

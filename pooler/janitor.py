@@ -15,7 +15,7 @@ from pooler import wire
 from pooler.auth import LoginError
 from pooler.log import LOG
 from pooler.registry import PoolState
-from pooler.snapshot import TOTAL, pool_counters
+from pooler.snapshot import TOTAL, breathing, pool_counters
 
 if TYPE_CHECKING:
     from pooler.bouncer import Bouncer
@@ -33,7 +33,7 @@ async def sweep_forever(bouncer: Bouncer) -> None:
 def sweep(bouncer: Bouncer) -> None:
     """One round."""
     keep_forced_pools(bouncer)
-    for pool in bouncer.registry.pools():
+    for pool in breathing(bouncer, bouncer.registry.pools()):
         if pool.engine.server_count or pool.clients:
             pool.last_used = pool.database.last_used = bouncer.loop.time()
             for duty in DUTIES:
@@ -207,9 +207,10 @@ async def turn_forever(bouncer: Bouncer) -> None:
     """Each stats_period: turn the averages' window, write the `stats:` line, feed the history."""
     while True:
         await bouncer.sleep_period()
+        bouncer.relay.end_period()
         bouncer.window.turn(time.time(), pool_counters(bouncer))
         snapshot = bouncer.snapshot(histograms=True)
-        bouncer.history.record(snapshot)
+        bouncer.history.record(snapshot, bouncer.relay.pace)
         if bouncer.config.settings.log_stats:
             bouncer.say(LOG, stats_line(bouncer))
 

@@ -1,7 +1,7 @@
 """One Snapshot out of the bouncer's registry and the relay's counts. Reads only; what it returns is plain data.
 
 Rows of clients and servers are made only when asked for. Ten thousand of them take longer than traffic may wait, so
-the relay makes them itself, and takes breath after every few hundred; connections that end meanwhile simply show their
+the relay makes them itself, and takes breath after every few; connections that end meanwhile simply show their
 last state.
 """
 
@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pooler import __version__, wire
 from pooler.channel import Peer
@@ -24,7 +24,7 @@ from pooler.login import Attempt
 from pooler.peers import peer_size
 from pooler.registry import CancelQueue, Database, PoolState, User, Waiter
 from pooler.relay import Client, Pool, Server
-from pooler.relay.engine import Held, Instant, Statement, socket_rows
+from pooler.relay.engine import Held, Instant, Statement, plain, socket_rows
 from pooler.stats import (
     ZERO,
     Averages,
@@ -35,6 +35,7 @@ from pooler.stats import (
     Event,
     Histogram,
     ListItem,
+    LoopStat,
     MemStat,
     PeerStat,
     PoolStat,
@@ -56,7 +57,7 @@ def take_snapshot(bouncer: Bouncer, *, clients: bool, servers: bool, histograms:
     """Everything any front shows, now."""
     settings, registry = bouncer.config.settings, bouncer.registry
     instant = Instant(time.time(), bouncer.relay.stamp())
-    pools = tuple(_pool(bouncer, pool, instant, histograms) for pool in registry.pools())
+    pools = tuple(_pool(bouncer, pool, instant, histograms) for pool in breathing(bouncer, registry.pools()))
     return Snapshot(
         now=instant.wall,
         databases=tuple(_databases(bouncer, pools, instant)),
@@ -74,16 +75,27 @@ def take_snapshot(bouncer: Bouncer, *, clients: bool, servers: bool, histograms:
         max_user_connections=settings.max_user_connections,
         stats_period=settings.stats_period,
         process=process_stat(bouncer.start),
-        clients=tuple(_client_rows(bouncer, instant)) if clients else (),
-        servers=tuple(_server_rows(bouncer, instant)) if servers else (),
+        clients=list(_client_rows(bouncer, instant)) if clients else (),
+        servers=list(_server_rows(bouncer, instant)) if servers else (),
         drains=bouncer.drains(),
+        loop=LoopStat(*bouncer.relay.longest_turn),
     )
+
+
+T = TypeVar("T")
+
+
+def breathing(bouncer: Bouncer, items: Iterable[T]) -> Iterator[T]:
+    """`items`, one by one; the relay may breathe before each."""
+    for item in items:
+        bouncer.relay.pace()
+        yield item
 
 
 def pool_counters(bouncer: Bouncer) -> dict[object, Counters]:
     """Counts of all pools by (database, user), and of all databases by name: what the averages are made of."""
     counted: dict[object, Counters] = {}
-    for pool in bouncer.registry.pools():
+    for pool in breathing(bouncer, bouncer.registry.pools()):
         counters = Counters(*pool.engine.counted())
         counted[pool.database.name, pool.user.name] = counters
         counted[pool.database.name] = counted.get(pool.database.name, ZERO) + counters
@@ -172,9 +184,9 @@ def _databases(bouncer: Bouncer, pools: Iterable[PoolStat], instant: Instant) ->
     for pool in pools:
         sums[pool.database] = sums.get(pool.database, ZERO) + pool.counters
     names = dict.fromkeys((*config.databases, *registry.databases))
-    for name in names:
+    for name in breathing(bouncer, names):
         database = registry.databases.get(name) or Database(config.databases[name])
-        yield _database(bouncer, database, sums.get(name, ZERO), instant)
+        yield plain(_database(bouncer, database, sums.get(name, ZERO), instant))
     yield _admin_database(bouncer)
 
 
@@ -237,7 +249,7 @@ def _admin_database(bouncer: Bouncer) -> DatabaseStat:
 
 def _users(bouncer: Bouncer) -> Iterator[UserStat]:
     config, registry = bouncer.config, bouncer.registry
-    for name in dict.fromkeys((*config.secrets, *config.users, *registry.users, RESERVED)):
+    for name in breathing(bouncer, dict.fromkeys((*config.secrets, *config.users, *registry.users, RESERVED))):
         entry, user = config.users.get(name), registry.user(name) if name in registry.users else None
         yield UserStat(
             name=name,

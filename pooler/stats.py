@@ -7,8 +7,9 @@ and summed. Units: times are microseconds (`_us` or named so by PgBouncer), ages
 
 from __future__ import annotations
 
+import asyncio
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, fields
 from operator import add, attrgetter, sub
 
@@ -101,6 +102,8 @@ def _mean(total: int, count: int) -> int:
 
 
 NOTHING = Averages()
+RELEASED = 250
+"""Rows that `Snapshot.release` frees in one turn of the loop."""
 
 
 class Window:
@@ -123,7 +126,8 @@ class Window:
         self._last = {}
 
     def live(self, now: float, key: object, total: Counters) -> Averages:
-        return Averages.over(total - self._old.get(key, ZERO), now - self._old_stamp)
+        before = self._old.get(key, ZERO)
+        return NOTHING if total is before else Averages.over(total - before, now - self._old_stamp)
 
     def last_period(self, key: object) -> Averages:
         """The same until the next turn, so worked out once."""
@@ -438,6 +442,15 @@ class ProcessStat:
 
 
 @dataclass(frozen=True, slots=True)
+class LoopStat:
+    """The event loop's longest turns in this period and the one before, in microseconds: between two looks at the
+    connections, and what the pooler itself computed between two. Where the first is much longer, the machine was."""
+
+    longest_turn_us: int = 0
+    longest_turn_cpu_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything any front shows, taken at one instant. `clients` and `servers` are empty unless asked for."""
 
@@ -457,8 +470,16 @@ class Snapshot:
     max_user_connections: int
     stats_period: int
     process: ProcessStat
-    clients: tuple[SocketStat, ...] = ()
-    servers: tuple[SocketStat, ...] = ()
+    clients: Sequence[SocketStat] = ()
+    servers: Sequence[SocketStat] = ()
     drains: tuple[DrainStat, ...] = ()
+    loop: LoopStat = LoopStat()
     pgbouncer_version: str = "PgBouncer 1.25.2"
     """The answer of SHOW VERSION, which exporters parse; who we really are stands in `process`."""
+
+    async def release(self) -> None:
+        """Empty the lists of clients and servers, some rows at a time: ten thousand at once take milliseconds."""
+        for rows in (self.clients, self.servers):
+            while isinstance(rows, list) and rows:
+                del rows[-RELEASED:]
+                await asyncio.sleep(0)

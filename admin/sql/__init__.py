@@ -9,6 +9,7 @@ with the first SELECT of the process, in a thread (`load`): it takes longer than
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import sys
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ async def load() -> None:
     """Make the functions below quick."""
     if _FRONT not in sys.modules:
         await asyncio.to_thread(importlib.import_module, _FRONT)
+        gc.freeze()  # it stays: no collection need look at it again
 
 
 def read(statement: Statement) -> Query | None:

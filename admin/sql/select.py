@@ -188,6 +188,7 @@ async def _started(query: Query, parameters: Sequence[Value], asker: Asker) -> A
     try:
         shape = await thread.do(lambda: engine.shape(query.shape_text or "SELECT"))
         await _fill(engine, query, shown, facts)
+        await snapshot.release()
         await thread.do(lambda: engine.run(query.text, parameters))
         first = await thread.do(engine.fetch)
     except BaseException:

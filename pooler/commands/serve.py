@@ -253,6 +253,7 @@ async def load_console() -> None:
 
     threading.Thread(target=load, daemon=True).start()
     await loaded.wait()
+    gc.freeze()
 
 
 async def console(channel: Channel, session: ConsoleSession, house: House) -> None:

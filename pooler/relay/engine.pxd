@@ -298,6 +298,13 @@ cdef class Relay:
     cdef int64_t next_statement
     cdef int64_t tick
     cdef readonly int64_t now
+    # When epoll_wait returned last, and the thread's processor time when Python got its turn; the longest turns.
+    cdef int64_t looked
+    cdef int64_t computed
+    cdef int64_t turn_us
+    cdef int64_t turn_cpu_us
+    cdef int64_t last_turn_us
+    cdef int64_t last_turn_cpu_us
     cdef PyObject **slots
     cdef uint64_t *keys_of
     cdef uint32_t slot_count
@@ -314,6 +321,8 @@ cdef class Relay:
     cdef int lose_client(self, Client c, str reason, bint tell) except -1
     cdef int lose_server(self, Server s, str reason, bint tell) except -1
     cdef int post(self, tuple event) except -1
+    cdef int end_turn(self) except -1
+    cdef list forward(self, timeout)
     cdef int run_again(self) except -1
     cdef int run_lazy(self) except -1
     cdef bint run_woken(self) except -1

@@ -26,6 +26,7 @@ cdef class Relay:
         self.tls_direct = True
         self.tracked = tuple(tracked)
         self.tracked_index = {name: i for i, name in enumerate(self.tracked)}
+        self.computed = -1
         self.now = now_us()
 
     def __dealloc__(self):
@@ -293,14 +294,47 @@ cdef class Relay:
         self.now = now_us()
         return self.now
 
+    cdef int end_turn(self) except -1:
+        # Before each look at the connections: how long ago was the last one?
+        cdef int64_t lasted
+        if self.looked:
+            lasted = now_us() - self.looked
+            if lasted > self.turn_us:
+                self.turn_us = lasted
+        if self.computed >= 0:
+            lasted = computed_us() - self.computed
+            self.computed = -1
+            if lasted > self.turn_cpu_us:
+                self.turn_cpu_us = lasted
+        return 0
+
+    @property
+    def longest_turn(self):
+        """(us between two looks at the connections, us of processor time Python took between two): the longest of this
+        period and of the one before. The first exceeds the second when the machine gave the processor to others."""
+        return max(self.turn_us, self.last_turn_us), max(self.turn_cpu_us, self.last_turn_cpu_us)
+
+    def end_period(self):
+        """What was the longest turn two periods ago is forgotten."""
+        self.last_turn_us, self.last_turn_cpu_us = self.turn_us, self.turn_cpu_us
+        self.turn_us = self.turn_cpu_us = 0
+
+    def pace(self):
+        """Breathe, if the last look at the connections is BREATH_US ago: for every step of long work."""
+        if now_us() - self.looked >= BREATH_US:
+            self.breathe()
+
     def breathe(self):
         """Forward what is ready, without waiting, in the middle of long work in Python; asyncio's turn comes later."""
         cdef epoll_event evs[EVENTS]
         cdef int n
+        self.end_turn()
         with nogil:
             n = epoll_wait(self.ep, evs, EVENTS, 0)
+        self.looked = now_us()
+        self.computed = computed_us()
         if n > 0:
-            self.now = now_us()
+            self.now = self.looked
             # asyncio's own descriptors and newcomers are level-triggered: what is dropped here comes again in `select`.
             self.dispatch(evs, n, [])
             self.woken.clear()
@@ -406,6 +440,11 @@ cdef class Relay:
         self.close()
 
     def select(self, timeout=None):
+        ready = self.forward(timeout)
+        self.computed = computed_us()
+        return ready
+
+    cdef list forward(self, timeout):
         cdef epoll_event evs[EVENTS]
         cdef int n
         cdef int wait
@@ -428,14 +467,16 @@ cdef class Relay:
             if self.events or self.again:
                 wait = 0
             lazily = self.lazy and wait != 0
+            self.end_turn()
             with nogil:
                 n = epoll_wait(self.ep, evs, EVENTS, LAZY_MS if lazily else wait)
+            self.looked = now_us()
             if n < 0:
                 if errno != EINTR:
                     raise OSError(errno, os.strerror(errno))
                 PyErr_CheckSignals()
                 return ready
-            self.now = now_us()
+            self.now = self.looked
             self.dispatch(evs, n, ready)
             if self.lazy:
                 self.run_lazy()

@@ -14,7 +14,7 @@ from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memchr, memcmp, memcpy, memmove, memset
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.time cimport CLOCK_MONOTONIC, CLOCK_THREAD_CPUTIME_ID, clock_gettime, timespec
 from posix.uio cimport iovec
 from posix.unistd cimport close as c_close
 
@@ -115,6 +115,8 @@ cdef enum:
 # asyncio gets its turn when it has something to do, which select sees by itself, and at least this often.
 cdef enum:
     TURN_US = 100000
+    # Long work in Python looks after the connections this often.
+    BREATH_US = 500
     EVENTS = 256
 # The largest message that is ever collected whole (the text of a named Parse).
 cdef enum:
@@ -164,6 +166,13 @@ STATES = ("new", "active", "waiting", "idle", "used", "tested", "active", "being
 cdef inline int64_t now_us() noexcept nogil:
     cdef timespec ts
     clock_gettime(CLOCK_MONOTONIC, &ts)
+    return <int64_t>ts.tv_sec * 1000000 + ts.tv_nsec // 1000
+
+
+cdef inline int64_t computed_us() noexcept nogil:
+    # Processor time of this thread.
+    cdef timespec ts
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts)
     return <int64_t>ts.tv_sec * 1000000 + ts.tv_nsec // 1000
 
 

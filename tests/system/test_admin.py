@@ -206,6 +206,13 @@ def test_every_front_shows_the_same_counts(pooler: Bouncer) -> None:
         assert totals(pooler)["query_count"] == stats["total_query_count"] == 4
 
 
+def test_how_long_the_loop_was_busy_stands_in_a_view(start_pooler: StartBouncer) -> None:
+    pooler = start_pooler(stats_period=1)
+    (row,) = pooler.admin("SHOW LOOP")
+    assert 0 < row["longest_turn_cpu_us"] < 60_000_000
+    assert 0 < row["longest_turn_us"] < 60_000_000
+
+
 # ---- SQL over what is
 
 

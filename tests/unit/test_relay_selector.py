@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -305,6 +306,36 @@ def test_breath_with_everything_lost_and_freed_in_between() -> None:
         s.turn()
         assert len(s.lost) == 100
         assert s.states == "0a 0w / 0a 0i 0u 0t 0c"
+
+
+def compute(seconds: float) -> None:
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
+def test_the_longest_turn_is_told_for_two_periods() -> None:
+    with Relay() as relay:
+        assert relay.longest_turn == (0, 0)
+        relay.select(0)
+        compute(0.05)
+        relay.select(0)
+        longest, computed = relay.longest_turn
+        assert 50_000 <= computed <= longest
+        relay.end_period()
+        assert relay.longest_turn == (longest, computed)
+        relay.end_period()
+        assert max(relay.longest_turn) < 50_000
+
+
+def test_a_breath_ends_a_turn_and_waiting_for_events_is_none() -> None:
+    with Relay() as relay:
+        relay.select(0)
+        for _ in range(10):
+            compute(0.01)
+            relay.pace()
+        relay.select(0.2)
+        assert 10_000 <= relay.longest_turn[1] < 50_000
 
 
 # ---- the list of cancel keys
