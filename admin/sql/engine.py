@@ -27,7 +27,7 @@ HEAP_BYTES = 192 << 20
 LONGEST_VALUE = 8 << 20
 STEPS = 10_000
 """Virtual machine instructions between two looks at the clock: about a tenth of a millisecond."""
-BATCH_ROWS, BATCH_BYTES = 256, 256 << 10
+BATCH_ROWS, BATCH_BYTES = 64, 256 << 10
 
 DECLARED = {
     INT4: "int4", INT8: "int8", OID: "oid_int", BOOL: "bool_int", TEXT: "text", NAME: "name_text", CHAR: "char_text",
