@@ -251,7 +251,7 @@ async def _scram(claim: Claim) -> Proof:
     except scram.ScramError as error:
         raise _sasl_failed(error.message) from None
     if not claim.known or exchange.keys is None or not claim.secret.text:
-        raise _sasl_failed("proof does not match")
+        raise LoginError("SASL authentication failed", log="password authentication failed")
     stored = claim.secret.kind is SecretKind.scram
     credentials = Credentials(keys=exchange.keys) if stored else Credentials.of(claim.secret)
     return Proof(credentials, wire.authentication_sasl_final(last))

@@ -129,12 +129,14 @@ class Bouncer:
         known = self.config.secrets.get(attempt.user)
         return known if known is not None else await self.lookup.secret(database, attempt, channel)
 
+    def check_room(self) -> None:
+        limit = self.config.settings.max_client_conn
+        if limit and self.client_count > limit:
+            raise LoginError("no more connections allowed (max_client_conn)")
+
     def check_limits(self, database: DatabaseConfig, user: str) -> None:
-        settings = self.config.settings
         if self.shutting:
             raise LoginError("pooler is shutting down")
-        if settings.max_client_conn and self.client_count > settings.max_client_conn:
-            raise LoginError("no more connections allowed (max_client_conn)")
         found = self.registry.databases.get(database.name)
         if found is not None and found.disabled:
             raise LoginError(f'database "{database.name}" is disabled')
@@ -286,7 +288,7 @@ class Bouncer:
 
     def server_said(self, server: relay.Server, text: str) -> None:
         label = server_label(server.pool.owner, server.about.peer, server.id)
-        self.say(WARNING, f"{label} server said while idle: {text}")
+        self.say(WARNING, f"{label} got packet 'E' from server when not linked: {text}")
 
     def fault(self, connection: relay.Client | relay.Server | relay.Newcomer, error: Exception) -> None:
         self.tally("error", connection.pool.database if connection.pool else "", "fault")

@@ -57,6 +57,12 @@ class Problem:
             return (*filter(None, lines), bad)
         return (lines[0] + ", stopping loading",) if self.message in STOPPING else lines
 
+    @property
+    def explained(self) -> tuple[str, ...]:
+        """`log_lines`, and what the value should have been."""
+        *first, last = self.log_lines
+        return (*first, f"{last}: {self.why}" if self.why else last)
+
 
 SYNTAX_ERROR = "syntax error in configuration"
 TOO_DEEP = "include nesting level too deep"

@@ -113,6 +113,10 @@ class House(Protocol):
         that does not exist and for the admin database. May raise LoginError, and ConnectionClosed when the client
         leaves meanwhile."""
 
+    def check_room(self) -> None:
+        """max_client_conn, for who is no client of the console: before a secret is looked up or asked for. Raises
+        LoginError."""
+
     def check_limits(self, database: DatabaseConfig, user: str) -> None:
         """Raises LoginError when one more client of this database and user is too many, or it is disabled."""
 
@@ -212,6 +216,8 @@ async def _start(channel: Channel, house: House, attempt: Attempt, startup: wire
         raise LoginError("username too long")
     if settings.application_name_add_host:
         _add_host(parameters.tracked, attempt.peer)
+    if not to_admin:
+        house.check_room()
     admit = _admit_to_console if to_admin else _admit
     return await admit(channel, house, attempt, parameters)
 

@@ -37,7 +37,7 @@ def reload(bouncer: Bouncer) -> bool:
         new = load(path, bouncer.config)
     except ConfigError as error:
         for problem in error.problems:
-            for line in problem.log_lines:
+            for line in problem.explained:
                 bouncer.say(problem.level, line)
         bouncer.say(WARNING, "config file loading failed")
         bouncer.say(ERROR, "RELOAD Failed, see logs for more details")

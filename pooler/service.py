@@ -74,12 +74,25 @@ class Service:
             self.listeners.append(sock)
         if self.listeners:
             return
-        for host in listen_hosts(settings.listen_addr):
-            self.listeners += self.bind_tcp(host, settings)
+        self._listen_tcp(settings)
         if settings.unix_socket_dir:
             self.listeners.append(self._bind_unix(settings))
         if not self.listeners:
             raise ServiceError("nowhere to listen on: set listen_addr or unix_socket_dir")
+
+    def _listen_tcp(self, settings: Settings) -> None:
+        """On all of listen_addr that can be had; ServiceError only when that is nothing, as in PgBouncer."""
+        failures = []
+        for host in listen_hosts(settings.listen_addr):
+            try:
+                self.listeners += self.bind_tcp(host, settings)
+            except ServiceError as error:
+                failures.append(str(error))
+        if failures and not self.listeners:
+            listed = ", ".join(settings.listen_addr)
+            raise ServiceError(f"failed to listen on any address in listen_addr list: {listed} ({'; '.join(failures)})")
+        for failure in failures:
+            self.bouncer.say(WARNING, failure)
 
     def bind_tcp(self, host: str | None, settings: Settings) -> list[socket.socket]:
         """Sockets that listen on every address of `host` (None: all), not yet watched. Raises ServiceError when there

@@ -56,10 +56,10 @@ class TlsProblem(Exception):
 def client_context(settings: Settings) -> ssl.SSLContext | None:
     """For connections from clients, where we are the TLS server; None with client_tls_sslmode=disable."""
     mode = settings.client_tls_sslmode
-    if mode is SslMode.disable:
-        return None
     for problem in tls_problems(settings):
         raise TlsProblem(problem)
+    if mode is SslMode.disable:
+        return None
     verify = mode.rank >= SslMode.verify_ca.rank
     context = _context(ssl.PROTOCOL_TLS_SERVER, "client_tls", settings)
     context.verify_mode = ssl.CERT_REQUIRED if verify else ssl.CERT_NONE

@@ -167,6 +167,7 @@ class PortView:
         self.usual_kind = bouncer.usual_kind
         self.find_secret = bouncer.find_secret
         self.check_limits = bouncer.check_limits
+        self.check_room = bouncer.check_room
         self.log = bouncer.log
 
     @property

@@ -59,9 +59,11 @@ def main(words: list[str]) -> int:
         try:
             return run(given, log, stack)
         except ConfigError as error:
+            log.stderr = True
             for problem in error.problems:
-                print(f"pooler: {problem}", file=sys.stderr)
-            print("pooler: cannot load config file", file=sys.stderr)
+                for line in problem.explained:
+                    log.line(problem.level, line)
+            log.line(FATAL, "cannot load config file")
         except (ServiceError, LogError, tls.TlsProblem) as error:
             print(f"pooler: {error}", file=sys.stderr)
             # The terminal has been told; in the background only the log can tell.

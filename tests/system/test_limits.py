@@ -36,6 +36,16 @@ def test_max_client_conn(start_either: StartBouncer) -> None:
     until(lambda: bouncer.sql("SELECT 1") == [(1,)])
 
 
+@pytest.mark.parametrize("dbname", ["app", "nowhere"])
+def test_too_many_are_told_so_before_they_are_asked_for_a_secret(start_either: StartBouncer, dbname: str) -> None:
+    bouncer = start_either(max_client_conn=1, auth_type="md5")
+    with (
+        bouncer.connect(user="md5_user"),
+        pytest.raises(psycopg.OperationalError, match=r"no more connections allowed \(max_client_conn\)"),
+    ):
+        bouncer.connect(dbname, "md5_user", password="wrong")
+
+
 @pytest.mark.parametrize("limit", [{"default_pool_size": 2}, {"max_db_connections": 2}, {"max_user_connections": 2}])
 def test_no_more_servers_than_allowed(start_either: StartBouncer, cluster: Cluster, limit: dict[str, int]) -> None:
     bouncer = start_either(**limit)

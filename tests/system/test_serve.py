@@ -19,7 +19,7 @@ import pytest
 
 from tests.fixtures import account
 from tests.fixtures.cluster import PASSWORDS, Cluster, scratch
-from tests.fixtures.process import imports
+from tests.fixtures.process import StartBouncer, imports
 from tests.fixtures.waiting import free_port, until
 
 URL = re.compile(r"postgres://\S+")
@@ -229,3 +229,31 @@ def test_version_and_help(serve: StartServe) -> None:
     help_ = serve("--help")
     assert help_.process.wait(30) == 0
     assert "--database-url" in help_.stdout.read_text()
+
+
+# ---- an ini that cannot be, or not wholly
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"nowhere": 1}, r"ERROR unknown parameter: pgbouncer/nowhere\n"),
+        ({"verbose": "many"}, r'ERROR invalid value "many" for parameter verbose in configuration \(.*\.ini:\d+\)'),
+        ({"auth_type": "cert"}, r"auth_type=cert requires client_tls_sslmode=SSLMODE_VERIFY_FULL"),
+        ({"listen_addr": "192.0.2.1"}, r"FATAL failed to listen on any address in listen_addr list: 192\.0\.2\.1"),
+    ],
+)
+@pytest.mark.parametrize("quiet", [(), ("-q",)])
+def test_a_start_that_is_refused(
+    start_pooler: StartBouncer, settings: dict[str, object], said: str, quiet: tuple[str, ...]
+) -> None:
+    pooler = start_pooler(run=False, **settings)
+    pooler.write()
+    assert pooler.launch(*quiet).wait(20) == 1
+    assert re.search(said, pooler.log_text())
+
+
+def test_one_address_that_is_missing_is_no_reason_to_stay_away(start_either: StartBouncer) -> None:
+    bouncer = start_either(listen_addr="192.0.2.1,127.0.0.1")
+    assert bouncer.sql("SELECT 1") == [(1,)]
+    assert re.search(r"WARNING cannot listen on 192\.0\.2\.1:\d+: ", bouncer.log_text())

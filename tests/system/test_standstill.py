@@ -110,7 +110,8 @@ def test_a_session_whose_server_is_condemned(start_either: StartBouncer, fast: i
             client.execute("SELECT 1")
         assert busy.execute("SELECT 1").fetchone() == (1,)
         busy.execute("COMMIT")
-        with pytest.raises(psycopg.OperationalError, match="database configuration changed"):
+        # libpq may have read the farewell with the answer to COMMIT; then it says only that the end has come.
+        with pytest.raises(psycopg.OperationalError):
             until(lambda: busy.execute("SELECT 1") is None, "the end of the session")
 
 
@@ -118,7 +119,7 @@ def test_a_reload_that_cannot_be(pooler: Bouncer) -> None:
     whole = pooler.ini.read_text()
     for line, said in (
         ("nowhere = 1", r"unknown parameter: pgbouncer/nowhere"),
-        ("verbose = many", r'invalid value "many" for parameter verbose in configuration \(.*\.ini:2\)'),
+        ("verbose = many", r'invalid value "many" for parameter verbose in configuration \(.*\.ini:2\): .*'),
         ("what is this", r"syntax error in configuration \(.*\.ini:2\), stopping loading"),
     ):
         pooler.ini.write_text(whole.replace("[pgbouncer]\n", f"[pgbouncer]\n{line}\n"))

@@ -167,7 +167,7 @@ def test_a_fault_in_what_an_idle_server_says_ends_that_server(house: House) -> N
     house.bouncer.handle_events()
     house.bouncer.handle_events()
     assert house.log.having("ERROR", "server_said")
-    assert house.log.having("WARNING", "server said while idle: text")
+    assert house.log.having("WARNING", "got packet 'E' from server when not linked: text")
     assert server.is_lost
     assert not other.is_lost
     assert ended(house.far[0]) == b""

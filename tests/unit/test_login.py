@@ -64,6 +64,9 @@ class House:
     async def find_secret(self, database: DatabaseConfig | None, attempt: Attempt, channel: Channel) -> Secret | None:
         return self.config.secrets.get(attempt.user)
 
+    def check_room(self) -> None:
+        pass
+
     def check_limits(self, database: DatabaseConfig, user: str) -> None:
         if self.full:
             raise LoginError("no more connections allowed (max_client_conn)")
