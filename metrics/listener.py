@@ -114,9 +114,9 @@ def _abort(server: Any, client: tuple[str, int] | None) -> None:
 
 
 def address_of(text: str) -> tuple[str, int]:
-    """HOST:PORT, [IPV6]:PORT, or :PORT for all addresses; a PORT alone is on loopback."""
-    host, colon, port = text.rpartition(":")
-    host = host if colon else "127.0.0.1"
+    """HOST:PORT or [IPV6]:PORT; a PORT alone is on loopback, *:PORT on all addresses."""
+    host, _, port = text.rpartition(":")
+    host = host or "127.0.0.1"
     if not (port.isdecimal() and int(port) < 65536):
         raise HttpError(f"{text!r} is no address: HOST:PORT is wanted, such as 127.0.0.1:9127")
     return host.removeprefix("[").removesuffix("]"), int(port)

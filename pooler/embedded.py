@@ -112,7 +112,8 @@ def start(place: Path | None = None, *, port: int = PORT, avoid: Container[int] 
             os.close(lock)
             raise
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise EmbeddedError(f"the embedded PostgreSQL in {place} cannot be started: {error}") from error
+        why = (isinstance(error, OSError) and error.strerror) or error
+        raise EmbeddedError(f"the embedded PostgreSQL in {place} cannot be started: {why}") from error
 
 
 def _make_place(place: Path) -> None:

@@ -202,6 +202,8 @@ class Service:
         ]
         for task in own:
             task.add_done_callback(self._task_ended)
+        tasks = tuple(tasks)
+        self.watch(tasks)
         self.manager.tell(systemd.READY)
         await self.ended.wait()
         self.manager.tell(systemd.STOPPING)
@@ -215,6 +217,17 @@ class Service:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.bouncer.say(FATAL, f"{type(error).__name__} in a task of our own: {error}")
             self.fail()
+
+    def watch(self, tasks: Iterable[asyncio.Task[None]]) -> None:
+        """Say it when one of the fronts ends by itself."""
+        for task in tasks:
+            task.add_done_callback(self._front_ended)
+
+    def _front_ended(self, task: asyncio.Task[None]) -> None:
+        """Clients are worth more than the metrics of them: say it and go on."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            for cause in error.exceptions if isinstance(error, BaseExceptionGroup) else (error,):
+                self.bouncer.say(ERROR, f"metrics and HTTP have ended: {type(cause).__name__}: {cause}")
 
     def heed_signals(self) -> None:
         """From now on; before anybody can connect, since who can may as well send a signal."""

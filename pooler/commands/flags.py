@@ -6,6 +6,7 @@ import argparse
 import os
 from dataclasses import field
 
+from pooler.kinds import ADDRESS
 from pooler.values import dataclass
 
 
@@ -29,7 +30,7 @@ class Flags:
     metrics_period: float | None
     metrics_extra: bool
     drains: tuple[str, ...]
-    http: str | None
+    http: tuple[str, int] | str | None
     http_cert: str | None
     http_key: str | None
     state: str | None = field(repr=False)
@@ -54,6 +55,19 @@ def port(text: str) -> int:
     if not 1 <= value <= 65535:
         raise argparse.ArgumentTypeError("must be a port, 1 to 65535")
     return value
+
+
+def http_address(text: str) -> tuple[str, int] | str:
+    """As [pooler] http in an ini reads it; or "off"."""
+    if text == "off":
+        return text
+    try:
+        address = ADDRESS.parse(text)
+    except ValueError:
+        address = None
+    if address is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no address: HOST:PORT is wanted, such as 127.0.0.1:9127, or off")
+    return address
 
 
 def parser() -> argparse.ArgumentParser:
@@ -89,8 +103,9 @@ def parser() -> argparse.ArgumentParser:
     add("--metrics-extra", action="store_true", help="append percentiles to the metrics lines")
     add("--drain", action="append", default=[], metavar="URL", dest="drains",
         help="where metrics lines go (repeatable): stdout, a file, syslog://, syslog+tls://, https://")  # fmt: skip
-    add("--http", metavar="HOST:PORT",
-        help="serve /metrics, the live page and the API (without an ini: 127.0.0.1:9127; 'off': none)")  # fmt: skip
+    add("--http", metavar="HOST:PORT", type=http_address,
+        help="serve /metrics, the live page and the API (without an ini: 127.0.0.1:9127; *: every address; "
+        "'off': none)")  # fmt: skip
     add("--http-cert", metavar="FILE", help="serve HTTPS with this certificate; its key is there too or in --http-key")
     add("--http-key", metavar="FILE", help="the private key of --http-cert")
     add("--state", metavar="URL", help="the control plane's state: its attachments open and close pools here")

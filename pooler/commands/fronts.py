@@ -70,11 +70,10 @@ class Fronts:
 
     def http_address(self) -> tuple[str, int] | None:
         """Where to serve HTTP; None: nowhere."""
+        if isinstance(self.flags.http, tuple):
+            return self.flags.http
         if self.flags.http == "off":
             return None
-        if self.flags.http:
-            host, _, port = self.flags.http.rpartition(":")
-            return host.strip("[]"), int(port)
         own = self.bouncer.config.own.http
         return own or (None if self.flags.ini and self.plane is None else DEFAULT_HTTP)
 

@@ -222,6 +222,11 @@ def test_wrong_usage_is_status_2(serve: StartServe) -> None:
     assert "--nonsense" in refused(serve("--nonsense"), status=2)
 
 
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:http", "127.0.0.1:70000", ""])
+def test_an_address_for_http_that_is_none_is_wrong_usage(serve: StartServe, address: str) -> None:
+    assert "HOST:PORT is wanted" in refused(serve("--http", address), status=2)
+
+
 def test_version_and_help(serve: StartServe) -> None:
     version = serve("--version")
     assert version.process.wait(30) == 0

@@ -305,7 +305,13 @@ def test_a_port_that_is_taken_is_one_clear_sentence() -> None:
 
 @pytest.mark.parametrize(
     ("text", "address"),
-    [("127.0.0.1:9127", ("127.0.0.1", 9127)), ("[::1]:80", ("::1", 80)), (":80", ("", 80)), ("80", ("127.0.0.1", 80))],
+    [
+        ("127.0.0.1:9127", ("127.0.0.1", 9127)),
+        ("[::1]:80", ("::1", 80)),
+        (":80", ("127.0.0.1", 80)),
+        ("80", ("127.0.0.1", 80)),
+        ("*:80", ("*", 80)),
+    ],
 )
 def test_addresses(text: str, address: tuple[str, int]) -> None:
     assert address_of(text) == address
