@@ -135,10 +135,12 @@ def test_a_database_that_is_down(api: Api) -> None:
 def test_config_vars(api: Api) -> None:
     found = api("PATCH", "/apps/example-app/config-vars", {"A": "1", "B": "a b\n\u2b22"})
     assert found.json["B"] == "a b\n\u2b22"
-    found = api("PATCH", "/apps/example-app/config-vars", {"A": None})
+    found = api("PATCH", "/apps/example-app/config-vars", {"ZED": "1", "AARDVARK": "2"})
+    assert list(found.json) == sorted(found.json), "attached and set ones together, by name"
+    found = api("PATCH", "/apps/example-app/config-vars", {"A": None, "ZED": None, "AARDVARK": None})
     assert "A" not in found.json
     (release,) = api("GET", "/apps/example-app/releases", headers={"range": "version ..; max=1, order=desc"}).json
-    assert (release["version"], release["description"], release["current"]) == (4, "Remove A config vars", True)
+    assert (release["version"], release["description"], release["current"]) == (5, "Remove A, ZED, AARDVARK config vars", True)
 
 
 def test_releases_are_paged(api: Api) -> None:

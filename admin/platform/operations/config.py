@@ -24,7 +24,9 @@ def attached_vars(store: Store, app: App) -> dict[str, str]:
 
 
 def config_vars(store: Store, app: App) -> dict[str, str]:
-    return attached_vars(store, app) | store.config(app.id)
+    """By name, attached and set ones together: what is shown does not depend on when they came."""
+    found = attached_vars(store, app) | store.config(app.id)
+    return {name: found[name] for name in sorted(found)}
 
 
 def change_config(store: Store, actor: Actor, app: App, values: Mapping[str, str | None]) -> Release | None:
