@@ -140,7 +140,8 @@ def test_config_vars(api: Api) -> None:
     found = api("PATCH", "/apps/example-app/config-vars", {"A": None, "ZED": None, "AARDVARK": None})
     assert "A" not in found.json
     (release,) = api("GET", "/apps/example-app/releases", headers={"range": "version ..; max=1, order=desc"}).json
-    assert (release["version"], release["description"], release["current"]) == (5, "Remove A, ZED, AARDVARK config vars", True)
+    assert (release["version"], release["current"]) == (5, True)
+    assert release["description"] == "Remove A, ZED, AARDVARK config vars"
 
 
 def test_releases_are_paged(api: Api) -> None:
