@@ -323,4 +323,4 @@ def test_the_unix_socket_has_its_mode(start_pooler: StartBouncer) -> None:
     assert path.exists()
     pooler.start()
     with socket.socket(socket.AF_UNIX) as probe:
-        probe.connect(str(path))
+        until(lambda: probe.connect_ex(str(path)) == 0, "the unix socket to answer")
