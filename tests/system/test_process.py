@@ -315,6 +315,7 @@ def test_no_disconnections_and_no_logins_when_told_so(start_pooler: StartBouncer
 
 def test_the_unix_socket_has_its_mode(start_pooler: StartBouncer) -> None:
     pooler = start_pooler(unix_socket_mode="0700")
+    pooler.wait_log("process up")
     path = pooler.directory / f".s.PGSQL.{pooler.port}"
     assert path.stat().st_mode & 0o777 == 0o700
     # A socket file that nobody answers at is no obstacle.
