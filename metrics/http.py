@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from metrics.catalog import CATALOG, Figure
 from metrics.feed import Feed, HistoryReader, history_value, sse
+from metrics.guard import guarded
 from metrics.heroku import LogLine
 from metrics.listener import HttpError, HttpServer, serve_http
 from metrics.period import Reporter
@@ -163,12 +164,12 @@ def build_app(
 
     front = Front(source, reporter, history, addons, catalog)
     routes: list[Any] = [
-        Route("/", front.page),
-        Route("/metrics", front.metrics),
+        Route("/", guarded(front.page)),
+        Route("/metrics", guarded(front.metrics)),
         Route("/healthz", front.healthz),
         Route("/readyz", front.readyz),
-        Route("/events", front.events),
-        Route("/logs", front.logs),
+        Route("/events", guarded(front.events)),
+        Route("/logs", guarded(front.logs)),
     ]
     if fallback is not None:
         routes.append(Mount("/", app=fallback))

@@ -13,8 +13,11 @@ import errno
 import logging
 import socket
 import ssl
+import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
+
+from metrics.patience import Patience
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -90,7 +93,10 @@ async def serve_http(
 
         async def main_loop(self) -> None:
             """One turn a second, for the date header, instead of ten."""
+            patience = Patience()
             while not await self.on_tick(0):
+                for connection in patience.weary(self.server_state.connections, time.monotonic()):
+                    connection.transport.abort()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(1):
                         await self.ended.wait()

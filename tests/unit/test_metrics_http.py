@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import socket
@@ -58,7 +59,7 @@ async def get(server: HttpServer, path: str, **headers: str) -> tuple[int, dict[
 @asynccontextmanager
 async def streaming(server: HttpServer, path: str) -> AsyncIterator[asyncio.StreamReader]:
     reader, writer = await asyncio.open_connection(*server.address)
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
     try:
         yield reader
@@ -232,7 +233,7 @@ def test_a_scrape_that_never_reads_is_cut_off(monkeypatch: pytest.MonkeyPatch) -
                 deaf.setblocking(False)
                 loop = asyncio.get_running_loop()
                 await loop.sock_connect(deaf, server.address)
-                await loop.sock_sendall(deaf, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+                await loop.sock_sendall(deaf, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 assert (await get(server, "/healthz"))[0] == 200
                 connections = server._server.server_state.connections
                 await soon(lambda: not connections, "the connection to be dropped")
@@ -321,3 +322,42 @@ def test_addresses(text: str, address: tuple[str, int]) -> None:
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(HttpError, match="is no address"):
         address_of(text)
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/logs", "/events"])
+def test_a_web_page_of_another_name_reads_nothing_on_loopback(path: str) -> None:
+    async def scene() -> None:
+        async with serving() as (server, _):
+            for stranger in ("evil.example", "evil.example:9127", "localhost.evil.example", "127.0.0.1.evil.example"):
+                status, _, text = await get(server, path, Host=stranger)
+                assert (status, "Host: localhost" in text) == (421, True), stranger
+            assert (await get(server, "/healthz", Host="probe.example"))[0] == 200
+            for own in ("localhost:9127", "127.0.0.1", "[::1]:9127", "app.localhost", socket.gethostname(), "10.0.0.7"):
+                if path != "/events":
+                    assert (await get(server, path, Host=own))[0] == 200, own
+
+    play(scene)
+
+
+def test_who_never_finishes_a_request_is_ended_and_a_stream_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metrics.patience.READ_SECONDS", 1.0)
+    unfinished = [
+        b"",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ",
+        b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nabc",
+    ]
+
+    async def scene() -> None:
+        async with serving() as (server, reporter), streaming(server, "/logs?tail") as stream:
+            slow = [await asyncio.open_connection(*server.address) for _ in unfinished]
+            for (_, writer), text in zip(slow, unfinished, strict=True):
+                writer.write(text)
+            for reader, writer in slow:
+                with contextlib.suppress(ConnectionResetError):
+                    await reader.read()
+                writer.close()
+            reporter.publish([LogLine(1, "still here")])
+            while b"still here" not in await chunk(stream):
+                pass
+
+    play(scene)
