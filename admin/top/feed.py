@@ -37,6 +37,8 @@ class Slow:
 
     due: float = 0.0
     limits: dict[str, Limits] | None = None
+    forced: dict[str, str] = field(default_factory=dict)
+    """Whose pool all clients of a database share, where its entry names a user."""
     p99: dict[Key, float] | None = None
     counts: dict[Key, int] = field(default_factory=dict)
     """Transactions by pool over the last periods, where the console tells: how a database's pools share its tps."""
@@ -160,7 +162,9 @@ class Feed(threading.Thread):
     def _take_slow(self, link: Link, monotonic: float) -> None:
         slow = self._slow
         slow.due = monotonic + max(SLOW_PERIOD, self._delay)
-        slow.limits = model.limits(self._ask(link, "DATABASES"))
+        databases = self._ask(link, "DATABASES")
+        slow.limits = model.limits(databases)
+        slow.forced = {row["name"]: row["force_user"] for row in databases if row.get("force_user")}
         slow.p99 = self._percentiles(link)
         slow.state = ""
         if self._words.has_view("STATE"):
@@ -224,8 +228,8 @@ class Feed(threading.Thread):
         if shown is not None and shown.key == key and monotonic < self._detail_due:
             return shown
         began = time.monotonic()
-        clients = _of_pool(self._ask(link, "CLIENTS"), key)
-        servers = _of_pool(self._ask(link, "SERVERS"), key)
+        clients = self._of_pool(self._ask(link, "CLIENTS"), key)
+        servers = self._of_pool(self._ask(link, "SERVERS"), key)
         taken = time.monotonic() - began
         every = max(DETAIL_PERIOD, self._delay, DETAIL_SHARE * taken)
         self._detail_due = monotonic + every
@@ -233,9 +237,13 @@ class Feed(threading.Thread):
         servers.sort(key=lambda row: (row["state"] != "active", row["connect_time"]))
         return Detail(key, tuple(clients), tuple(servers), taken, every)
 
-
-def _of_pool(rows: list[Record], key: Key) -> list[Record]:
-    return [row for row in rows if (row["database"], row["user"]) == key]
+    def _of_pool(self, rows: list[Record], key: Key) -> list[Record]:
+        """A client keeps its own name where the database's entry names another for the pool."""
+        database, user = key
+        rows = [row for row in rows if row["database"] == database]
+        if self._slow.forced.get(database) == user:
+            return rows
+        return [row for row in rows if row["user"] == user]
 
 
 def _urgency(row: Record) -> tuple[bool, bool, float]:

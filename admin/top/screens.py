@@ -200,12 +200,12 @@ def _maxwait(row: PoolRow, width: int, glyphs: Glyphs) -> Line:
 
 
 COLUMNS = (
-    Column("database", 14, 0, _name, "name", right=False, most=32),
+    Column("database", 14, -4, _name, "name", right=False, most=32),
     Column("user", 8, 2, lambda row, w, g: [("", _short(row.user, w, g))], right=False, most=20),
-    Column("active", 6, 0, _clients, "clients"),
-    Column("wait", 6, 0, _waiting, "waiting"),
+    Column("active", 6, -2, _clients, "clients"),
+    Column("wait", 6, -3, _waiting, "waiting"),
     Column("servers", 16, 1, _servers, "servers", right=False, most=34),
-    Column("tps", 6, 0, _tps, "tps"),
+    Column("tps", 6, -1, _tps, "tps"),
     Column("tps", 12, 4, _trend, right=False, most=40, trend=True),
     Column("waiting", 14, 7, _wait_trend, right=False, most=24, trend=True),
     Column("avg query", 9, 3, _avg, "avg query"),

@@ -100,6 +100,19 @@ def test_details_only_while_they_are_shown(console: Console, feed: Feed) -> None
     assert console.asked.count("SHOW CLIENTS") == count
 
 
+def test_clients_of_a_pool_whose_user_the_database_names(console: Console, feed: Feed) -> None:
+    console.answers["SHOW DATABASES"] = rows(
+        "name pool_size reserve_pool_size paused disabled force_user",
+        ("app", 20, 0, 0, 0, "owner"), ("billing", 5, 1, 1, 0, None), ("pgbouncer", 2, 0, 0, 0, "pgbouncer"),
+    )  # fmt: skip
+    feed.start()
+    feed.show_detail(("app", "owner"))
+    until(lambda: feed.frame.detail, "the detail")
+    assert feed.frame.detail is not None
+    assert {client["user"] for client in feed.frame.detail.clients} == {"alice"}
+    assert len(feed.frame.detail.clients) == 3
+
+
 def test_an_old_console(monkeypatch: pytest.MonkeyPatch) -> None:
     console = serving(replace_link(monkeypatch, Console(HELP_1_18)))
     feed = Feed(ADDRESS, delay=0.01)

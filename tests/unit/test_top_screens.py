@@ -81,6 +81,10 @@ def test_narrow_terminals_lose_columns_by_rank() -> None:
     assert "mode" not in middle
     assert all(name in narrow for name in ("database", "active", "wait", "tps", "max wait"))
     assert "p99" not in narrow
+    narrower, narrowest = (drawn(View(), width) for width in (30, 20))
+    assert narrower[4].split() == ["database▲", "active", "wait"]
+    assert narrowest[4].split() == ["database▲"]
+    assert "billing" in narrowest[6]
 
 
 @pytest.mark.parametrize("screen", list(Screen))
