@@ -1,7 +1,7 @@
 # OpenSSL for connections that Python's ssl has shaken hands on: the same SSL object and the same two memory BIOs, called
 # without Python in between, which would cost as much as the cipher on a short query. The functions are those that _ssl
 # itself is linked with; where they or the SSL object cannot be found (another build of Python), Python's methods are
-# called instead. The four tools below are all that the rest of the relay knows of it.
+# called instead. The tools from `plain_from` on are all that the rest of the relay knows of it.
 import _ssl
 
 cdef extern from "dlfcn.h" nogil:
@@ -89,10 +89,13 @@ find_openssl()
 cdef void *find_ssl(ssl, incoming, outgoing) noexcept:
     # OpenSSL's object inside Python's; NULL when it is not certain to be that: its BIOs must be those of the two
     # MemoryBIOs that it was made with.
-    cdef void *found = (<ssl_head *><void *>ssl).ssl
-    if not openssl.found or type(ssl) is not _ssl._SSLSocket or found == NULL:
+    cdef void *found
+    if not openssl.found or type(ssl) is not _ssl._SSLSocket:
         return NULL
-    if openssl.rbio(found) != (<bio_head *><void *>incoming).bio:
+    if type(incoming) is not _ssl.MemoryBIO or type(outgoing) is not _ssl.MemoryBIO:
+        return NULL
+    found = (<ssl_head *><void *>ssl).ssl
+    if found == NULL or openssl.rbio(found) != (<bio_head *><void *>incoming).bio:
         return NULL
     if openssl.wbio(found) != (<bio_head *><void *>outgoing).bio:
         return NULL
@@ -140,8 +143,7 @@ cdef bint plain_to(Conn c, uint8_t *p, size_t n) except -1:
 
 
 cdef bint cipher_to(Conn c, uint8_t *p, size_t n) except -1:
-    # Give OpenSSL what came from the socket; whether anything is left to decrypt once one record is read is for
-    # `cipher_left` to say.
+    # Give OpenSSL what came from the socket.
     if c.tls == NULL:
         c.incoming.write(PyMemoryView_FromMemory(<char *>p, n, PyBUF_READ))
     elif openssl.put(openssl.rbio(c.tls), p, <int>n) != <int>n:
@@ -150,6 +152,7 @@ cdef bint cipher_to(Conn c, uint8_t *p, size_t n) except -1:
 
 
 cdef size_t cipher_left(Conn c) except? 1:
+    # How much of that it has not looked at yet.
     if c.tls == NULL:
         return c.incoming.pending
     return openssl.ctrl(openssl.rbio(c.tls), BIO_CTRL_PENDING, 0, NULL)
