@@ -263,6 +263,7 @@ def _about(shown: Shown) -> Iterator[tuple[str, str]]:
     yield "uptime", duration(now - process.start_time)
     yield "cpu seconds", f"{process.cpu_seconds:.2f}"
     yield "resident bytes", str(process.resident_bytes)
+    yield "io_uring", f"no ({shown.snapshot.loop.no_ring})" if shown.snapshot.loop.no_ring else "yes"
     yield "file descriptors", f"{process.open_fds} of {process.max_fds}"
 
 

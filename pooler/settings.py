@@ -213,6 +213,9 @@ class OwnSettings:
     http: tuple[str, int] | None = setting(
         ADDRESS, "", "HOST:PORT of the HTTP server; empty: none.", live=False
     )
+    io_uring: bool = setting(
+        SWITCH, "yes", "Send what a turn of the loop sends in one system call, if the kernel can.", live=False
+    )
     metrics: tuple[str, ...] = setting(OUTPUTS, "stdout", "Where metrics lines go, by commas.", secret=True)
     metrics_extra: bool = setting(SWITCH, "no", "Add percentiles and counters to the metrics line.")
     metrics_period: float = setting(TIME, "60", "Seconds between metrics lines; 0: none.")

@@ -78,7 +78,7 @@ def take_snapshot(bouncer: Bouncer, *, clients: bool, servers: bool, histograms:
         clients=list(_client_rows(bouncer, instant)) if clients else (),
         servers=list(_server_rows(bouncer, instant)) if servers else (),
         drains=bouncer.drains(),
-        loop=LoopStat(*bouncer.relay.longest_turn),
+        loop=LoopStat(*bouncer.relay.longest_turn, bouncer.relay.no_ring),
     )
 
 

@@ -448,6 +448,8 @@ class LoopStat:
 
     longest_turn_us: int = 0
     longest_turn_cpu_us: int = 0
+    no_ring: str = ""
+    """Why what a turn sends does not leave by io_uring, in one system call; empty when it does."""
 
 
 @dataclass(frozen=True, slots=True)

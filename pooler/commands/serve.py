@@ -129,7 +129,7 @@ def serve(config: Config, given: Flags, log: Log, stack: ExitStack, source: obje
     stack.callback(pidfile.remove)
     report_limits(config, log)
     tracked = [name.encode() for name in (*TRACKED, *settings.track_extra_parameters)]
-    selector = Relay(tracked)
+    selector = Relay(tracked, config.own.io_uring)
     loop = asyncio.SelectorEventLoop(selector)
     asyncio.set_event_loop(loop)
     try:

@@ -213,11 +213,15 @@ cdef class Conn:
         cdef uint8_t flat[FLAT_BYTES]
         if self.broken or self.lost or n == 0:
             return 0
+        if self.ssl is not None:
+            if n > 1 and flatten(flat, iov, n, &whole):
+                return self.write_tls(&whole, 1)
+            return self.write_tls(iov, n)
+        if self.relay.batch.gathers and self.olen == 0 and self.relay.batch.put_off(self, iov, n):
+            return 0
         if n > 1 and flatten(flat, iov, n, &whole):
             iov = &whole
             n = 1
-        if self.ssl is not None:
-            return self.write_tls(iov, n)
         if self.olen == 0:
             if n == 1:
                 sent = c_send(self.fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL | MSG_DONTWAIT)
@@ -243,6 +247,15 @@ cdef class Conn:
             self.queue(<uint8_t *>iov[i].iov_base, iov[i].iov_len)
             i += 1
         return self.flush()
+
+    cdef int sent_part(self, uint8_t *p, size_t n, int sent) except -1:
+        # What has become of `n` bytes: so many were sent, or none for an error below zero.
+        if sent < 0:
+            if sent != -EAGAIN and sent != -EINTR:
+                self.broken = True
+                return 0
+            sent = 0
+        return self.queue(p + sent, n - sent)
 
     cdef int write_tls(self, iovec *iov, int n) except -1:
         # As few records as the pieces need: short ones are put together.
@@ -283,12 +296,17 @@ cdef class Conn:
         # Ciphertext from the BIO to the socket.
         cdef ssize_t sent
         cdef ssize_t n
+        cdef iovec iov
         while True:
             n = cipher_from(self, cipher, CIPHER_BYTES)
             if n == 0:
                 break
             sent = 0
-            if self.olen == 0:
+            iov.iov_base = cipher
+            iov.iov_len = n
+            if self.relay.batch.gathers and self.olen == 0 and self.relay.batch.put_off(self, &iov, 1):
+                sent = n
+            elif self.olen == 0:
                 sent = c_send(self.fd, cipher, n, MSG_NOSIGNAL | MSG_DONTWAIT)
                 if sent < 0:
                     if errno != EAGAIN and errno != EINTR:

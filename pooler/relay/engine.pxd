@@ -61,6 +61,39 @@ cdef struct Counts:
     int64_t misses
 
 
+cdef extern from *:
+    ctypedef struct ring:
+        int fd
+
+
+cdef enum:
+    # Pieces that one turn puts off at most, and bytes of each.
+    BATCH = 64
+    BATCH_BYTES = 2048
+
+
+cdef struct Piece:
+    # What is to be sent to one connection at the end of the turn: `n` bytes of the batch's room.
+    PyObject *conn
+    size_t n
+
+
+cdef class Batch:
+    """What is sent during one turn of the loop, and leaves at its end."""
+    cdef ring ring
+    cdef uint8_t *room
+    cdef Piece pieces[BATCH]
+    cdef int count
+    cdef bint gathers
+    cdef str why_not
+    cdef list failed
+    cdef int begin(self) except -1
+    cdef int end(self, str why) except -1
+    cdef bint put_off(self, Conn c, iovec *iov, int n) except -1
+    cdef bint make_room(self) except -1
+    cdef int depart(self) except -1
+
+
 cdef class Statement:
     """A prepared statement's text and parameter types, shared by all clients and servers that use it."""
     cdef bytes body
@@ -112,6 +145,7 @@ cdef class Conn:
     cdef readonly int64_t id
     cdef readonly int fd
     cdef uint8_t state
+    cdef uint8_t put_off
     cdef bint dropping
     cdef bint deaf
     cdef bint broken
@@ -129,6 +163,7 @@ cdef class Conn:
     cdef int keep(self, uint8_t *p, size_t n, size_t want) except -1
     cdef int write(self, iovec *iov, int n) except -1
     cdef int write_tls(self, iovec *iov, int n) except -1
+    cdef int sent_part(self, uint8_t *p, size_t n, int sent) except -1
     cdef int queue(self, uint8_t *p, size_t n) except -1
     cdef int flush(self) except -1
     cdef int on_event(self, uint32_t events) except -1
@@ -286,6 +321,7 @@ cdef class Pool:
 cdef class Relay:
     """The selector of the event loop, and the data path."""
     cdef int ep
+    cdef Batch batch
     cdef dict keys
     cdef list graveyard
     cdef list again
@@ -335,3 +371,6 @@ cdef class Relay:
     cdef int bind(self, Client c, Server s) except -1
     cdef int control(self, int op, int fd, int events) except -1
     cdef int dispatch(self, epoll_event *evs, int n, list ready) except -1
+    cdef int ready_for_asyncio(self, int fd, uint32_t events, list ready) except -1
+    cdef int ready_for_us(self, Conn c, uint32_t events) except -1
+    cdef int send_off(self) except -1

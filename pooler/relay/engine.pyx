@@ -2,6 +2,8 @@
 # One compiled module in several files: see __init__.py for the order of reading.
 include "system.pxi"
 include "openssl.pxi"
+include "ring.pxi"
+include "batch.pxi"
 include "conn.pxi"
 include "parameters.pxi"
 include "prepared.pxi"

@@ -6,13 +6,18 @@ from weakref import WeakValueDictionary
 
 cdef class Relay:
     def __init__(self, tracked=(b"client_encoding", b"DateStyle", b"TimeZone", b"standard_conforming_strings",
-                                b"application_name")):
+                                b"application_name"), io_uring=True):
         """`tracked`: names of the parameters that follow a client, as the server reports them. Bounds that may be set:
         `max_packet`, bytes of a client's message; `max_statement_bytes`, what the prepared statements of one client may
-        take, and about what those of one server may."""
+        take, and about what those of one server may. `io_uring`: send what a turn sends together, if the kernel can."""
         self.ep = epoll_create1(EPOLL_CLOEXEC)
         if self.ep < 0:
             raise OSError(errno, os.strerror(errno))
+        self.batch = Batch()
+        if io_uring:
+            self.batch.begin()
+        else:
+            self.batch.end("switched off")
         self.keys = {}
         self.graveyard = []
         self.again = []
@@ -42,6 +47,11 @@ cdef class Relay:
         return self.tracked
 
     @property
+    def no_ring(self):
+        """Why what a turn sends does not leave by io_uring; empty when it does."""
+        return self.batch.why_not
+
+    @property
     def statement_count(self):
         return len(self.statements)
 
@@ -56,6 +66,8 @@ cdef class Relay:
         cdef Pool pool = c.pool
         if c.lost:
             return 0
+        if c.put_off:
+            self.batch.depart()
         epoll_ctl(self.ep, EPOLL_CTL_DEL, c.fd, NULL)
         c.lost = True
         pool.move(c, NOWHERE)
@@ -431,6 +443,7 @@ cdef class Relay:
         if self.ep >= 0:
             c_close(self.ep)
             self.ep = -1
+        self.batch.end("closed")
         self.keys.clear()
 
     def __enter__(self):
@@ -502,28 +515,44 @@ cdef class Relay:
 
     cdef int dispatch(self, epoll_event *evs, int n, list ready) except -1:
         cdef int i
-        cdef Conn c
-        cdef uint64_t tag
+        self.batch.gathers = self.batch.room != NULL
+        try:
+            for i in range(n):
+                if evs[i].data.u64 & 1:
+                    self.ready_for_asyncio(evs[i].data.u64 >> 1, evs[i].events, ready)
+                else:
+                    self.ready_for_us(<Conn>evs[i].data.ptr, evs[i].events)
+        finally:
+            self.send_off()
+        return 0
+
+    cdef int ready_for_asyncio(self, int fd, uint32_t events, list ready) except -1:
         cdef int mask
-        for i in range(n):
-            tag = evs[i].data.u64
-            if tag & 1:
-                key = self.keys.get(<int>(tag >> 1))
-                if key is not None:
-                    mask = ((selectors.EVENT_READ if evs[i].events & ~EPOLLOUT else 0)
-                            | (selectors.EVENT_WRITE if evs[i].events & ~EPOLLIN else 0))
-                    mask &= key.events
-                    if mask:
-                        ready.append((key, mask))
-                continue
-            c = <Conn>evs[i].data.ptr
-            if c.lost:
-                # Closed by an earlier event of this batch; the graveyard keeps it until the batch is done.
-                continue
-            try:
-                c.on_event(evs[i].events)
-            except Exception as error:
-                self.fault(c, error)
+        key = self.keys.get(fd)
+        if key is not None:
+            mask = ((selectors.EVENT_READ if events & ~EPOLLOUT else 0)
+                    | (selectors.EVENT_WRITE if events & ~EPOLLIN else 0))
+            mask &= key.events
+            if mask:
+                ready.append((key, mask))
+        return 0
+
+    cdef int ready_for_us(self, Conn c, uint32_t events) except -1:
+        if c.lost:
+            # Closed by an earlier event of this batch; the graveyard keeps it until the batch is done.
+            return 0
+        try:
+            return c.on_event(events)
+        except Exception as error:
+            return self.fault(c, error)
+
+    cdef int send_off(self) except -1:
+        # The end of a turn.
+        self.batch.gathers = False
+        self.batch.depart()
+        while self.batch.failed:
+            c, error = self.batch.failed.pop()
+            self.fault(<Conn>c, error)
         return 0
 
 

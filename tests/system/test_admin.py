@@ -213,6 +213,13 @@ def test_how_long_the_loop_was_busy_stands_in_a_view(start_pooler: StartBouncer)
     assert 0 < row["longest_turn_us"] < 60_000_000
 
 
+def test_io_uring_can_be_switched_off(start_pooler: StartBouncer) -> None:
+    pooler = start_pooler(sections={"pooler": {"io_uring": "no"}})
+    about = {row["key"]: row["value"] for row in pooler.admin("SHOW ABOUT")}
+    assert about["io_uring"] == "no (switched off)"
+    assert pooler.sql("SELECT 7") == [(7,)]
+
+
 # ---- SQL over what is
 
 

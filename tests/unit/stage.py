@@ -89,13 +89,20 @@ class Peer:
 
 
 class Stage:
-    """See the module. `lost`: (connection, reason, told) in order. `tcp`: over the loopback, not over unix sockets."""
+    """See the module. `lost`: (connection, reason, told) in order. `tcp`: over the loopback, not over unix sockets;
+    `io_uring`: what a turn sends leaves together, where the kernel can."""
 
     def __init__(
-        self, mode: int = engine.TRANSACTION, max_prepared: int = 200, *, tcp: bool = False, **settings: Any
+        self,
+        mode: int = engine.TRANSACTION,
+        max_prepared: int = 200,
+        *,
+        tcp: bool = False,
+        io_uring: bool = True,
+        **settings: Any,
     ) -> None:
-        self.tcp = tcp
-        self.relay = Relay(TRACKED)
+        self.tcp, self.io_uring = tcp, io_uring
+        self.relay = Relay(TRACKED, io_uring)
         self.settings = {"mode": mode, "max_prepared": max_prepared, **settings}
         self.pool = self.another_pool(**self.settings)
         self.peers: list[Peer] = []
@@ -205,7 +212,7 @@ class Stage:
         old, last = self.relay, engine.last_statement(self.relay)
         for conn in conns:
             engine.abandon(conn)
-        self.relay, paused = Relay(TRACKED), self.pool.paused
+        self.relay, paused = Relay(TRACKED, self.io_uring), self.pool.paused
         self.pool = self.another_pool(**self.settings, paused=paused)
         self.take_over(conns, states, descriptors, table, last)
         old.select(0)

@@ -130,10 +130,12 @@ class Plays(RuleBasedStateMachine):
         self.tokens = itertools.count(1)
         self.said: set[str] = set()
 
-    @initialize(mode=st.sampled_from(MODES), prepared=st.integers(1, 3), turns=st.booleans())
-    def open(self, mode: int, prepared: int, turns: bool) -> None:
+    @initialize(mode=st.sampled_from(MODES), prepared=st.integers(1, 3), turns=st.booleans(), ring=st.booleans())
+    def open(self, mode: int, prepared: int, turns: bool, ring: bool) -> None:
         reset = b"DISCARD ALL" if mode == engine.SESSION else b""
-        self.stage = Stage(mode, prepared, reset_query=reset, check_query=b"SELECT 7", round_robin=turns)
+        self.stage = Stage(
+            mode, prepared, io_uring=ring, reset_query=reset, check_query=b"SELECT 7", round_robin=turns
+        )
         self.new_server()
         self.new_client("UTC")
 

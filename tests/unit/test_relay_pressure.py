@@ -22,9 +22,9 @@ BOUND = 200_000
 """Bytes that one connection may hold back: a read buffer and what it was when it was rewritten."""
 
 
-@pytest.fixture(params=["unix", "tcp"])
+@pytest.fixture(params=["unix", "tcp", "tcp, without io_uring"])
 def s(request: pytest.FixtureRequest) -> Iterator[Stage]:
-    with stage(tcp=request.param == "tcp") as made:
+    with stage(tcp="tcp" in request.param, io_uring="without" not in request.param) as made:
         yield made
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from admin import views
 from admin.views import BY_NAME, VIEWS, Shown, duration
-from pooler.stats import Averages, Counters, Distributions, PeerStat
+from pooler.stats import Averages, Counters, Distributions, LoopStat, PeerStat
 from tests.fixtures.console import NOW, FakeHouse, connection, database, histogram, pool, snapshot
 
 OIDS = {"s": 25, "i": 23, "q": 20, "N": 1700, "b": 17}
@@ -182,6 +182,12 @@ def test_about_says_who_we_are() -> None:
     about = dict(rows("ABOUT"))  # type: ignore[arg-type]
     assert (about["name"], about["version"], about["pid"]) == ("pooler", "0.1.0", "4711")
     assert about["uptime"] == "1 day 01:01:01"
+    assert about["io_uring"] == "yes"
+
+
+def test_about_says_why_sends_do_not_leave_together() -> None:
+    house = FakeHouse(snapshot(loop=LoopStat(no_ring="Operation not permitted")))
+    assert dict(rows("ABOUT", house))["io_uring"] == "no (Operation not permitted)"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
