@@ -12,6 +12,8 @@ import sys
 import time
 from collections.abc import Iterator
 
+from tests.fixtures.bouncer import PROGRAM
+
 from . import bulk, console, idle, logins, pgbench, start
 from .servers import Contestant, arena
 from .table import Table
@@ -37,6 +39,9 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--calibrate", action="store_true", help="pgbouncer against itself: what the machine's noise is"
     )
+    parser.add_argument(
+        "--against", default=PROGRAM, metavar="PROGRAM", help="another pgbouncer than the installed one"
+    )
     given = parser.parse_args()
     defaults = (3, 1.0, "16", 1000) if given.quick else (5, 3.0, "1,16,64", 5000)
     for name, value in zip(("rounds", "seconds", "clients", "idle"), defaults, strict=True):
@@ -53,7 +58,7 @@ def tables(ours: Contestant, theirs: Contestant, given: argparse.Namespace) -> I
         result = pgbench.duel(ours, theirs, cell, given.rounds, given.seconds)
         rows.append(pgbench.row(cell, result))
         say("  ".join(rows[-1]))
-    yield pgbench.table(rows, given.rounds, given.seconds) if rows else None
+    yield pgbench.table(rows, theirs, given.rounds, given.seconds) if rows else None
     yield bulk.table(ours, theirs, given.rounds, given.only, say)
     yield logins.table(ours, theirs, given.rounds, given.idle, given.only, say)
     yield idle.table(ours, theirs, given.idle, given.only)
@@ -68,7 +73,7 @@ def say(line: str) -> None:
 
 def main() -> int:
     given = options()
-    with arena(calibrate=given.calibrate) as (ours, theirs):
+    with arena(given.against, calibrate=given.calibrate) as (ours, theirs):
         say(f"{ours.name} against {theirs.name}; Python {platform.python_version()}, {os.cpu_count()} cores")
         found = [table for table in tables(ours, theirs, given) if table]
     if not found:

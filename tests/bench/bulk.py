@@ -76,7 +76,7 @@ def table(
             rows.append(_row(name, pairs[0][1], pairs[1][1]))
             say("  ".join(rows[-1]))
     note = (
-        f"Ours / PgBouncer, median of {rounds} alternating rounds; higher is better for MB/s, lower for cpu."
+        f"Ours / {theirs.name}, median of {rounds} alternating rounds; higher is better for MB/s, lower for cpu."
     )
     return Table(TITLE, note, COLUMNS, tuple(rows)) if rows else None
 

@@ -325,7 +325,7 @@ def main() -> int:
 
     given: Sequence[str] = sys.argv[1:]
     rounds, seconds, count, only = (*given, *("3", "3", str(CLIENTS), "")[len(given) :])
-    with arena(calibrate=False) as (ours, _):
+    with arena() as (ours, _):
         for table in tables(ours, int(rounds), float(seconds), int(count), only, lambda line: print(line, flush=True)):
             print(table.text(markdown=False))
     return 0

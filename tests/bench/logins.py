@@ -159,7 +159,7 @@ def table(
         rows.append(_row(label, number, pairs[0][1], pairs[1][1], hold=hold))
         say("  ".join(rows[-1]))
     note = (
-        f"Ours / PgBouncer, median of {rounds} alternating rounds; above 1 is better for connections/s,"
+        f"Ours / {theirs.name}, median of {rounds} alternating rounds; above 1 is better for connections/s,"
         " below 1 for time and cpu."
     )
     return Table(TITLE, note, COLUMNS, tuple(rows)) if rows else None

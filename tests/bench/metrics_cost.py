@@ -93,7 +93,7 @@ def up(url: str) -> bool:
 
 
 def main() -> None:
-    with arena(calibrate=False) as (ours, _), contextlib.ExitStack() as stack:
+    with arena() as (ours, _), contextlib.ExitStack() as stack:
 
         def start(own: dict[str, object]) -> Bouncer:
             place = ours.directory / f"cost{free_port()}"

@@ -1,9 +1,9 @@
 """Transactions: pgbench -S through both poolers in turn; processor time per transaction, tps, p99 latency.
 
 A cell is one protocol mode, number of clients and transport. In a cell the contestants alternate, the one
-that begins changing by round, and each figure is the median of the rounds' ratios. PgBouncer 1.18 has no
-prepared statements in transaction pooling, so it runs mode `prepared` in session pooling; ours runs it in
-both. Session pooling needs a server for each client, so its pool is as large as the number of clients.
+that begins changing by round, and each figure is the median of the rounds' ratios. PgBouncer before 1.21 has
+no prepared statements in transaction pooling, so it runs mode `prepared` in session pooling only. Session
+pooling needs a server for each client, so its pool is as large as the number of clients.
 """
 
 from __future__ import annotations
@@ -24,28 +24,34 @@ from .table import Table, times
 
 TITLE = "Transactions (pgbench -S)"
 NOTE = (
-    "Ours / PgBouncer 1.18, median of {rounds} alternating rounds of {seconds:g} s; below 1 is better for"
-    " processor time and latency, above 1 for tps. PgBouncer 1.18 cannot prepare in transaction pooling: in"
-    " the prepared rows it pools sessions (pool = clients), ours pools as the row says."
+    "Ours / {theirs}, median of {rounds} alternating rounds of {seconds:g} s; below 1 is better for processor"
+    " time and latency, above 1 for tps.{caveat}"
+)
+CAVEAT = (
+    " {theirs} cannot prepare in transaction pooling: in the prepared rows it pools sessions (pool = clients),"
+    " ours pools as the row says."
 )
 COLUMNS = ("mode, clients, transport", "cpu/xact", "us (ours)", "us (theirs)", "tps", "p99")
 
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """pgbench's query mode and the pool_mode of each contestant."""
+    """pgbench's query mode and the pool_mode."""
 
     label: str
     query_mode: str
-    ours: str = "transaction"
-    theirs: str = "transaction"
+    pool_mode: str = "transaction"
+
+    def of(self, contestant: Contestant) -> str:
+        """The pool_mode in which this one can do it."""
+        return self.pool_mode if contestant.prepares or self.query_mode != "prepared" else "session"
 
 
 MODES = (
     Mode("simple", "simple"),
     Mode("extended", "extended"),
-    Mode("prepared, sessions", "prepared", "session", "session"),
-    Mode("prepared, transactions", "prepared", "transaction", "session"),
+    Mode("prepared, sessions", "prepared", "session"),
+    Mode("prepared, transactions", "prepared"),
 )
 
 
@@ -95,21 +101,19 @@ def cells(clients: Sequence[int], only: str) -> Iterator[Cell]:
 def duel(ours: Contestant, theirs: Contestant, cell: Cell, rounds: int, seconds: float) -> Duel:
     """Alternate; a short run of each first fills the pools and is not counted."""
     result = Duel()
-    pairs = [
-        (_pooler(ours, cell, cell.mode.ours if ours.prepares else cell.mode.theirs), result.ours),
-        (_pooler(theirs, cell, cell.mode.theirs), result.theirs),
+    modes = [cell.mode.of(contestant) for contestant in (ours, theirs)]
+    size = max(POOL, cell.clients) if "session" in modes else POOL
+    poolers = [
+        contestant.process(pool_mode=mode, default_pool_size=size)
+        for contestant, mode in zip((ours, theirs), modes, strict=True)
     ]
+    pairs = list(zip(poolers, (result.ours, result.theirs), strict=True))
     for bouncer, _ in pairs:
         run(ours, bouncer, cell, 1)
     for number in range(rounds):
         for bouncer, runs in pairs if number % 2 == 0 else reversed(pairs):
             runs.append(run(ours, bouncer, cell, seconds))
     return result
-
-
-def _pooler(contestant: Contestant, cell: Cell, pool_mode: str) -> Bouncer:
-    size = max(POOL, cell.clients) if "session" in {cell.mode.ours, cell.mode.theirs} else POOL
-    return contestant.process(pool_mode=pool_mode, default_pool_size=size)
 
 
 def run(contestant: Contestant, bouncer: Bouncer, cell: Cell, seconds: float) -> Run:
@@ -149,5 +153,7 @@ def row(cell: Cell, result: Duel) -> tuple[str, ...]:
     )
 
 
-def table(rows: Sequence[tuple[str, ...]], rounds: int, seconds: float) -> Table:
-    return Table(TITLE, NOTE.format(rounds=rounds, seconds=seconds), COLUMNS, tuple(rows))
+def table(rows: Sequence[tuple[str, ...]], theirs: Contestant, rounds: int, seconds: float) -> Table:
+    caveat = "" if theirs.prepares else CAVEAT.format(theirs=theirs.name)
+    note = NOTE.format(theirs=theirs.name, rounds=rounds, seconds=seconds, caveat=caveat)
+    return Table(TITLE, note, COLUMNS, tuple(rows))

@@ -6,16 +6,18 @@ nothing. Both get the same ini, but for settings one of them does not know.
 
 from __future__ import annotations
 
+import re
 import resource
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.fixtures import account
 from tests.fixtures.authority import Pair
-from tests.fixtures.bouncer import PgBouncer
+from tests.fixtures.bouncer import PROGRAM, PgBouncer
 from tests.fixtures.cluster import SUPERUSER, Cluster, scratch
 from tests.fixtures.process import Bouncer
 
@@ -34,18 +36,21 @@ POSTGRESQL = {
     "jit": "off",
 }
 QUIET = {"log_connections": 0, "log_disconnections": 0, "log_pooler_errors": 0, "stats_period": 3600}
-OURS_ONLY = {"max_prepared_statements": 200}
+PREPARING = {"max_prepared_statements": 200}
+PREPARES_SINCE = (1, 21)
 
 
 class Contestant:
-    """One of the two programs; `process()` gives it with given settings, started at first need."""
+    """One of the two programs; `process()` gives it with given settings, started at first need. `name`: with its
+    version; `prepares`: whether it has prepared statements in transaction pooling."""
 
-    def __init__(self, kind: type[Bouncer], name: str, cluster: Cluster, pair: Pair, directory: Path) -> None:
-        self.kind, self.name, self.cluster, self.pair = kind, name, cluster, pair
+    def __init__(
+        self, kind: type[Bouncer], name: str, prepares: bool, cluster: Cluster, pair: Pair, directory: Path
+    ) -> None:
+        self.kind, self.name, self.prepares, self.cluster, self.pair = kind, name, prepares, cluster, pair
         self.directory = directory / name.replace(" ", "_")
         self.directory.mkdir()
         account.own(self.directory)
-        self.prepares = kind is Bouncer
         self._running: dict[tuple[tuple[str, object], ...], Bouncer] = {}
 
     def process(self, *, users: dict[str, str] | None = None, **settings: object) -> Bouncer:
@@ -60,7 +65,7 @@ class Contestant:
         place.mkdir()
         account.own(place)
         target = f"host={self.cluster.host} port={self.cluster.port} dbname=app user={SUPERUSER}"
-        own = OURS_ONLY if self.prepares else {}
+        own = PREPARING if self.prepares else {}
         known: dict[str, object] = {
             "default_pool_size": POOL,
             "max_client_conn": MAX_CLIENTS,
@@ -77,9 +82,21 @@ class Contestant:
             bouncer.stop()
 
 
+def opponent(program: str) -> tuple[type[Bouncer], str, bool]:
+    """What `Contestant` wants of that pgbouncer."""
+    said = subprocess.run([program, "-V"], capture_output=True, text=True, check=True, timeout=10).stdout
+    found = re.match(r"(PgBouncer (\d+)\.(\d+)\S*)", said)
+    if not found:
+        raise ValueError(f"{program} -V does not speak like PgBouncer: {said!r}")
+    kind = type("Opponent", (PgBouncer,), {"program": program})
+    return kind, found[1], (int(found[2]), int(found[3])) >= PREPARES_SINCE
+
+
 @contextmanager
-def arena(*, calibrate: bool) -> Iterator[tuple[Contestant, Contestant]]:
-    """Ours and theirs on a fresh PostgreSQL; `calibrate`: pgbouncer twice, to see the machine's noise."""
+def arena(program: str | None = PROGRAM, *, calibrate: bool = False) -> Iterator[tuple[Contestant, Contestant]]:
+    """Ours and the pgbouncer `program` on a fresh PostgreSQL; `calibrate`: it twice, to see the machine's noise."""
+    if program is None:
+        raise SystemExit("pgbouncer is not installed: apt-get install pgbouncer")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
@@ -94,9 +111,10 @@ def arena(*, calibrate: bool) -> Iterator[tuple[Contestant, Contestant]]:
         cluster.sql("CHECKPOINT")
         pair = cluster.authority.sign("localhost", names=("localhost", "127.0.0.1"), file="bench")
         account.own(pair.key)
-        ours = (PgBouncer, "pgbouncer again") if calibrate else (Bouncer, "pooler")
-        for kind, name in (ours, (PgBouncer, "pgbouncer")):
-            contestants.append(Contestant(kind, name, cluster, pair, directory))
+        kind, name, prepares = opponent(program)
+        ours = (kind, f"{name} again", prepares) if calibrate else (Bouncer, "pooler", True)
+        for contestant in (ours, (kind, name, prepares)):
+            contestants.append(Contestant(*contestant, cluster, pair, directory))
         yield contestants[0], contestants[1]
     finally:
         for contestant in contestants:
