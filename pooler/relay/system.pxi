@@ -104,7 +104,7 @@ cdef enum:
 cdef enum:
     LAZY_AFTER = 8
     LAZY_FLOOR = 4096
-    LAZY_BYTES = 49152
+    LAZY_BYTES = 196608
     LAZY_MS = 1
 # Pieces that are shorter together are written as one.
 cdef enum:

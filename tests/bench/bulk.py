@@ -1,17 +1,18 @@
-"""Bulk transfer: MB/s of a large COPY out and of a SELECT of a million rows, and processor time per GB.
+"""Bulk transfer: MB/s of a large COPY out and of a SELECT of a million rows, one at a time and several at once, and
+processor time per GB; beside it what PostgreSQL gives to a client that is connected to it directly.
 
-The client reads into one buffer and looks at nothing but the end, so that PostgreSQL and the pooler are
-what is measured.
+The clients read into one buffer each and look at nothing but the end, so that PostgreSQL and the pooler are what is
+measured.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tests.fixtures import stream
-from tests.fixtures.process import Bouncer
 from tests.fixtures.stream import Stream
 
 from .measure import median, processor, ratios
@@ -19,12 +20,27 @@ from .servers import Contestant
 from .table import Table, times
 
 TITLE = "Bulk transfer"
-COLUMNS = ("query, transport", "MB/s", "MB/s (ours)", "MB/s (theirs)", "cpu/GB")
+COLUMNS = ("query, transport", "MB/s", "MB/s (ours)", "MB/s (theirs)", "MB/s (direct)", "cpu/GB")
+AT_ONCE = (1, 4)
 QUERIES = {
     "COPY out": "COPY (SELECT repeat('x', 100000) FROM generate_series(1, 8000)) TO STDOUT (FORMAT binary)",
     "SELECT 1e6 rows": "SELECT * FROM pgbench_accounts",
 }
 READY = b"Z\0\0\0\5I"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One query, by so many clients at once."""
+
+    query: str
+    at_once: int
+    tls: bool
+
+    @property
+    def label(self) -> str:
+        crowd = f", {self.at_once} at once" if self.at_once > 1 else ""
+        return f"{self.query}{crowd}, {'TLS' if self.tls else 'plain'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +51,23 @@ class Transfer:
     cost: float
 
 
-def transfer(bouncer: Bouncer, sql: str, *, tls: bool) -> Transfer:
-    with Stream(("127.0.0.1", bouncer.port)) as client:
+def transfer(port: int, pid: int, cell: Cell) -> Transfer:
+    """All of its clients to the end; `pid`: of the pooler, or 0 where there is none."""
+    before = processor(pid).total if pid else 0.0
+    start = time.perf_counter()
+    with ThreadPoolExecutor(cell.at_once) as clients:
+        size = sum(clients.map(lambda _: _fetch(port, QUERIES[cell.query], tls=cell.tls), range(cell.at_once)))
+    elapsed = time.perf_counter() - start
+    spent = processor(pid).total - before if pid else 0.0
+    return Transfer(size / elapsed, spent / size)
+
+
+def _fetch(port: int, sql: str, *, tls: bool) -> int:
+    with Stream(("127.0.0.1", port)) as client:
         if tls:
             client.start_tls()
-        client.login().query("SELECT 1")
-        before, start = processor(bouncer.pid), time.perf_counter()
-        client.send(stream.query(sql))
-        size = _drain(client)
-        elapsed, spent = time.perf_counter() - start, processor(bouncer.pid) - before
-    return Transfer(size / elapsed, spent.total / size)
+        client.login().send(stream.query(sql))
+        return _drain(client)
 
 
 def _drain(client: Stream) -> int:
@@ -64,27 +87,32 @@ def table(
     ours: Contestant, theirs: Contestant, rounds: int, only: str, say: Callable[[str], None]
 ) -> Table | None:
     rows = []
-    for tls in (False, True):
-        for label, sql in QUERIES.items():
-            name = f"{label}, {'TLS' if tls else 'plain'}"
-            if only not in f"bulk {name}":
-                continue
-            pairs = [(ours.process(), list[Transfer]()), (theirs.process(), list[Transfer]())]
-            for number in range(rounds):
-                for bouncer, got in pairs if number % 2 == 0 else reversed(pairs):
-                    got.append(transfer(bouncer, sql, tls=tls))
-            rows.append(_row(name, pairs[0][1], pairs[1][1]))
-            say("  ".join(rows[-1]))
+    for cell in _cells(only):
+        ports = [(each.port, each.pid) for each in (ours.process(), theirs.process())] + [(ours.cluster.port, 0)]
+        got: list[list[Transfer]] = [[], [], []]
+        for number in range(rounds):
+            for place in range(3) if number % 2 == 0 else reversed(range(3)):
+                got[place].append(transfer(*ports[place], cell))
+        rows.append(_row(cell.label, *got))
+        say("  ".join(rows[-1]))
     note = (
         f"Ours / {theirs.name}, median of {rounds} alternating rounds; higher is better for MB/s, lower for cpu."
+        " Direct: without a pooler."
     )
     return Table(TITLE, note, COLUMNS, tuple(rows)) if rows else None
 
 
-def _row(name: str, ours: list[Transfer], theirs: list[Transfer]) -> tuple[str, ...]:
+def _cells(only: str) -> list[Cell]:
+    all_cells = [Cell(query, at_once, tls) for tls in (False, True) for query in QUERIES for at_once in AT_ONCE]
+    return [cell for cell in all_cells if only in f"bulk {cell.label}"]
+
+
+def _row(
+    name: str, ours: Sequence[Transfer], theirs: Sequence[Transfer], direct: Sequence[Transfer]
+) -> tuple[str, ...]:
     rate, cost = (
         median(ratios([getattr(t, figure) for t in ours], [getattr(t, figure) for t in theirs]))
         for figure in ("rate", "cost")
     )
-    absolute = [f"{median(t.rate for t in got) / 1e6:,.0f}" for got in (ours, theirs)]
+    absolute = [f"{median(t.rate for t in got) / 1e6:,.0f}" for got in (ours, theirs, direct)]
     return (name, times(rate), *absolute, times(cost))

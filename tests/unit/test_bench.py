@@ -5,11 +5,13 @@ from __future__ import annotations
 import mmap
 import os
 import time
+from pathlib import Path
 
 import pytest
 
-from tests.bench import pgbench
+from tests.bench import bulk, pgbench
 from tests.bench.measure import median, percentile, processor, ratios, resident
+from tests.bench.servers import opponent
 from tests.bench.table import Table, times
 
 
@@ -47,6 +49,37 @@ def test_cells_are_every_mode_by_clients_by_transport() -> None:
     assert len(labels) == len(set(labels)) == 4 * 3 * 2
     assert labels[0] == "simple, 1, plain"
     assert [c.label for c in pgbench.cells([16], "transactions, 16, TLS")] == ["prepared, transactions, 16, TLS"]
+
+
+def test_bulk_is_measured_for_one_and_for_several_at_once() -> None:
+    labels = [cell.label for cell in bulk._cells("")]
+    assert len(labels) == len(set(labels)) == 2 * 2 * 2
+    assert [c.label for c in bulk._cells("COPY out, 4")] == [
+        "COPY out, 4 at once, plain",
+        "COPY out, 4 at once, TLS",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("says", "name", "prepares"),
+    [
+        ("PgBouncer 1.18.0", "PgBouncer 1.18.0", False),
+        ("PgBouncer 1.21.0", "PgBouncer 1.21.0", True),
+        ("PgBouncer 2.0.1", "PgBouncer 2.0.1", True),
+    ],
+)
+def test_an_opponent_tells_its_version(tmp_path: Path, says: str, name: str, prepares: bool) -> None:
+    program = tmp_path / "pgbouncer"
+    program.write_text(f"#!/bin/sh\necho '{says}'\necho 'libevent 2.1'\n")
+    program.chmod(0o755)
+    kind, *known = opponent(str(program))
+    assert known == [name, prepares]
+    assert kind.program == str(program)  # type: ignore[attr-defined]
+
+
+def test_what_is_no_pgbouncer_is_no_opponent() -> None:
+    with pytest.raises(ValueError, match="does not speak like PgBouncer"):
+        opponent("/bin/echo")
 
 
 def test_a_duel_is_judged_by_its_median_round() -> None:
