@@ -42,6 +42,8 @@ cdef class Batch:
             total += iov[i].iov_len
         if c.put_off == 0:
             if total > BATCH_BYTES:
+                # Others need not wait for so much.
+                self.depart()
                 return False
             if self.count == BATCH and not self.make_room():
                 return False

@@ -69,7 +69,7 @@ cdef extern from *:
 cdef enum:
     # Pieces that one turn puts off at most, and bytes of each.
     BATCH = 64
-    BATCH_BYTES = 2048
+    BATCH_BYTES = 8192
 
 
 cdef struct Piece:

@@ -20,7 +20,7 @@ from tests.unit.stage import Peer, Stage, stage
 
 BATCH = 64
 """Pieces that a turn puts off, as in engine.pxd."""
-PIECE = 2048
+PIECE = 8192
 READY = wire.ready_for_query()
 
 
