@@ -88,10 +88,11 @@ cdef class Batch:
                 ring_send(&self.ring, i, (<Conn>self.pieces[i].conn).fd, self.room + i * BATCH_BYTES, self.pieces[i].n)
             fine = ring_submit(&self.ring, n, results)
         for i in range(n):
+            (<Conn>self.pieces[i].conn).put_off = 0
+        for i in range(n):
             c = <Conn>self.pieces[i].conn
             p = self.room + i * BATCH_BYTES
             size = self.pieces[i].n
-            c.put_off = 0
             if results[i] == RING_UNSENT:
                 results[i] = send_now(c.fd, p, size)
             if results[i] == <int>size:

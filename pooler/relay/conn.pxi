@@ -219,6 +219,9 @@ cdef class Conn:
             return self.write_tls(iov, n)
         if self.relay.batch.gathers and self.olen == 0 and self.relay.batch.put_off(self, iov, n):
             return 0
+        if self.broken:
+            # What was put off before it could not be sent: nothing may go behind that gap.
+            return 0
         if n > 1 and flatten(flat, iov, n, &whole):
             iov = &whole
             n = 1
@@ -306,6 +309,8 @@ cdef class Conn:
             iov.iov_len = n
             if self.relay.batch.gathers and self.olen == 0 and self.relay.batch.put_off(self, &iov, 1):
                 sent = n
+            elif self.broken:
+                return 0
             elif self.olen == 0:
                 sent = c_send(self.fd, cipher, n, MSG_NOSIGNAL | MSG_DONTWAIT)
                 if sent < 0:

@@ -14,7 +14,10 @@ cdef extern from *:
     #if defined(__has_include) && defined(__NR_io_uring_setup)
     #if __has_include(<linux/io_uring.h>)
     #include <linux/io_uring.h>
+    /* Came with 5.6, as IORING_OP_SEND did, which is no macro. */
+    #ifdef IORING_FEAT_CUR_PERSONALITY
     #define HAVE_RING 1
+    #endif
     #endif
     #endif
 
@@ -51,7 +54,7 @@ cdef extern from *:
         r->fd = (int)syscall(__NR_io_uring_setup, entries, &p);
         if (r->fd < 0)
             return -1;
-        if (!(p.features & IORING_FEAT_SINGLE_MMAP)) {
+        if (!(p.features & IORING_FEAT_SINGLE_MMAP) || !(p.features & IORING_FEAT_CUR_PERSONALITY)) {
             ring_close(r);
             errno = ENOSYS;
             return -1;
