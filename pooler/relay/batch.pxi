@@ -7,7 +7,6 @@
 cdef class Batch:
     def __cinit__(self):
         self.ring.fd = -1
-        self.failed = []
 
     def __dealloc__(self):
         self.end("closed")
@@ -33,30 +32,25 @@ cdef class Batch:
         return 0
 
     cdef bint put_off(self, Conn c, iovec *iov, int n) except -1:
-        # Take all pieces, or none: what is long goes at once, behind what is here already.
-        cdef Piece *piece
+        # Take all pieces, or none: then all that is here has gone, so that it is not overtaken and need not wait.
+        cdef Piece *piece = NULL
         cdef uint8_t *p
         cdef int i
         cdef size_t total = 0
         for i in range(n):
             total += iov[i].iov_len
-        if c.put_off == 0:
-            if total > BATCH_BYTES:
-                # Others need not wait for so much.
-                self.depart()
-                return False
-            if self.count == BATCH and not self.make_room():
-                return False
+        if c.put_off:
+            piece = &self.pieces[c.put_off - 1]
+        elif self.count < BATCH:
             piece = &self.pieces[self.count]
-            piece.conn = <PyObject *>c
             piece.n = 0
+        if piece == NULL or piece.n + total > BATCH_BYTES:
+            self.depart()
+            return False
+        if not c.put_off:
+            piece.conn = <PyObject *>c
             self.count += 1
             c.put_off = self.count
-        else:
-            piece = &self.pieces[c.put_off - 1]
-            if piece.n + total > BATCH_BYTES:
-                self.depart()
-                return False
         p = self.room + (c.put_off - 1) * BATCH_BYTES + piece.n
         piece.n += total
         for i in range(n):
@@ -64,20 +58,14 @@ cdef class Batch:
             p += iov[i].iov_len
         return True
 
-    cdef bint make_room(self) except -1:
-        # False when the ring was lost by it.
-        self.depart()
-        return self.gathers
-
     cdef int depart(self) except -1:
         # Send all that was put off. What a socket does not take is queued on its connection.
         cdef int results[BATCH]
         cdef int n = self.count
         cdef int i
+        cdef int why = 0
+        cdef uint8_t *p = self.room
         cdef Conn c
-        cdef uint8_t *p
-        cdef size_t size
-        cdef bint fine = True
         if n == 0:
             return 0
         self.count = 0
@@ -85,29 +73,25 @@ cdef class Batch:
             results[0] = RING_UNSENT
         else:
             for i in range(n):
-                ring_send(&self.ring, i, (<Conn>self.pieces[i].conn).fd, self.room + i * BATCH_BYTES, self.pieces[i].n)
-            fine = ring_submit(&self.ring, n, results)
-        for i in range(n):
-            (<Conn>self.pieces[i].conn).put_off = 0
+                ring_send(&self.ring, i, (<Conn>self.pieces[i].conn).fd, p + i * BATCH_BYTES, self.pieces[i].n)
+            why = ring_submit(&self.ring, n, results)
         for i in range(n):
             c = <Conn>self.pieces[i].conn
-            p = self.room + i * BATCH_BYTES
-            size = self.pieces[i].n
-            if results[i] == RING_UNSENT:
-                results[i] = send_now(c.fd, p, size)
-            if results[i] == <int>size:
-                continue
-            try:
-                c.sent_part(p, size, results[i])
-            except MemoryError as error:
-                # Whoever is at work now may hold it: it ends with the turn.
-                c.broken = True
-                self.failed.append((c, error))
-        if not fine:
-            self.end("the kernel took it back")
+            c.put_off = 0
+            if results[i] == RING_UNSENT or results[i] == -EINTR:
+                results[i] = send_now(c.fd, p, self.pieces[i].n)
+            c.sent_part(p, self.pieces[i].n, results[i])
+            p += BATCH_BYTES
+        if why:
+            self.end(os.strerror(why))
         return 0
 
 
 cdef inline int send_now(int fd, uint8_t *p, size_t n) noexcept nogil:
-    cdef ssize_t sent = c_send(fd, p, n, MSG_NOSIGNAL | MSG_DONTWAIT)
-    return <int>sent if sent >= 0 else -errno
+    # Bytes sent, or an error number below zero.
+    cdef ssize_t sent = -1
+    while sent < 0:
+        sent = c_send(fd, p, n, MSG_NOSIGNAL | MSG_DONTWAIT)
+        if sent < 0 and errno != EINTR:
+            return -errno
+    return <int>sent

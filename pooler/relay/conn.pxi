@@ -235,9 +235,7 @@ cdef class Conn:
                 sent = c_sendmsg(self.fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT)
             if sent < 0:
                 if errno != EAGAIN and errno != EINTR:
-                    # The read side will tell why: there may be a last message of the peer's to pass on.
-                    self.broken = True
-                    return 0
+                    return self.give_up()
                 sent = 0
             while i < n and <size_t>sent >= iov[i].iov_len:
                 sent -= iov[i].iov_len
@@ -253,12 +251,24 @@ cdef class Conn:
 
     cdef int sent_part(self, uint8_t *p, size_t n, int sent) except -1:
         # What has become of `n` bytes: so many were sent, or none for an error below zero.
+        if sent == <int>n:
+            return 0
+        if sent < 0 and sent != -EAGAIN:
+            return self.give_up()
         if sent < 0:
-            if sent != -EAGAIN and sent != -EINTR:
-                self.broken = True
-                return 0
             sent = 0
-        return self.queue(p + sent, n - sent)
+        try:
+            return self.queue(p + sent, n - sent)
+        except MemoryError:
+            # Whoever is at work now may be using it: it ends like one that cannot be sent anything.
+            return self.give_up()
+
+    cdef int give_up(self) except -1:
+        # Nothing more can be sent. The read side tells why, when it has passed on what the peer said last; should
+        # nothing be wrong with that side, it ends here as well.
+        self.broken = True
+        c_shutdown(self.fd, SHUT_RDWR)
+        return 0
 
     cdef int write_tls(self, iovec *iov, int n) except -1:
         # As few records as the pieces need: short ones are put together.
@@ -292,7 +302,7 @@ cdef class Conn:
     cdef bint encrypt(self, uint8_t *p, size_t n) except -1:
         if plain_to(self, p, n):
             return True
-        self.broken = True
+        self.give_up()
         return False
 
     cdef int push_tls(self) except -1:
@@ -315,8 +325,7 @@ cdef class Conn:
                 sent = c_send(self.fd, cipher, n, MSG_NOSIGNAL | MSG_DONTWAIT)
                 if sent < 0:
                     if errno != EAGAIN and errno != EINTR:
-                        self.broken = True
-                        return 0
+                        return self.give_up()
                     sent = 0
             if sent < n:
                 self.queue(cipher + sent, n - sent)
@@ -355,7 +364,7 @@ cdef class Conn:
                     continue
                 if errno == EAGAIN:
                     return 0
-                self.broken = True
+                self.give_up()
                 sent = self.olen
             self.ohead += sent
             self.olen -= sent

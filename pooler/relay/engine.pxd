@@ -86,11 +86,9 @@ cdef class Batch:
     cdef int count
     cdef bint gathers
     cdef str why_not
-    cdef list failed
     cdef int begin(self) except -1
     cdef int end(self, str why) except -1
     cdef bint put_off(self, Conn c, iovec *iov, int n) except -1
-    cdef bint make_room(self) except -1
     cdef int depart(self) except -1
 
 
@@ -164,6 +162,7 @@ cdef class Conn:
     cdef int write(self, iovec *iov, int n) except -1
     cdef int write_tls(self, iovec *iov, int n) except -1
     cdef int sent_part(self, uint8_t *p, size_t n, int sent) except -1
+    cdef int give_up(self) except -1
     cdef int queue(self, uint8_t *p, size_t n) except -1
     cdef int flush(self) except -1
     cdef int on_event(self, uint32_t events) except -1

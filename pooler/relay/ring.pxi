@@ -98,37 +98,36 @@ cdef extern from *:
     }
 
     /* All `n` of them at once. results[i]: bytes sent, or an error number below zero, or RING_UNSENT. Sends that must not
-       wait are done when the call returns. False: the ring is of no use any more. */
+       wait are done when the call returns. Not 0: why the ring is of no use any more. */
     static int ring_submit(ring *r, unsigned n, int *results) {
         uint32_t first = *r->sq_tail, head;
-        unsigned i, answered = 0;
+        unsigned i, taken = 0, answered = 0;
+        int why = 0;
         for (i = 0; i < n; i++)
             results[i] = RING_UNSENT;
         __atomic_store_n(r->sq_tail, first + n, __ATOMIC_RELEASE);
-        while (answered < n) {
-            unsigned taken = __atomic_load_n(r->sq_head, __ATOMIC_ACQUIRE) - first;
-            if (syscall(__NR_io_uring_enter, r->fd, n - taken, n - answered, IORING_ENTER_GETEVENTS, NULL, 0) < 0
-                    && errno != EINTR)
-                break;
+        while (answered < n && why == 0) {
+            unsigned before = taken + answered;
+            if (syscall(__NR_io_uring_enter, r->fd, n - taken, n - answered, IORING_ENTER_GETEVENTS, NULL, 0) < 0)
+                why = errno == EINTR ? 0 : errno;
+            else
+                before++;
             for (head = *r->cq_head; head != __atomic_load_n(r->cq_tail, __ATOMIC_ACQUIRE); head++) {
                 struct io_uring_cqe *a = (struct io_uring_cqe *)r->cqes + (head & *r->cq_mask);
-                /* A kernel that has rings, but cannot send by them, says EINVAL. */
-                results[a->user_data] = a->res == -EINVAL ? RING_UNSENT : a->res;
+                results[a->user_data] = a->res;
                 answered++;
             }
             __atomic_store_n(r->cq_head, head, __ATOMIC_RELEASE);
+            taken = __atomic_load_n(r->sq_head, __ATOMIC_ACQUIRE) - first;
+            if (why == 0 && taken + answered < before)
+                /* The call went well, and nothing came of it. */
+                why = EIO;
         }
-        if (answered < n) {
-            /* What was taken from us without an answer may have been sent, or not: no byte must go twice. */
-            unsigned taken = __atomic_load_n(r->sq_head, __ATOMIC_ACQUIRE) - first;
-            for (i = 0; i < taken; i++)
-                if (results[i] == RING_UNSENT)
-                    results[i] = -EIO;
-        }
-        for (i = 0; i < n; i++)
+        /* What was taken from us without an answer may have been sent, or not: no byte must go twice. */
+        for (i = 0; i < taken; i++)
             if (results[i] == RING_UNSENT)
-                return 0;
-        return answered == n;
+                results[i] = -EIO;
+        return why;
     }
     #else
     static int ring_open(ring *r, unsigned entries) {
@@ -138,11 +137,11 @@ cdef extern from *:
         return -1;
     }
     static inline void ring_send(ring *r, unsigned i, int fd, const void *p, size_t n) {}
-    static int ring_submit(ring *r, unsigned n, int *results) { return 0; }
+    static int ring_submit(ring *r, unsigned n, int *results) { return ENOSYS; }
     #endif
     """
     int RING_UNSENT
     int ring_open(ring *r, unsigned entries) nogil
     void ring_close(ring *r) nogil
     void ring_send(ring *r, unsigned i, int fd, const void *p, size_t n) nogil
-    bint ring_submit(ring *r, unsigned n, int *results) nogil
+    int ring_submit(ring *r, unsigned n, int *results) nogil

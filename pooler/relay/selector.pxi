@@ -549,11 +549,7 @@ cdef class Relay:
     cdef int send_off(self) except -1:
         # The end of a turn.
         self.batch.gathers = False
-        self.batch.depart()
-        while self.batch.failed:
-            c, error = self.batch.failed.pop()
-            self.fault(<Conn>c, error)
-        return 0
+        return self.batch.depart()
 
 
 cdef int descriptor(object fileobj) except -1:

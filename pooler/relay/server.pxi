@@ -178,7 +178,8 @@ cdef class Server(Conn):
         return self.part() if self.need == 0 and self.hold_len == 0 and not self.again else 0
 
     cdef bint clean(self) noexcept:
-        # Free to go to another client: idle, nothing owed, nothing half sent in either direction.
+        # Free to go to another client: idle, nothing owed, nothing half sent in either direction. What is put off to the
+        # end of the turn counts as sent: whole messages, which stay ahead of what the next client says.
         return (self.status == c'I' and self.owed_len == 0 and not self.extended and not self.copy_in
                 and self.olen == 0
                 and (self.link is None or self.link.need == 0 or self.link.dropping))

@@ -39,6 +39,8 @@ cdef extern from "sys/socket.h" nogil:
     int MSG_NOSIGNAL
     int MSG_DONTWAIT
     int MSG_PEEK
+    int c_shutdown "shutdown"(int fd, int how)
+    int SHUT_RDWR
     int setsockopt(int fd, int level, int name, const void *value, unsigned int size)
     int SOL_SOCKET
     int SO_RCVLOWAT

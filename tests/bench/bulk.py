@@ -52,7 +52,7 @@ class Transfer:
 
 
 def transfer(port: int, pid: int, cell: Cell) -> Transfer:
-    """All of its clients to the end; `pid`: of the pooler, or 0 where there is none."""
+    """All of its clients from their logins to the end; `pid`: of the pooler, or 0 where there is none."""
     before = processor(pid).total if pid else 0.0
     start = time.perf_counter()
     with ThreadPoolExecutor(cell.at_once) as clients:

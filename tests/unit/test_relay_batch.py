@@ -4,6 +4,7 @@ behind when the turn is over. The same with and without io_uring.
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import socket
@@ -135,6 +136,25 @@ def test_who_is_gone_when_its_answer_leaves_harms_nobody(s: Stage) -> None:
     assert sum(peer.conn.is_lost for pair in pairs[1::2] for peer in pair[:1]) == 3
 
 
+@pytest.mark.parametrize("size", [0, 2 * PIECE])
+@pytest.mark.parametrize("io_uring", [True, False])
+def test_who_can_be_sent_nothing_is_not_kept_for_ever(io_uring: bool, size: int) -> None:
+    """Over a unix socket: it has shut what it reads, and says nothing more itself, so that no end of its is seen."""
+    with stage(engine.SESSION, io_uring=io_uring) as s:
+        pairs = couples(s, 3)
+        client, server = pairs[1]
+        client.reading = False
+        client.sock.shutdown(socket.SHUT_RD)
+        for number, (_, each) in enumerate(pairs):
+            each.send(answer(number, size))
+        s.settle()
+        assert s.reasons == ["client unexpected eof"]
+        assert client.conn.is_lost
+        assert not server.conn.is_lost
+        assert [each.take() for each, _ in pairs[::2]] == [answer(0, size), answer(2, size)]
+        assert s.states == "2a 0w / 2a 1i 0u 0t 0c"
+
+
 def test_an_answer_that_was_put_off_comes_before_the_farewell(s: Stage) -> None:
     """A server answers in part and is gone, and another does something in the same turn."""
     (client, server), (other, others) = couples(s, 2)
@@ -184,8 +204,24 @@ def test_a_ring_that_the_kernel_takes_back_costs_nobody_a_byte() -> None:
                 client.send(ask(number, round_))
             s.settle()
             assert sorted(server.take() for _, server in pairs) == [ask(number, round_) for number in range(4)]
-        assert s.relay.no_ring == "the kernel took it back"
+        assert s.relay.no_ring == os.strerror(errno.EOPNOTSUPP)
     assert rings() == before
+
+
+@needs_ring
+def test_a_ring_that_does_nothing_is_given_up() -> None:
+    """Its descriptor becomes that of another ring, which has nothing to send."""
+    before = rings()
+    with stage(engine.SESSION, tcp=True) as s, Relay() as other:
+        mine, idle = sorted(rings() - before)
+        assert (s.relay.no_ring, other.no_ring) == ("", "")
+        pairs = couples(s, 3)
+        os.dup2(idle, mine)
+        for number, (_, server) in enumerate(pairs):
+            server.send(answer(number))
+        s.settle()
+        assert [client.take() for client, _ in pairs] == [answer(number) for number in range(3)]
+        assert s.relay.no_ring == os.strerror(errno.EIO)
 
 
 def rings() -> set[int]:
