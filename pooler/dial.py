@@ -70,6 +70,10 @@ class Address(NamedTuple):
         host, port = self.sockaddr[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
+    @property
+    def is_loopback(self) -> bool:
+        return not isinstance(self.sockaddr, str) and ipaddress.ip_address(self.sockaddr[0]).is_loopback
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -206,7 +210,7 @@ async def _connect_to(address: Address, options: SocketOptions, loop: asyncio.Ab
     sock = socket.socket(address.family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        options.apply(sock)
+        options.apply(sock, local=address.is_loopback)
         await loop.sock_connect(sock, address.sockaddr)
         return Channel(sock, loop)
     except BaseException:

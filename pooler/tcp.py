@@ -1,12 +1,14 @@
 """Options of TCP sockets, from the tcp_* settings: the same for clients and servers.
 
-Unix sockets have none of them, only the buffer size. The rule: 0 leaves what the system has.
+Unix sockets have none of them, only the buffer size. The rule: 0 leaves what the system has, but for a server on this
+host, whose long results the relay pulls through a narrow window (`Server.set_pace`).
 """
 
 from __future__ import annotations
 
 import socket
 
+from pooler.relay import NARROW
 from pooler.settings import Settings
 from pooler.values import dataclass
 
@@ -37,12 +39,12 @@ class SocketOptions:
             settings.tcp_socket_buffer,
         )
 
-    def choices(self, *, tcp: bool) -> tuple[Choice, ...]:
-        """What is to be set on a socket."""
+    def choices(self, *, tcp: bool, local: bool = False) -> tuple[Choice, ...]:
+        """What is to be set on a socket; `local`: on its way to a server on this host, over TCP."""
         buffer, keepalive = self.socket_buffer, int(self.keepalive)
         found = (
             (socket.SOL_SOCKET, socket.SO_SNDBUF, buffer),
-            (socket.SOL_SOCKET, socket.SO_RCVBUF, buffer),
+            (socket.SOL_SOCKET, socket.SO_RCVBUF, buffer or local * NARROW),
             (socket.IPPROTO_TCP, socket.TCP_NODELAY, int(tcp)),
             (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, tcp * self.user_timeout),
             (socket.SOL_SOCKET, socket.SO_KEEPALIVE, tcp * keepalive),
@@ -52,7 +54,7 @@ class SocketOptions:
         )
         return tuple(choice for choice in found if choice[2])
 
-    def apply(self, sock: socket.socket) -> None:
+    def apply(self, sock: socket.socket, *, local: bool = False) -> None:
         """Raises OSError when the system refuses a value."""
-        for choice in self.choices(tcp=sock.family != socket.AF_UNIX):
+        for choice in self.choices(tcp=sock.family != socket.AF_UNIX, local=local):
             sock.setsockopt(*choice)

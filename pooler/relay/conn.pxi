@@ -173,9 +173,13 @@ cdef class Conn:
         if n == 0 or n == -2:
             if not self.lost:
                 self.on_eof()
-        elif n > 0 and (self.more or self.hup or self.tls_ready) and not self.lost:
+        elif n > 0 and (self.hup or self.tls_ready or self.goes_on()) and not self.lost:
             self.wake_later()
         return 0
+
+    cdef bint goes_on(self) noexcept:
+        # Whether there is more to read at once.
+        return self.more
 
     cdef int take_in(self, uint8_t *b, size_t n) except -1:
         cdef ssize_t used = self.process(b, n)

@@ -27,6 +27,13 @@ cdef enum:
     SV_BEING_CANCELED = 7
 
 
+cdef enum:
+    # How a server is read; see Server.set_manner.
+    PROMPT = 0
+    LAZY = 1
+    PULLED = 2
+
+
 cdef struct Owed:
     # One answer that a server still owes, in order. kind: P(arse) C(lose) S(ync) Q(uery, function call), or c: the end
     # of a COPY that the client sent ahead of the CopyInResponse.
@@ -90,6 +97,24 @@ cdef class Batch:
     cdef int end(self, str why) except -1
     cdef bint put_off(self, Conn c, iovec *iov, int n) except -1
     cdef int depart(self) except -1
+
+
+cdef class Gauge:
+    """Finds out whether a long result comes faster when it is read LAZY or PULLED."""
+    cdef bint narrow
+    cdef bint trying
+    cdef bint settled
+    cdef uint8_t manner
+    cdef int left
+    cdef int rest
+    cdef int64_t before
+    cdef int64_t since
+    cdef int64_t gained
+    cdef int start(self, int64_t now) noexcept
+    cdef int count_from(self, int64_t now) noexcept
+    cdef int change(self) noexcept
+    cpdef int gain(self, ssize_t n) noexcept
+    cpdef uint8_t look(self, int64_t now) noexcept
 
 
 cdef class Statement:
@@ -175,6 +200,7 @@ cdef class Conn:
     cdef int push_tls(self) except -1
     cdef int shut_tls(self) except -1
     cdef int on_read(self) except -1
+    cdef bint goes_on(self) noexcept
     cdef int on_drained(self) except -1
     cdef int on_eof(self) except -1
     cdef ssize_t process(self, uint8_t *b, size_t n) except -1
@@ -227,9 +253,10 @@ cdef class Server(Conn):
     cdef uint8_t parting
     cdef bint copy_in
     cdef uint8_t extended
-    cdef bint lazy
+    cdef uint8_t manner
     cdef bint wary
     cdef int streak
+    cdef Gauge gauge
     cdef int64_t released
     cdef readonly int cancels
     cdef readonly int pid
@@ -264,7 +291,8 @@ cdef class Server(Conn):
     cdef int evict(self, Out *out, bint largest) except -1
     cdef size_t held_bytes(self) except? 0
     cdef int doubt(self, uint8_t *b, size_t n) except -1
-    cdef int set_lazy(self, bint lazy) except -1
+    cdef bint is_narrow(self) noexcept
+    cdef int set_manner(self, uint8_t manner) except -1
 
 
 cdef class Pool:
@@ -360,6 +388,7 @@ cdef class Relay:
     cdef list forward(self, timeout)
     cdef int run_again(self) except -1
     cdef int run_lazy(self) except -1
+    cdef int watch(self, Conn c, int op, uint32_t reading) except -1
     cdef bint run_woken(self) except -1
     cdef int fault(self, Conn c, object error) except -1
     cdef int take_slot(self, Client c) except -1

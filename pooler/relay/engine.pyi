@@ -15,11 +15,17 @@ FAULT: int
 SESSION: int
 TRANSACTION: int
 STATEMENT: int
+NARROW: int
 
 Tls = tuple[object, object, object]
 
 def clock() -> int: ...
 def bucket_index(value: int) -> int: ...
+
+class Gauge:
+    def __init__(self, now: int, narrow: bool) -> None: ...
+    def gain(self, n: int) -> int: ...
+    def look(self, now: int) -> int: ...
 
 class ConnList:
     count: int
@@ -71,6 +77,7 @@ class Server(Conn):
     pid: int
     cancel_key: bytes
     cancels: int
+    manner_name: str
     in_transaction: bool
     is_clean: bool
     idle_us: int

@@ -164,6 +164,9 @@ cdef class Relay:
         self.lazy_turn = self.now
         for s in list(self.lazy):
             try:
+                if s.manner == PROMPT:
+                    continue
+                s.set_manner(s.gauge.look(self.now))
                 if not (s.lost or s.deaf or s.must_wait()):
                     s.on_read()
             except Exception as error:
@@ -282,12 +285,17 @@ cdef class Relay:
         c.fd = -1
         return 0
 
-    cdef int enter(self, Conn c) except -1:
+    cdef int watch(self, Conn c, int op, uint32_t reading) except -1:
+        # `reading`: EPOLLIN, or 0 while it is read without being told.
         cdef epoll_event ev
-        ev.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
+        ev.events = reading | EPOLLOUT | EPOLLRDHUP | EPOLLET
         ev.data.ptr = <void *>c
-        if epoll_ctl(self.ep, EPOLL_CTL_ADD, c.fd, &ev) < 0:
+        if epoll_ctl(self.ep, op, c.fd, &ev) < 0:
             raise OSError(errno, os.strerror(errno))
+        return 0
+
+    cdef int enter(self, Conn c) except -1:
+        self.watch(c, EPOLL_CTL_ADD, EPOLLIN)
         if c.tls_ready or c.hold_len:
             c.wake_later()
         return 0
@@ -345,11 +353,13 @@ cdef class Relay:
             n = epoll_wait(self.ep, evs, EVENTS, 0)
         self.looked = now_us()
         self.computed = computed_us()
+        self.now = self.looked
         if n > 0:
-            self.now = self.looked
             # asyncio's own descriptors and newcomers are level-triggered: what is dropped here comes again in `select`.
             self.dispatch(evs, n, [])
             self.woken.clear()
+        if self.lazy:
+            self.run_lazy()
         if self.again:
             self.run_again()
 

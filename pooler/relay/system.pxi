@@ -43,6 +43,7 @@ cdef extern from "sys/socket.h" nogil:
     int SHUT_RDWR
     int setsockopt(int fd, int level, int name, const void *value, unsigned int size)
     int SOL_SOCKET
+    int SO_RCVBUF
     int SO_RCVLOWAT
 
 cdef extern from *:
@@ -68,6 +69,7 @@ cdef extern from *:
     struct sockaddr_in6:
         in6_addr sin6_addr
         unsigned short sin6_port
+    int getsockopt(int fd, int level, int name, void *value, socklen_t *n) nogil
     int accept4(int fd, sockaddr *address, socklen_t *n, int flags) nogil
     int getsockname(int fd, sockaddr *address, socklen_t *n) nogil
     const char *inet_ntop(int family, const void *source, char *text, socklen_t n) nogil
@@ -76,6 +78,10 @@ cdef extern from *:
     int AF_INET6
     int SOCK_NONBLOCK
     int SOCK_CLOEXEC
+
+cdef extern from "sys/ioctl.h" nogil:
+    int ioctl(int fd, unsigned long request, int *value)
+    int FIONREAD
 
 cdef extern from "sys/epoll.h" nogil:
     int epoll_create1(int flags)
@@ -102,12 +108,24 @@ cdef enum:
 # What READ_BYTES become at most when they are encrypted.
 cdef enum:
     CIPHER_BYTES = 69632
-# A result of which so many reads in a row were at least so long is read lazily, so many bytes at a time.
+# A result of which so many reads in a row were at least so long is read lazily: at so many bytes, or every millisecond.
 cdef enum:
     LAZY_AFTER = 8
     LAZY_FLOOR = 4096
     LAZY_BYTES = 196608
     LAZY_MS = 1
+# It is measured for so long, and read promptly again when fewer bytes a millisecond come. After so many measurements the
+# other way is tried again; twice as many when it was worse, up to so many.
+cdef enum:
+    GAUGE_US = 3000
+    GAUGE_DRY = 4096
+    GAUGE_REST = 8
+    GAUGE_LONGEST_REST = 64
+# What SO_RCVBUF is asked for on the way to a server on this host; the kernel makes it twice that. What it has sent on
+# already when a pulled socket was emptied is nearly a segment of the loopback device, if it has more.
+cdef enum:
+    NARROW_BYTES = 98304
+    REFILLED_BYTES = 60000
 # Pieces that are shorter together are written as one.
 cdef enum:
     FLAT_BYTES = 1024
@@ -131,6 +149,7 @@ cdef uint8_t *cipher = <uint8_t *>malloc(CIPHER_BYTES)
 WANT_SERVER, CLIENT_LOST, SERVER_LOST, SERVER_READY, SERVER_SAID, FAULT = range(6)
 
 SESSION, TRANSACTION, STATEMENT = range(3)
+NARROW = NARROW_BYTES
 cdef enum:
     MODE_SESSION = 0
     MODE_TRANSACTION = 1
@@ -162,6 +181,7 @@ cdef enum:
     RESET_TASK = 2
     CHECK_TASK = 3
 
+MANNERS = ("prompt", "lazy", "pulled")
 STATES = ("new", "active", "waiting", "idle", "used", "tested", "active", "being_canceled")
 
 

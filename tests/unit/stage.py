@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pooler import wire
-from pooler.relay import engine
+from pooler.relay import NARROW, engine
 from pooler.relay.engine import Client, Conn, Pool, Relay, Server
 from tests.unit.backend import Backend
 from tests.unit.pairs import tcp_pair
@@ -90,7 +90,8 @@ class Peer:
 
 class Stage:
     """See the module. `lost`: (connection, reason, told) in order. `tcp`: over the loopback, not over unix sockets;
-    `io_uring`: what a turn sends leaves together, where the kernel can."""
+    `io_uring`: what a turn sends leaves together, where the kernel can. `narrow`: servers may be pulled, as those that
+    `dial` connected to on this host."""
 
     def __init__(
         self,
@@ -99,9 +100,10 @@ class Stage:
         *,
         tcp: bool = False,
         io_uring: bool = True,
+        narrow: bool = False,
         **settings: Any,
     ) -> None:
-        self.tcp, self.io_uring = tcp, io_uring
+        self.tcp, self.io_uring, self.narrow = tcp, io_uring, narrow
         self.relay = Relay(TRACKED, io_uring)
         self.settings = {"mode": mode, "max_prepared": max_prepared, **settings}
         self.pool = self.another_pool(**self.settings)
@@ -144,6 +146,8 @@ class Stage:
         about: object = None,
     ) -> Peer:
         near, far = self.pair()
+        if self.narrow:
+            near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, NARROW)
         number = next(KEYS)
         conn = self.relay.adopt_server(
             pool or self.pool, number, near.detach(), None, leftover, params, about, number, b"12345678"

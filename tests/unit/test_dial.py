@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,6 +21,7 @@ from pooler.auth import Credentials
 from pooler.channel import Channel, ConnectionClosed
 from pooler.dial import Address, Dialed, DialError, Target, dial, resolve, send_cancel
 from pooler.kinds import SslMode
+from pooler.relay import NARROW
 from pooler.tcp import SocketOptions
 
 from .pairs import Contexts, read_all, run, send_pieces
@@ -586,6 +589,28 @@ def test_socket_options() -> None:
             (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT): 5000,
         }
         assert {option: tcp.getsockopt(*option) for option in wanted} == wanted
+
+
+@pytest.mark.parametrize(("asked", "got"), [(0, 2 * NARROW), (50_000, 100_000)])
+def test_a_server_on_this_host_has_the_window_that_can_be_pulled(asked: int, got: int) -> None:
+    """Unless a size was asked for. The kernel doubles what it is told."""
+
+    async def use(target: Target) -> int:
+        result = await dial(target, loop=asyncio.get_running_loop())
+        with socket.socket(fileno=os.dup(result.channel.fileno())) as sock:
+            result.channel.abort()
+            return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+
+    assert run(with_server(says(READY), use, socket_options=SocketOptions(socket_buffer=asked))) == got
+
+
+@pytest.mark.parametrize(
+    ("sockaddr", "local"),
+    [(("127.0.0.1", 1), True), (("::1", 1, 0, 0), True), (("10.0.0.1", 1), False), (("fe80::1%lo", 1, 0, 1), False)],
+)
+def test_loopback_addresses(sockaddr: Any, local: bool) -> None:
+    assert Address(socket.AF_INET if "." in sockaddr[0] else socket.AF_INET6, sockaddr).is_loopback is local
+    assert not Address(socket.AF_UNIX, "/tmp/.s.PGSQL.5432").is_loopback
 
 
 # ---- cancel

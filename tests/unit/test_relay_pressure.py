@@ -22,9 +22,10 @@ BOUND = 200_000
 """Bytes that one connection may hold back: a read buffer and what it was when it was rewritten."""
 
 
-@pytest.fixture(params=["unix", "tcp", "tcp, without io_uring"])
+@pytest.fixture(params=["unix", "tcp", "tcp, without io_uring", "tcp, narrow"])
 def s(request: pytest.FixtureRequest) -> Iterator[Stage]:
-    with stage(tcp="tcp" in request.param, io_uring="without" not in request.param) as made:
+    kind = request.param
+    with stage(tcp="tcp" in kind, io_uring="without" not in kind, narrow="narrow" in kind) as made:
         yield made
 
 
@@ -147,9 +148,10 @@ def test_a_slow_reader_gets_all_in_order(s: Stage) -> None:
     assert client.take() == Backend().feed(asked)
 
 
-def test_a_long_result_that_pauses_is_not_kept_back_while_the_loop_is_busy() -> None:
+@pytest.mark.parametrize("narrow", [False, True])
+def test_a_long_result_that_pauses_is_not_kept_back_while_the_loop_is_busy(narrow: bool) -> None:
     """Long results are read lazily; with a loop that never waits the tail has to come all the same."""
-    with stage(tcp=True) as s:
+    with stage(tcp=True, narrow=narrow) as s:
         server, client = s.server(), s.client()
         client.send(ASK)
         s.settle()
