@@ -255,7 +255,7 @@ cdef class Server(Conn):
     cdef uint8_t extended
     cdef uint8_t manner
     cdef bint wary
-    cdef int streak
+    cdef int64_t volume
     cdef Gauge gauge
     cdef int64_t released
     cdef readonly int cancels

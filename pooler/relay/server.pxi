@@ -205,7 +205,7 @@ cdef class Server(Conn):
         # which is what a result waits for, is spared a third of its time. A fast one outruns the millisecond.
         cdef uint8_t old = self.manner
         cdef int lowat = LAZY_BYTES if manner != PROMPT else 1
-        self.streak = 0
+        self.volume = 0
         if manner == old:
             return 0
         self.manner = manner
@@ -238,11 +238,9 @@ cdef class Server(Conn):
         if self.manner != PROMPT:
             if self.last_read > 0:
                 self.gauge.gain(self.last_read)
-        elif self.last_read < LAZY_FLOOR:
-            self.streak = 0
-        else:
-            self.streak += 1
-            if self.streak >= LAZY_AFTER:
+        elif self.last_read > 0:
+            self.volume += self.last_read
+            if self.volume >= LAZY_AFTER:
                 self.set_manner(LAZY)
         return 0
 

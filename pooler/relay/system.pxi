@@ -108,10 +108,10 @@ cdef enum:
 # What READ_BYTES become at most when they are encrypted.
 cdef enum:
     CIPHER_BYTES = 69632
-# A result of which so many reads in a row were at least so long is read lazily: at so many bytes, or every millisecond.
+# Of a result of which so much has come the rest is read lazily: at so many bytes, or every millisecond. A shorter one would
+# wait longer for its end than it gains.
 cdef enum:
-    LAZY_AFTER = 8
-    LAZY_FLOOR = 4096
+    LAZY_AFTER = 4194304
     LAZY_BYTES = 196608
     LAZY_MS = 1
 # It is measured for so long, and read promptly again when fewer bytes a millisecond come. After so many measurements the
@@ -119,7 +119,7 @@ cdef enum:
 cdef enum:
     GAUGE_US = 3000
     GAUGE_DRY = 4096
-    GAUGE_REST = 8
+    GAUGE_REST = 16
     GAUGE_LONGEST_REST = 64
 # What SO_RCVBUF is asked for on the way to a server on this host; the kernel makes it twice that. What it has sent on
 # already when a pulled socket was emptied is nearly a segment of the loopback device, if it has more.

@@ -151,6 +151,19 @@ def result(s: Stage) -> Result:
     return made
 
 
+def test_a_result_that_is_not_long_does_not_wait_for_its_end(s: Stage) -> None:
+    """As many of them as there may be."""
+    made = Result(s)
+    for _ in range(3):
+        made.flow(lambda: made.rows >= 3000)
+        made.wait(made.came)
+        assert made.manner == "prompt"
+        made.end()
+        made.rows = 0
+        made.client.send(ASK)
+        s.settle()
+
+
 def test_it_comes_whole_however_it_is_read(s: Stage, result: Result) -> None:
     seen: list[str] = []
 

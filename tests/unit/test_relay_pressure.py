@@ -155,7 +155,7 @@ def test_a_long_result_that_pauses_is_not_kept_back_while_the_loop_is_busy(narro
         server, client = s.server(), s.client()
         client.send(ASK)
         s.settle()
-        for part in [wire.data_row(["r" * 1000]) * 1000] * 5 + [DONE]:
+        for part in [wire.data_row(["r" * 1000]) * 1000] * 9 + [DONE]:
             server.send(part)
             stop = s.relay.stamp() + 2_000_000
             while len(client.inbox) < len(part) and s.relay.stamp() < stop:
