@@ -10,14 +10,13 @@ import re
 import resource
 import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.fixtures import account
 from tests.fixtures.authority import Pair
-from tests.fixtures.bouncer import PROGRAM, PgBouncer
+from tests.fixtures.bouncer import PROGRAM, PgBouncer, version
 from tests.fixtures.cluster import SUPERUSER, Cluster, scratch
 from tests.fixtures.process import Bouncer
 
@@ -84,12 +83,9 @@ class Contestant:
 
 def opponent(program: str) -> tuple[type[Bouncer], str, bool]:
     """What `Contestant` wants of that pgbouncer."""
-    said = subprocess.run([program, "-V"], capture_output=True, text=True, check=True, timeout=10).stdout
-    found = re.match(r"(PgBouncer (\d+)\.(\d+)\S*)", said)
-    if not found:
-        raise ValueError(f"{program} -V does not speak like PgBouncer: {said!r}")
-    kind = type("Opponent", (PgBouncer,), {"program": program})
-    return kind, found[1], (int(found[2]), int(found[3])) >= PREPARES_SINCE
+    name = version(program)
+    major, minor = re.findall(r"\d+", name)[:2]
+    return type("Opponent", (PgBouncer,), {"program": program}), name, (int(major), int(minor)) >= PREPARES_SINCE
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from admin.repl import main
+from tests.fixtures.bouncer import version
 from tests.fixtures.process import Bouncer, StartBouncer
 from tests.fixtures.terminal import Terminal, environment, pooler_command
 
@@ -218,7 +219,7 @@ def test_wide_and_narrow(pgbouncer: Bouncer, open_terminal: Open) -> None:
     terminal.enter("SHOW VERSION")
     terminal.wait(r"^ version *$")
     assert max(map(len, terminal.lines)) <= 60
-    terminal.wait(r"^ ● 127\.0\.0\.1:\d+/pgbouncer 1\.18\.0 │ 1 pool")
+    terminal.wait(rf"^ ● 127\.0\.0\.1:\d+/pgbouncer {re.escape(version().split()[1])} │ 1 pool")
 
 
 def test_waiting_clients_stand_out(pgbouncer: Bouncer, open_terminal: Open) -> None:
@@ -242,7 +243,7 @@ def test_no_colours(pgbouncer: Bouncer, open_terminal: Open, env: dict[str, str]
     terminal = open_terminal(url(pgbouncer), env=env | {"PAGER": ""}, term=term)
     terminal.wait(r"^Connected to")
     terminal.enter("SHOW VERSION")
-    terminal.wait(r"^ PgBouncer 1\.18")
+    terminal.wait("^ " + re.escape(version()))
     assert not re.search("\x1b\\[[0-9;]*3[1-7]", terminal.screen(colours=True))
 
 
@@ -328,7 +329,7 @@ def test_history_lasts_and_is_private(pgbouncer: Bouncer, open_terminal: Open, t
     second.wait(r"SHOW VERSION")
     second.press("Enter")
     second.press("Enter")
-    second.wait(r"^ PgBouncer 1\.18")
+    second.wait("^ " + re.escape(version()))
 
 
 def test_long_output_is_paged(pgbouncer: Bouncer, open_terminal: Open) -> None:
@@ -338,7 +339,7 @@ def test_long_output_is_paged(pgbouncer: Bouncer, open_terminal: Open) -> None:
     terminal.wait(r"^paged:default +\|")
     terminal.enter("\\pager off")
     terminal.enter("SHOW LISTS")
-    terminal.wait(r"^\(12 rows\)")
+    terminal.wait(r"^\(\d\d rows\)")
 
 
 def test_the_pooler_of_this_machine_is_the_default(tmp_path: Path) -> None:

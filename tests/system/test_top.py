@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.fixtures.bouncer import version
 from tests.fixtures.process import Bouncer, StartBouncer
 from tests.fixtures.terminal import Terminal, pooler_command
 
@@ -163,7 +165,7 @@ def test_narrow_wide_and_a_lost_connection(start_pgbouncer: StartBouncer, open_t
     terminal.wait(r"^ ● .*not connected, trying: ")
     terminal.wait(r"^ +app ")
     bouncer.start()
-    terminal.wait(r"^ ● 127\.0\.0\.1:\d+/pgbouncer  PgBouncer 1\.18")
+    terminal.wait(rf"^ ● 127\.0\.0\.1:\d+/pgbouncer  {re.escape(version())}")
     terminal.press("C-c")
     assert terminal.status() == 0
 
