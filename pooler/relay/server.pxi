@@ -202,7 +202,7 @@ cdef class Server(Conn):
         # and what stays below that is fetched by `Relay.run_lazy` within a millisecond. PULLED: nothing wakes us but
         # that millisecond. Meanwhile the narrow window of the socket fills, and PostgreSQL's sends are only put on a
         # queue; when we read on, it is our thread that the kernel has carry them over, in large pieces. So the backend,
-        # which is what a result waits for, is spared a third of its time. A fast one outruns the millisecond.
+        # which is what a result waits for, is spared a quarter of its time. A fast one outruns the millisecond.
         cdef uint8_t old = self.manner
         cdef int lowat = LAZY_BYTES if manner != PROMPT else 1
         self.volume = 0
