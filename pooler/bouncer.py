@@ -60,6 +60,8 @@ class Bouncer:
         self.config = config
         self.loop = loop
         self.relay = selector
+        self.no_ring = selector.no_ring
+        """Why io_uring is not used, as far as the log knows."""
         self.log_file = log
         self.start = time.time()
         self.registry = Registry(config)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pooler import wire
 from pooler.auth import LoginError
-from pooler.log import LOG
+from pooler.log import LOG, WARNING
 from pooler.registry import PoolState
 from pooler.snapshot import TOTAL, breathing, pool_counters
 
@@ -41,6 +41,15 @@ def sweep(bouncer: Bouncer) -> None:
         keep_minimum(bouncer, pool)
     forget_idle(bouncer)
     end_slow_logins(bouncer)
+    tell_of_the_ring(bouncer)
+
+
+def tell_of_the_ring(bouncer: Bouncer) -> None:
+    """Once, when the relay had to do without io_uring from some moment on."""
+    reason = bouncer.relay.no_ring
+    if reason != bouncer.no_ring:
+        bouncer.no_ring = reason
+        bouncer.say(WARNING, f"io_uring failed, each send is a system call of its own from now on: {reason}")
 
 
 # ---- clients

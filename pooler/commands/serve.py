@@ -209,7 +209,8 @@ async def _serve(
 
         greet(bouncer, source)  # type: ignore[arg-type]
     version = f"process up: {PGBOUNCER}, pooler {__version__}, Python {PYTHON}"
-    log.line(LOG, f"{version}, tls: {tls_name()}")
+    ring = f"no ({bouncer.no_ring})" if bouncer.no_ring else "yes"
+    log.line(LOG, f"{version}, tls: {tls_name()}, io_uring: {ring}")
     freeze()
     sys.setswitchinterval(SWITCH)
     try:

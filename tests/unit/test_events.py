@@ -19,6 +19,7 @@ from pooler.channel import Peer
 from pooler.config import Config, compose
 from pooler.databases import DatabaseConfig
 from pooler.door import Door
+from pooler.janitor import sweep
 from pooler.labels import Arrival, Dial
 from pooler.lookup import Lookup
 from pooler.passing import Line
@@ -158,6 +159,17 @@ def test_an_end_that_cannot_be_told_stops_no_other(house: House, kind: str, brok
     assert house.log.having("ERROR", "AttributeError", f"{kind}_lost")
     assert not house.pool().engine.clients() + house.pool().engine.servers()
     assert house.bouncer.tallies["error", "app", "event"] == 1
+
+
+def test_the_loss_of_io_uring_is_told_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep(house.bouncer)
+    assert not house.log.having("io_uring")
+    monkeypatch.setattr(Refusing, "no_ring", "Input/output error", raising=False)
+    sweep(house.bouncer)
+    sweep(house.bouncer)
+    assert house.log.having("io_uring") == [
+        "WARNING io_uring failed, each send is a system call of its own from now on: Input/output error"
+    ]
 
 
 def test_a_fault_in_what_an_idle_server_says_ends_that_server(house: House) -> None:
