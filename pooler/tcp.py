@@ -1,7 +1,7 @@
 """Options of TCP sockets, from the tcp_* settings: the same for clients and servers.
 
 Unix sockets have none of them, only the buffer size. The rule: 0 leaves what the system has, but for a server on this
-host, whose long results the relay pulls through a narrow window (`Server.set_pace`).
+host, whose long results the relay pulls through a narrow window (`Server.set_manner`).
 """
 
 from __future__ import annotations

@@ -146,6 +146,8 @@ cdef class Client(Conn):
             out_add(out, b + start, end - start)
         if out.n:
             if self.link is not None:
+                # Who asks waits for the answer: what came so far was not the beginning of one long result.
+                self.link.set_manner(PROMPT)
                 self.link.write(out.iov, out.n)
             out_clear(out)
         return 0

@@ -388,8 +388,8 @@ cdef class Conn:
     cdef Conn partner(self):
         return None
 
-    # ---- events. The socket is watched edge-triggered, once for its whole life: whoever does not read now has to
-    # remember it (`deaf`), and whoever could read more comes back by itself (`wake_later`).
+    # ---- events. The socket is watched edge-triggered: whoever does not read now has to remember it (`deaf`), and
+    # whoever could read more comes back by itself (`wake_later`).
 
     cdef bint must_wait(self):
         # Whether what this connection sends cannot be taken now.

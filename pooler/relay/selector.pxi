@@ -167,7 +167,11 @@ cdef class Relay:
                 if s.manner == PROMPT:
                     continue
                 s.set_manner(s.gauge.look(self.now))
-                if not (s.lost or s.deaf or s.must_wait()):
+                if s.lost or s.deaf:
+                    continue
+                if s.must_wait():
+                    s.go_deaf()
+                else:
                     s.on_read()
             except Exception as error:
                 self.fault(s, error)
@@ -497,8 +501,9 @@ cdef class Relay:
             if n < 0:
                 if errno != EINTR:
                     raise OSError(errno, os.strerror(errno))
+                # A signal, of which asyncio hears by a descriptor of its own, or work of io_uring in the kernel.
                 PyErr_CheckSignals()
-                return ready
+                n = wait = 0
             self.now = self.looked
             self.dispatch(evs, n, ready)
             if self.lazy:
@@ -512,7 +517,7 @@ cdef class Relay:
                 if self.wake is not None:
                     self.wake()
                 return ready
-            if ready or woke or n == 0 and not self.again and not lazily or wait == 0 and timeout is not None and timeout <= 0:
+            if ready or woke or n == 0 and wait and not self.again and not lazily or wait == 0 and timeout is not None and timeout <= 0:
                 return ready
             if self.now - start > TURN_US:
                 return ready

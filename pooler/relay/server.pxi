@@ -198,9 +198,9 @@ cdef class Server(Conn):
         return size == 2 * NARROW_BYTES
 
     cdef int set_manner(self, uint8_t manner) except -1:
-        # PROMPT: whatever comes wakes us. LAZY, in the middle of a long result: LAZY_BYTES do, not every little segment,
-        # and what stays below that is fetched by `Relay.run_lazy` within a millisecond. PULLED: nothing wakes us but
-        # that millisecond. Meanwhile the narrow window of the socket fills, and PostgreSQL's sends are only put on a
+        # PROMPT: whatever comes wakes us. LAZY, in the middle of a long result: LAZY_BYTES do (or half the receive buffer,
+        # if that is less), not every little segment, and what stays below that is fetched by `Relay.run_lazy` in a
+        # millisecond or two. PULLED: nothing wakes us but that. Meanwhile the narrow window of the socket fills, and PostgreSQL's sends are only put on a
         # queue; when we read on, it is our thread that the kernel has carry them over, in large pieces. So the backend,
         # which is what a result waits for, is spared a quarter of its time. A fast one outruns the millisecond.
         cdef uint8_t old = self.manner
@@ -208,11 +208,6 @@ cdef class Server(Conn):
         self.volume = 0
         if manner == old:
             return 0
-        self.manner = manner
-        if PULLED in (manner, old):
-            self.relay.watch(self, EPOLL_CTL_MOD, 0 if manner == PULLED else EPOLLIN)
-        if PROMPT in (manner, old):
-            setsockopt(self.fd, SOL_SOCKET, SO_RCVLOWAT, &lowat, sizeof(lowat))
         if old == PROMPT:
             if self.gauge is None:
                 self.gauge = Gauge(self.relay.now, self.is_narrow())
@@ -221,6 +216,11 @@ cdef class Server(Conn):
             self.relay.lazy.append(self)
         elif manner == PROMPT:
             self.relay.lazy.remove(self)
+        self.manner = manner
+        if PULLED in (manner, old):
+            self.relay.watch(self, EPOLL_CTL_MOD, 0 if manner == PULLED else EPOLLIN)
+        if PROMPT in (manner, old):
+            setsockopt(self.fd, SOL_SOCKET, SO_RCVLOWAT, &lowat, sizeof(lowat))
         return 0
 
     cdef bint goes_on(self) noexcept:

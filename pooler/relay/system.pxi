@@ -108,8 +108,8 @@ cdef enum:
 # What READ_BYTES become at most when they are encrypted.
 cdef enum:
     CIPHER_BYTES = 69632
-# Of a result of which so much has come the rest is read lazily: at so many bytes, or every millisecond. A shorter one would
-# wait longer for its end than it gains.
+# Of a result of which so much has come the rest is read lazily: at so many bytes, or every millisecond. A shorter one
+# would wait longer for its end than it gains.
 cdef enum:
     LAZY_AFTER = 4194304
     LAZY_BYTES = 196608

@@ -164,6 +164,33 @@ def test_a_result_that_is_not_long_does_not_wait_for_its_end(s: Stage) -> None:
         s.settle()
 
 
+def test_pages_that_are_asked_for_are_not_one_long_result(s: Stage) -> None:
+    """Execute and Flush, as a cursor of a driver reads on: no ReadyForQuery comes in between."""
+    made = Result(s)
+    more = wire.message(b"E", b"\0" + struct.pack("!I", 12)) + wire.message(b"H")
+    for _ in range(800):
+        made.rows += 12
+        made.server.send(ROW * 12)
+        made.wait(made.came)
+        assert made.manner == "prompt"
+        made.client.send(more)
+        made.wait(lambda: made.server.inbox.endswith(more))
+        made.server.take()
+    assert made.client.take() == ROW * made.rows
+    assert made.rows * len(ROW) > 8 << 20
+
+
+def test_asyncio_is_left_alone_meanwhile(s: Stage, result: Result) -> None:
+    result.wait(result.came)
+    result.rows += 200
+    result.server.send(ROW * 200)
+    start = s.relay.stamp()
+    assert s.relay.select(0.05) == []
+    assert s.relay.stamp() - start >= 50_000
+    result.wait(result.came)
+    result.end()
+
+
 def test_it_comes_whole_however_it_is_read(s: Stage, result: Result) -> None:
     seen: list[str] = []
 
