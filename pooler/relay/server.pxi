@@ -200,9 +200,10 @@ cdef class Server(Conn):
     cdef int set_manner(self, uint8_t manner) except -1:
         # PROMPT: whatever comes wakes us. LAZY, in the middle of a long result: LAZY_BYTES do (or half the receive buffer,
         # if that is less), not every little segment, and what stays below that is fetched by `Relay.run_lazy` in a
-        # millisecond or two. PULLED: nothing wakes us but that. Meanwhile the narrow window of the socket fills, and PostgreSQL's sends are only put on a
-        # queue; when we read on, it is our thread that the kernel has carry them over, in large pieces. So the backend,
-        # which is what a result waits for, is spared a quarter of its time. A fast one outruns the millisecond.
+        # millisecond or two. PULLED: nothing wakes us but that. Meanwhile the narrow window of the socket fills, and
+        # PostgreSQL's sends are only put on a queue; when we read on, it is our thread that the kernel has carry them
+        # over, in large pieces. So the backend, which is what a result waits for, is spared a quarter of its time. A fast
+        # one outruns the millisecond.
         cdef uint8_t old = self.manner
         cdef int lowat = LAZY_BYTES if manner != PROMPT else 1
         self.volume = 0

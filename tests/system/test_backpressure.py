@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 
 import pytest
@@ -14,6 +15,7 @@ from tests.fixtures.waiting import until
 
 HUGE = "SELECT repeat('x', 100000) FROM generate_series(1, 3000)"
 """300 MB."""
+NUMBERED = "SELECT i, repeat(i::text, 14) FROM generate_series(1, 500000) i"
 ALLOWED = 16_000_000
 """Bytes the pooler may grow by: buffers and the allocator's slack, far from the hundreds of MB that pass."""
 
@@ -34,6 +36,28 @@ def test_a_client_that_stops_reading_makes_nothing_grow(start_pooler: StartBounc
         received = sum(len(m.body) for m in slow.until() if m.type == "D")
     assert received == 3000 * (100_000 + 6)
     assert bouncer.resident() - before < ALLOWED
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize("sslmode", ["disable", "require"])
+def test_a_long_result_is_what_the_server_says(start_pooler, cluster, sslmode: str, tls: bool) -> None:  # type: ignore[no-untyped-def]
+    """Long enough for every way in which the relay reads one: 50 MB of short rows."""
+    bouncer = start_pooler(server_tls_sslmode=sslmode, **tls_settings(start_pooler) if tls else {})
+
+    def digest(port: int, *, tls: bool) -> str:
+        found, tail = hashlib.sha256(), b""
+        with Stream(("127.0.0.1", port)) as client:
+            if tls:
+                client.start_tls()
+            client.login().send(stream.query(NUMBERED))
+            while not tail.endswith(b"Z\0\0\0\5I"):
+                data = client.socket.recv(1 << 18)
+                assert data
+                found.update(data)
+                tail = (tail + data)[-6:]
+        return found.hexdigest()
+
+    assert digest(bouncer.port, tls=tls) == digest(cluster.port, tls=False)
 
 
 class Settled:
