@@ -8,12 +8,10 @@ functions.
 
 from __future__ import annotations
 
-import json
 import math
-import re
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
@@ -32,13 +30,15 @@ JSON, FLOAT4, FLOAT8, UNKNOWN, BPCHAR, VARCHAR, TIMESTAMP, TIMESTAMPTZ = (
     1114,
     1184,
 )
-NUMERIC, JSONB, REGCLASS, REGTYPE, DATE, INTERVAL = 1700, 3802, 2205, 2206, 1082, 1186
+NUMERIC, JSONB, REGCLASS, REGTYPE, DATE = 1700, 3802, 2205, 2206, 1082
 
 EPOCH_2000 = 946_684_800
 """Unix time of PostgreSQL's epoch."""
 
 Value = Any
 """str, int, float, Decimal, bool, bytes or None: whatever the type's column of TYPES takes."""
+Row = Sequence[Value]
+"""Of an answer: a value for each of its columns."""
 
 
 class BadValue(ValueError):
@@ -217,44 +217,6 @@ def timestamp(text: str) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-_UNITS = {
-    "microsecond": 1e-6, "us": 1e-6, "millisecond": 1e-3, "ms": 1e-3, "second": 1, "sec": 1, "s": 1,
-    "minute": 60, "min": 60, "m": 60, "hour": 3600, "hr": 3600, "h": 3600, "day": 86_400, "d": 86_400,
-    "week": 604_800, "w": 604_800, "month": 2_592_000, "mon": 2_592_000, "year": 31_557_600, "y": 31_557_600,
-}  # fmt: skip
-_INTERVAL_PART = re.compile(r"\s*([+-]?\d+(?:\.\d+)?)\s*([a-z]+)\s*", re.IGNORECASE)
-_CLOCK = re.compile(r"([+-]?)(\d+):(\d\d)(?::(\d\d(?:\.\d+)?))?")
-
-
-def interval(text: str) -> float:
-    """Seconds of `5 minutes`, `1 day 02:03:04`, `30`; months have thirty days. Raises ValueError, KeyError."""
-    text, total = text.strip(), 0.0
-    sign = -1 if text.endswith("ago") else 1
-    text = text.removesuffix("ago").strip()
-    if (clock := _CLOCK.search(text)) is not None:
-        seconds = int(clock[2]) * 3600 + int(clock[3]) * 60 + float(clock[4] or 0)
-        total += -seconds if clock[1] == "-" else seconds
-        text = (text[: clock.start()] + text[clock.end() :]).strip()
-    at = 0
-    while at < len(text):
-        part = _INTERVAL_PART.match(text, at)
-        if part is None:
-            return sign * (total + float(text))
-        unit = part[2].lower()
-        total += float(part[1]) * (_UNITS[unit] if unit in _UNITS else _UNITS[unit.removesuffix("s")])
-        at = part.end()
-    return sign * total
-
-
-def _interval_from_binary(data: bytes) -> float:
-    micros, days, months = struct.unpack("!qii", data)
-    return float(micros / 1e6 + 86_400 * days + 2_592_000 * months)
-
-
-def _interval_binary(value: Value) -> bytes:
-    return struct.pack("!qii", round(float(value) * 1_000_000), 0, 0)
-
-
 def _date_from_binary(data: bytes) -> float:
     days: int = struct.unpack("!i", data)[0]
     return float(EPOCH_2000 + 86_400 * days)
@@ -305,11 +267,11 @@ TYPES: dict[int, FieldType] = {
         _time_type(TIMESTAMPTZ, "timestamptz"),
         _time_type(TIMESTAMP, "timestamp"),
         FieldType(DATE, "date", _date_text, _date_binary, timestamp, _date_from_binary),
-        FieldType(INTERVAL, "interval", _plain, _interval_binary, interval, _interval_from_binary),
     )
 }  # fmt: skip
 
-NUMBERS = frozenset({INT2, INT4, INT8, OID, FLOAT4, FLOAT8, NUMERIC})
+INTEGERS = frozenset({INT2, INT4, INT8, OID})
+NUMBERS = INTEGERS | {FLOAT4, FLOAT8, NUMERIC}
 
 
 def field_type(oid: int) -> FieldType:
@@ -339,71 +301,3 @@ def decode(oid: int, data: bytes | None, format: int, place: int) -> Value:
             raise BadValue(f"incorrect binary data format in bind parameter {place}", "22P03") from None
         shown = _utf8(data[:80])
         raise BadValue(f'invalid input syntax for type {kind.name}: "{shown}"', "22P02") from None
-
-
-# ---- arrays: only as parameters, as JSON text
-
-ARRAYS = {1000: BOOL, 1005: INT2, 1007: INT4, 1009: TEXT, 1015: VARCHAR, 1016: INT8, 1022: FLOAT8, 1231: NUMERIC}
-"""Element type by array type."""
-ARRAY_OF = {TEXT: 1009, NAME: 1009, VARCHAR: 1009, INT4: 1007, INT8: 1016, NUMERIC: 1231, FLOAT8: 1022}
-
-
-_ITEM = re.compile(r'\s*(?:"((?:[^"\\]|\\.)*)"|([^,{}"]*?))\s*([,}])', re.DOTALL)
-
-
-def array_items(text: str) -> list[str | None]:
-    """Elements of `{a,"b c",NULL}`; one dimension. Raises ValueError."""
-    text = text.strip()
-    if text == "{}":
-        return []
-    items: list[str | None] = []
-    at, last = 1, ","
-    while last == ",":
-        found = _ITEM.match(text, at)
-        if found is None:
-            raise ValueError("malformed array literal")
-        quoted, plain, last = found.groups()
-        if quoted is not None:
-            items.append(re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL))
-        else:
-            items.append(None if plain.upper() == "NULL" else plain)
-        at = found.end()
-    return items
-
-
-def _array_from_text(element: int) -> Callable[[str], Value]:
-    read = TYPES[element].from_text
-    return lambda text: _json([None if item is None else read(item) for item in array_items(text)])
-
-
-def _array_from_binary(element: int) -> Callable[[bytes], Value]:
-    read = TYPES[element].from_binary
-
-    def items(data: bytes) -> str:
-        dimensions, _, _ = struct.unpack_from("!iiI", data)
-        if dimensions not in (0, 1):
-            raise ValueError("only arrays of one dimension are read")
-        at, values = 20, []
-        for _ in range(struct.unpack_from("!i", data, 12)[0] if dimensions else 0):
-            (length,) = struct.unpack_from("!i", data, at)
-            at += 4
-            values.append(None if length < 0 else read(data[at : at + length]))
-            at += max(length, 0)
-        return _json(values)
-
-    return items
-
-
-def _json(items: list[Value]) -> str:
-    return json.dumps([float(item) if isinstance(item, Decimal) else item for item in items])
-
-
-TYPES.update(
-    (
-        oid,
-        FieldType(
-            oid, f"{TYPES[element].name}[]", _text, _text, _array_from_text(element), _array_from_binary(element)
-        ),
-    )
-    for oid, element in ARRAYS.items()
-)

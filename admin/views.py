@@ -1,4 +1,4 @@
-"""The console's views as tables of columns: for each SHOW its name, type and reader, in PgBouncer 1.25's
+"""The console's views as tables of columns: for each SHOW its name, type and reader, in PgBouncer 1.26's
 order.
 
 A view reads one `Shown`, that is a Snapshot and what stands beside it, and yields rows; it counts nothing
@@ -16,8 +16,8 @@ from operator import attrgetter, itemgetter
 from typing import Any
 
 from admin.fieldtypes import BYTEA, FLOAT8, INT4, INT8, NUMERIC, TEXT, TIMESTAMPTZ, Value, local_time
-from pooler.config import ConfigRow, config_rows
-from pooler.stats import ZERO, Averages, Counters, DatabaseStat, Histogram, Snapshot, SocketStat
+from pooler.config.whole import ConfigRow, config_rows
+from pooler.stats import ADMIN_DATABASE, ZERO, Averages, Counters, DatabaseStat, Histogram, Snapshot, SocketStat
 from pooler.verbs import House, Latency
 
 MICROSECONDS = 1_000_000
@@ -38,6 +38,8 @@ class Column:
     oid: int
     read: Callable[[Any], Value]
     """From one object of the view's source to the value."""
+    moment: Callable[[Any], Value] | None = None
+    """For a time that PgBouncer shows as a text, in its local zone: the time, which SQL reckons with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,14 @@ class View:
             items = sorted(items, key=lambda item: [wire_order(getattr(item, name)) for name in self.order])
         for item in items:
             yield tuple([read(item) for read in readers])
+
+    @property
+    def relation(self) -> tuple[Column, ...]:
+        """The columns as SQL has them."""
+        return tuple(
+            column if column.moment is None else Column(column.name, TIMESTAMPTZ, column.moment)
+            for column in self.columns
+        )
 
 
 def wire_order(value: str | int) -> bytes | int:
@@ -139,9 +149,9 @@ COUNTERS = (
     _counter("client_parse_count", in_averages="avg_client_parse_count", totals="ps_client_parse_count"),
     _counter("server_parse_count", in_averages="avg_server_parse_count", totals="ps_server_parse_count"),
     _counter("bind_count", in_averages="avg_bind_count", totals="ps_bind_count"),
+    _counter("client_login_count", in_averages="avg_client_login_count"),
 )
-"""In the order of 1.25. client_login_count (1.26) is counted but has no column here: see the module's
-rule."""
+"""The totals of all, then the averages of all: what 1.26 added stands in the middle of STATS."""
 
 WEIGHTS = {
     "xact_time": "xact_count",
@@ -153,6 +163,12 @@ WEIGHTS = {
 
 def _databases(shown: Shown) -> Iterable[DatabaseStat]:
     return shown.snapshot.databases
+
+
+def _with_pools(shown: Shown) -> Iterator[DatabaseStat]:
+    """What has never had a pool has nothing to count; what had one keeps its counts when that is gone."""
+    known = {pool.database for pool in shown.snapshot.pools}
+    return (one for one in shown.snapshot.databases if one.name in known or one.counters is not ZERO)
 
 
 def _totals(shown: Shown) -> Iterator[tuple[str, int]]:
@@ -194,7 +210,8 @@ def _request_time(socket: SocketStat) -> str:
 SOCKET_COLUMNS = (
     s("type"), s("user"), s("database"), s("replication"), s("state"),
     s("addr"), i("port"), s("local_addr"), i("local_port"),
-    s("connect_time", _connect_time), s("request_time", _request_time),
+    Column("connect_time", TEXT, _connect_time, attrgetter("connect_time")),
+    Column("request_time", TEXT, _request_time, attrgetter("request_time")),
     i("wait", lambda socket: socket.wait_us // MICROSECONDS),
     i("wait_us", lambda socket: socket.wait_us % MICROSECONDS),
     i("close_needed", lambda socket: int(socket.close_needed)),
@@ -232,7 +249,8 @@ def _socket_columns() -> tuple[Column, ...]:
 
 
 def _busy(shown: Shown) -> Iterator[SocketStat]:
-    return (socket for socket in _sockets(shown) if socket.state not in QUIET)
+    """A console is idle by its state, having no server; but this is one's answer."""
+    return (s for s in _sockets(shown) if s.state not in QUIET or s.database == ADMIN_DATABASE)
 
 
 # ---- single rows and pairs
@@ -247,8 +265,11 @@ def _yes_no(state: bool) -> str:
 
 
 def _states(shown: Shown) -> Iterator[tuple[str, str]]:
-    for name in ("active", "paused", "suspended"):
-        yield name, _yes_no(getattr(shown.snapshot, name))
+    yield "active", _yes_no(shown.snapshot.active)
+    yield "paused", _yes_no(shown.snapshot.paused)
+    if shown.snapshot.suspended:
+        # Ours: PgBouncer 1.26 has neither SUSPEND nor this row.
+        yield "suspended", "yes"
 
 
 def _about(shown: Shown) -> Iterator[tuple[str, str]]:
@@ -261,10 +282,13 @@ def _about(shown: Shown) -> Iterator[tuple[str, str]]:
     yield "pid", str(process.pid)
     yield "started", local_time(process.start_time)
     yield "uptime", duration(now - process.start_time)
-    yield "cpu seconds", f"{process.cpu_seconds:.2f}"
-    yield "resident bytes", str(process.resident_bytes)
+    if process.cpu_seconds is not None:
+        yield "cpu seconds", f"{process.cpu_seconds:.2f}"
+    if process.resident_bytes is not None:
+        yield "resident bytes", str(process.resident_bytes)
     yield "io_uring", f"no ({shown.snapshot.loop.no_ring})" if shown.snapshot.loop.no_ring else "yes"
-    yield "file descriptors", f"{process.open_fds} of {process.max_fds}"
+    if process.open_fds is not None and process.max_fds is not None:
+        yield "file descriptors", f"{process.open_fds} of {process.max_fds}"
 
 
 def duration(seconds: float) -> str:
@@ -332,6 +356,16 @@ def _waiting(shown: Shown) -> list[tuple[SocketStat, float]]:
     return [(client, now - client.wait_us / MICROSECONDS) for client in queued]
 
 
+def _transactions(shown: Shown) -> list[tuple[SocketStat, float, int]]:
+    """Clients in a transaction that have a server, the longest first: with the moment it began (its first query, which
+    may have waited) and the server's process."""
+    now = shown.snapshot.now
+    processes = {server.ptr: server.remote_pid for server in shown.snapshot.servers}
+    found = [client for client in shown.snapshot.clients if client.xact_us and client.link in processes]
+    found.sort(key=lambda client: -client.xact_us)
+    return [(client, now - client.xact_us / MICROSECONDS, processes[client.link]) for client in found]
+
+
 def _client(name: str) -> Callable[[Any], Value]:
     read = attrgetter(name)
     return lambda row: read(row[0])
@@ -343,17 +377,17 @@ VIEWS: tuple[View, ...] = (
         "STATS",
         (s("database", "name"), *(n(c.total, f"counters.{c.field}") for c in COUNTERS),
          *(n(c.average, f"averages.{c.field}") for c in COUNTERS)),
-        _databases, order=("name",),
+        _with_pools, order=("name",),
     ),
     View(
         "STATS_TOTALS",
         (s("database", "name"), *(n(c.field, f"counters.{c.field}") for c in COUNTERS)),
-        _databases, order=("name",),
+        _with_pools, order=("name",),
     ),
     View(
         "STATS_AVERAGES",
         (s("database", "name"), *(n(c.in_averages, f"averages.{c.field}") for c in COUNTERS)),
-        _databases, order=("name",),
+        _with_pools, order=("name",),
     ),
     View("TOTALS", (s("name", itemgetter(0)), n("value", itemgetter(1))), _totals),
     View(
@@ -438,6 +472,14 @@ VIEWS: tuple[View, ...] = (
         _waiting, CLIENTS,
     ),
     View(
+        "TRANSACTIONS",
+        (t("since", itemgetter(1)), q("xact_us", _client("xact_us")), s("database", _client("database")),
+         s("user", _client("user")), s("application_name", _client("application_name")),
+         s("addr", _client("addr")), i("port", _client("port")), i("id", _client("id")),
+         i("server_pid", itemgetter(2))),
+        _transactions, SOCKETS,
+    ),
+    View(
         "LATENCY",
         (s("database", "latency.database"), *LATENCY_COLUMNS),
         lambda shown: _percentiles(shown.house.history.by_database(shown.snapshot)), HISTOGRAMS,
@@ -456,6 +498,17 @@ VIEWS: tuple[View, ...] = (
     ),
     View("LOOP", (q("longest_turn_us"), q("longest_turn_cpu_us")), lambda shown: (shown.snapshot.loop,)),
     View("EVENTS", (s("kind"), s("database"), s("reason"), q("count")), lambda shown: shown.snapshot.events),
+    View(
+        "SESSION_STATE",
+        (s("database"), s("user"), s("application_name"), s("addr"), i("port"), i("id"), s("kind"), s("fate"),
+         t("since"), q("pinned_us"), i("server"), s("statement")),
+        lambda shown: shown.house.session_state(),
+    ),
+    View(
+        "SESSION_STATE_SEEN",
+        (s("database"), s("user"), s("kind"), s("fate"), q("count"), t("first_seen"), t("last_seen"), s("statement")),
+        lambda shown: shown.house.session_state_seen(), order=("database", "user", "kind", "statement"),
+    ),
     View(
         "DRAINS",
         (s("kind"), s("target"), s("state"), q("queued"), q("delivered"), q("dropped"), q("retries"),

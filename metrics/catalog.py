@@ -41,9 +41,15 @@ class Figure:
         return self.name + "_total" if self.kind == "counter" else self.name
 
 
-def one(name: str, help: str, read: Callable[[Snapshot], float], kind: Kind = "gauge") -> Figure:
-    """A figure without labels."""
-    return Figure(name, kind, help, (), lambda snapshot: [((), read(snapshot))])
+def one(name: str, help: str, read: Callable[[Snapshot], float | None], kind: Kind = "gauge") -> Figure:
+    """A figure without labels; absent when it cannot be had (None)."""
+
+    def rows(snapshot: Snapshot) -> Iterator[Sample]:
+        value = read(snapshot)
+        if value is not None:
+            yield (), value
+
+    return Figure(name, kind, help, (), rows)
 
 
 # Per database, per pool.
@@ -196,7 +202,7 @@ EXPORTER: tuple[Figure, ...] = (
 
 # The process, under the exporter's prefix and our own.
 
-PROCESS: tuple[tuple[str, Kind, str, Callable[[Snapshot], float]], ...] = (
+PROCESS: tuple[tuple[str, Kind, str, Callable[[Snapshot], float | None]], ...] = (
     ("cpu_seconds", "counter", "Total user and system CPU time spent in seconds",
      lambda s: s.process.cpu_seconds),
     ("resident_memory_bytes", "gauge", "Resident memory size in bytes", lambda s: s.process.resident_bytes),
@@ -292,7 +298,12 @@ POOLER: tuple[Figure, ...] = (
     of_events("server_closes", "close", "Server connections closed, by reason"),
     of_events("errors", "error", "What went wrong, by reason"),
     of_events("timeouts", "timeout", "Connections and queries ended by a time limit, by the setting"),
+    of_events("failed_rounds", "round", "Rounds of the pooler's own work that failed, and lines its log has lost, "
+              "by what it was"),
     of_events("login_failures", "login", "Client logins that failed, by reason"),
+    Figure("pooler_session_state", "counter", "Statements that touched session state, by its kind and fate",
+           ("database", "kind", "fate"), lambda s: (((e.database, *e.reason.split(" ", 1)), e.count)
+                                                    for e in s.events if e.kind == "session_state")),
     of_drain("delivered_lines", "counter", "Log lines delivered", "delivered"),
     of_drain("dropped_lines", "counter", "Log lines given up", "dropped"),
     of_drain("retries", "counter", "Deliveries tried again", "retries"),

@@ -13,13 +13,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pooler.stats import DatabaseStat, Distributions, PoolStat, Snapshot, merge
+from pooler.stats import ADMIN_DATABASE, QUANTILES, DatabaseStat, PoolStat, Snapshot, gained_spread, merge
 
 SOURCE = "app"
 """The log source Heroku files these lines under: `heroku logs` shows `app[heroku-pgbouncer]`."""
 PROCESS = "heroku-pgbouncer"
-CONSOLE = "pgbouncer"
-"""The admin database, which is not pooled and has no line."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.:@/+$~-]+\Z")
 _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
@@ -40,6 +38,11 @@ class LogLine:
     def text(self) -> str:
         """As `heroku logs` shows it."""
         return f"{stamp(self.when)} {self.source}[{self.process}]: {self.body}"
+
+    def is_from(self, source: str) -> bool:
+        """Whether somebody who asks for this source means the line: one of `app[heroku-pgbouncer]: source=pgbouncer`
+        is from all three."""
+        return source in (self.source, self.process) or self.body.startswith(f"source={source} ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,6 @@ KEYS: tuple[Key, ...] = (
 second.
 """
 
-QUANTILES = (0.5, 0.95, 0.99)
 EXTRA_KEYS: tuple[Key, ...] = (
     ("p50_wait", lambda share: share.wait[0]),
     ("p95_wait", lambda share: share.wait[1]),
@@ -138,29 +140,15 @@ def shares(snapshot: Snapshot, extra: bool, since: Snapshot | None) -> Iterator[
     pools = _by_database(snapshot)
     for stat in snapshot.databases:
         own = tuple(pools.get(stat.name, ()))
-        if stat.name == CONSOLE:
+        if stat.name == ADMIN_DATABASE:
             continue
         if not extra:
             yield Share(stat, own)
             continue
-        gained = [gain(pool, before.get((pool.database, pool.user))) for pool in own]
-        wait = merge(part.wait for part in gained).quantiles(QUANTILES)
-        query = merge(part.query for part in gained).quantiles(QUANTILES)
+        spread = [gained_spread(pool, before.get((pool.database, pool.user))) for pool in own]
+        wait = merge(part.wait for part in spread).quantiles(QUANTILES)
+        query = merge(part.query for part in spread).quantiles(QUANTILES)
         yield Share(stat, own, wait, query)
-
-
-def gain(pool: PoolStat, before: PoolStat | None) -> Distributions:
-    """What a pool's distributions gained; everything if the pool is new, or was dropped and made again
-    meanwhile.
-    """
-    new = pool.distributions or Distributions()
-    old = before.distributions if before else None
-    if old is None:
-        return new
-    try:
-        return Distributions(new.wait - old.wait, new.query - old.query, new.xact - old.xact, new.login - old.login)
-    except (OverflowError, ValueError):
-        return new
 
 
 def _by_database(snapshot: Snapshot) -> dict[str, list[PoolStat]]:

@@ -1,8 +1,8 @@
 """Once a period: a Snapshot becomes log lines, and the lines go to the sinks, the ring and whoever follows.
 
 `Reporter` decides when; `metrics.heroku` says what a line is and the sinks where it goes. Nothing here waits
-for a sink or a follower. The first lines come a second after the start, again when the first traffic has been
-seen, and from then on every period.
+for a sink or a follower. The first lines come a second after the start, and from then on every period; those of the
+first traffic come in between and shift nothing.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from types import TracebackType
 
-from metrics.heroku import CONSOLE, LogLine, log_lines
-from metrics.sink import Pusher, Sink
+from metrics.drains.sink import Pusher, Sink
+from metrics.heroku import LogLine, log_lines
 from metrics.source import Source, Unavailable, take
-from pooler.stats import DrainStat, Snapshot
+from pooler.rounds import Rounds, in_the_log_of
+from pooler.stats import ADMIN_DATABASE, DrainStat, Snapshot
 
 LOG = logging.getLogger("metrics")
 
@@ -78,8 +79,8 @@ class Rhythm:
         began = traffic and not self._seen
         self._seen = self._seen or traffic
         due = self._last is None or now >= self._last + self.period
-        if due or began:
-            on_time = not began and self._last is not None and now < self._last + 2 * self.period
+        if due:
+            on_time = self._last is not None and now < self._last + 2 * self.period
             self._last = self._last + self.period if on_time and self._last is not None else now
         assert self._last is not None
         regular = self._last + self.period
@@ -99,7 +100,9 @@ class Reporter:
         extra: bool = False,
         keep: int = KEEP_LINES,
         warn: Callable[[str], object] = LOG.warning,
+        rounds: Rounds | None = None,
     ) -> None:
+        self._rounds = rounds or in_the_log_of("metrics")
         self._source = source
         self.set_sinks(sinks)
         self._rhythm = Rhythm(period, time.monotonic())
@@ -113,19 +116,20 @@ class Reporter:
 
     async def run(self) -> None:
         """Report until cancelled."""
-        while True:
-            await self._until_look()
-            snapshot = await self._take()
-            if snapshot is None:
-                self._rhythm.next_look = time.monotonic() + LOOK_SECONDS
-            elif self._rhythm.decide(time.monotonic(), has_traffic(snapshot)):
-                await self.report(snapshot)
+        await self._rounds.forever("metrics", self._until_look, self._look)
+
+    async def _look(self) -> None:
+        snapshot = await self._take()
+        if snapshot is None:
+            self._rhythm.next_look = time.monotonic() + LOOK_SECONDS
+        elif self._rhythm.decide(time.monotonic(), has_traffic(snapshot)):
+            await self.report(snapshot)
 
     async def report(self, snapshot: Snapshot) -> None:
         """Make the lines of one snapshot and hand them out, and push the figures where they are wanted."""
         for sink in self._sinks:
             if isinstance(sink, Pusher):
-                sink.push(snapshot)
+                self._rounds.attempt("push", sink.push, snapshot)
         batch: list[LogLine] = []
         for line in log_lines(snapshot, self._extra, self._before):
             batch.append(line)
@@ -139,7 +143,7 @@ class Reporter:
     def publish(self, lines: Sequence[LogLine]) -> None:
         """Hand lines to every sink, the ring and all followers; not only the reporter has some."""
         for sink in self._sinks:
-            sink.emit(lines)
+            self._rounds.attempt("drain", sink.emit, lines)
         self._ring.extend(lines)
         for follower in self._followers:
             for line in lines:
@@ -156,7 +160,7 @@ class Reporter:
         return follower
 
     def set_period(self, period: float) -> None:
-        """A new period counts from the last lines."""
+        """A new period counts from the last lines; with 0 there are none until there is another one."""
         self._rhythm.next_look += period - self._rhythm.period
         self._rhythm.period = period
         self._changed.set()
@@ -171,21 +175,25 @@ class Reporter:
 
     def reopen(self) -> None:
         for sink in self._sinks:
-            sink.reopen()
+            self._rounds.attempt("drain", sink.reopen)
 
     def stats(self) -> tuple[DrainStat, ...]:
         return tuple(sink.stats() for sink in self._sinks)
 
     async def close(self, timeout: float = 1.0) -> None:
         """Flush and stop all sinks, together in at most `timeout` seconds."""
-        await asyncio.gather(*(sink.close(timeout) for sink in self._sinks))
+        await asyncio.gather(*(self._rounds.once("drain", sink.close(timeout)) for sink in self._sinks))
 
     async def _until_look(self) -> None:
-        while (left := self._rhythm.next_look - time.monotonic()) > 0:
+        while (left := self._left()) is None or left > 0:
             self._changed.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await self._changed.wait()
+
+    def _left(self) -> float | None:
+        """Seconds until the next look; None: with a period of 0 there is none."""
+        return self._rhythm.next_look - time.monotonic() if self._rhythm.period else None
 
     async def _take(self) -> Snapshot | None:
         """The figures, or None when the source has none; that is told once, not every second."""
@@ -201,4 +209,4 @@ class Reporter:
 
 
 def has_traffic(snapshot: Snapshot) -> bool:
-    return any(stat.counters.query_count for stat in snapshot.databases if stat.name != CONSOLE)
+    return any(stat.counters.query_count for stat in snapshot.databases if stat.name != ADMIN_DATABASE)

@@ -19,6 +19,7 @@ from prometheus_client.utils import floatToGoString
 from metrics.buckets import LABELS
 from metrics.cardinality import printable
 from metrics.catalog import CATALOG, UP, Figure
+from pooler.rounds import Rounds, in_the_log_of
 from pooler.stats import Snapshot
 
 PIECE_SERIES = 500
@@ -98,7 +99,8 @@ def negotiate(accept: str) -> tuple[Encoder, str]:
 class Exposition:
     """The text of one encoder. It remembers the series of the last scrape, and no others."""
 
-    def __init__(self, encoder: Encoder, catalog: Iterable[Figure] = CATALOG) -> None:
+    def __init__(self, encoder: Encoder, catalog: Iterable[Figure] = CATALOG, rounds: Rounds | None = None) -> None:
+        self._rounds = rounds or in_the_log_of("metrics")
         self._encoder = encoder
         self._end = _EOF if encoder(CollectorRegistry()).endswith(_EOF.encode()) else ""
         self._families = [_Family(figure, encoder) for figure in (_UP, *catalog)]
@@ -109,7 +111,7 @@ class Exposition:
             return
         lines: list[str] = []
         for family in self._families:
-            for line in family.lines(snapshot):
+            for line in self._had(family.lines(snapshot)):
                 lines.append(line)
                 if len(lines) >= PIECE_SERIES:
                     yield "".join(lines).encode()
@@ -117,8 +119,15 @@ class Exposition:
         lines.append(self._end)
         yield "".join(lines).encode()
 
+    def _had(self, lines: Iterator[str]) -> Iterator[str]:
+        """A figure that cannot be had is absent; the others are there all the same."""
+        try:
+            yield from lines
+        except Exception as error:
+            self._rounds.failed("figure", error)
 
-Row = tuple[tuple[str, ...], tuple[float, ...]]
+
+Labelled = tuple[tuple[str, ...], tuple[float, ...]]
 """Label values, and the values of the series they make: one, or those of a histogram."""
 
 
@@ -143,7 +152,7 @@ class _Family:
                     yield f"{head}{start}{written(number)}\n"
                     head = ""
 
-    def _rows(self, snapshot: Snapshot) -> Iterator[Row]:
+    def _rows(self, snapshot: Snapshot) -> Iterator[Labelled]:
         if self._figure.kind != "histogram":
             return ((values, (value,)) for values, value in self._figure.read(snapshot))
         return (

@@ -24,6 +24,6 @@ class Source(Protocol):
     ) -> Snapshot | Awaitable[Snapshot]: ...
 
 
-async def take(source: Source, *, clients: bool = False, histograms: bool = False) -> Snapshot:
-    answer = source(clients=clients, histograms=histograms)
+async def take(source: Source, *, clients: bool = False, servers: bool = False, histograms: bool = False) -> Snapshot:
+    answer = source(clients=clients, servers=servers, histograms=histograms)
     return await answer if isawaitable(answer) else answer

@@ -8,91 +8,55 @@ the three packages meet.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from importlib import import_module
+from itertools import groupby
 
-Main = Callable[[list[str]], int]
+from pooler.commands.table import find, listed
+from pooler.ending import leave, unread
 
-COMMANDS = {
-    "serve": ("pooler.commands.serve", "run the pooler: embedded PostgreSQL, a database's URL, or an ini file"),
-    "console": ("admin.repl", "the interactive console of the admin database"),
-    "top": ("admin.top", "pools, clients and servers, live and full-screen"),
-    "logs": ("metrics.logs", "show and follow the metrics lines of a running pooler"),
-    "metrics": ("pooler.commands.foreign", "log lines, /metrics and the live page for a PgBouncer that is not ours"),
-}
-PLATFORM = (
-    "apps",
-    "apps:create",
-    "apps:destroy",
-    "db:register",
-    "pg",
-    "pg:info",
-    "pg:connection-pooling:attach",
-    "pg:promote",
-    "pg:unfollow",
-    "pg:credentials",
-    "pg:credentials:create",
-    "pg:credentials:destroy",
-    "pg:credentials:url",
-    "pg:psql",
-    "pg:wait",
-    "addons",
-    "addons:info",
-    "addons:attach",
-    "addons:detach",
-    "addons:destroy",
-    "config",
-    "config:get",
-    "config:set",
-    "config:unset",
-    "releases",
-    "authorizations",
-    "authorizations:create",
-    "authorizations:revoke",
-    "run",
-)
-"""Heroku's commands, on your own PostgreSQL; `admin.platform` has them all."""
 HELP = ("-h", "--help", "help")
 VERSION = ("-V", "--version", "version")
 
 
 def usage() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: pooler COMMAND [ARGUMENT...]",
-            "",
-            *lines,
-            "",
-            "Apps, databases and attachments, as the Heroku CLI has them:",
-            *(f"  {name}" for name in PLATFORM),
-            "",
-            "pooler COMMAND --help tells more about each.",
-        ]
-    )
+    commands = listed()
+    width = max(len(command.name) for command in commands)
+    lines = ["usage: pooler COMMAND [ARGUMENT...]"]
+    for topic, group in groupby(commands, key=lambda command: command.topic):
+        lines += ["", f"{topic}:", *(f"  {command.name:<{width}}  {command.help}" for command in group)]
+    return "\n".join([*lines, "", "pooler COMMAND --help tells more about each."])
+
+
+def tell_usage(*, asked: bool) -> int:
+    try:
+        print(usage(), file=sys.stdout if asked else sys.stderr, flush=True)
+    except BrokenPipeError:
+        unread()
+    return 0 if asked else 2
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 done, 1 failed, 2 wrong usage."""
     words = sys.argv[1:] if arguments is None else arguments
     if not words or words[0] in HELP:
-        print(usage(), file=sys.stdout if words else sys.stderr)
-        return 0 if words else 2
+        if words[1:] and find(words[1]):
+            words = [words[1], "--help"]
+        else:
+            return tell_usage(asked=bool(words))
     name, rest = words[0], words[1:]
     if name in VERSION:
         name, rest = "serve", ["--version"]
-    if name in COMMANDS:
-        return _load(COMMANDS[name][0])(rest)
-    if name in PLATFORM:
-        return _load("admin.platform")(words)
-    print(f"pooler: there is no command {name!r}; pooler --help lists them", file=sys.stderr)
+    run = find(name)
+    if run is not None:
+        return leave(run(rest))
+    print(f"pooler: there is no command {name!r}; {_hint(name)}", file=sys.stderr)
     return 2
 
 
-def _load(module: str) -> Main:
-    found: Main = import_module(module).main
-    return found
+def _hint(name: str) -> str:
+    from pooler.hints import did_you_mean
+
+    meant = did_you_mean(name, [command.name for command in listed()])
+    return meant or "pooler --help lists them"
 
 
 if __name__ == "__main__":

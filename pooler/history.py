@@ -9,50 +9,39 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import TypeVar
 
 from pooler.relay.engine import plain
-from pooler.stats import ZERO, Counters, Distributions, Histogram, PoolStat, Snapshot, merge
+from pooler.stats import (
+    ADMIN_DATABASE,
+    QUANTILES,
+    ZERO,
+    Counters,
+    DatabaseStat,
+    Distributions,
+    Histogram,
+    HistorySample,
+    PoolStat,
+    Snapshot,
+    gained,
+    gained_in_all,
+    gained_spread,
+    merge,
+    merged,
+    seconds_between,
+)
 from pooler.values import dataclass
 
-QUANTILES = (0.5, 0.95, 0.99)
 ALL = ""
 """The name under which `sums` keeps all databases together; no database has it."""
 SPAN = 3600.0
 """Seconds a sample is kept."""
 MAX_SAMPLES = 50_000
 
-CONSOLE = "pgbouncer"
-"""The admin database, whose queries are not traffic."""
-
 PoolKey = tuple[str, str]
 """(database, user)."""
-
-
-@dataclass(frozen=True, slots=True)
-class HistorySample:
-    """One database over one period that ended at `time` and lasted `seconds`. Rates are per second, times in
-    microseconds; the counts of clients and servers are those at the period's end."""
-
-    time: float
-    database: str
-    seconds: float
-    tps: float
-    qps: float
-    bytes_received: int
-    bytes_sent: int
-    avg_xact_time: int
-    avg_query_time: int
-    avg_wait_time: int
-    cl_active: int
-    cl_waiting: int
-    sv_active: int
-    sv_idle: int
-    sv_total: int
-    maxwait_us: int
-    pool_size: int = 0
-    query_times: tuple[int, ...] = ()
-    """QUANTILES of the period's queries in microseconds; empty when there was none."""
-    wait_times: tuple[int, ...] = ()
+Stat = TypeVar("Stat", PoolStat, DatabaseStat)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,51 +54,42 @@ class Latency:
     distributions: Distributions
 
 
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    """What had been counted when a period ended."""
-
-    time: float
-    counters: Mapping[str, Counters]
-    distributions: Mapping[PoolKey, Distributions]
-
-
 class History:
     """`record` once per period; `samples`, `by_database` and `by_pool` whenever asked."""
 
     def __init__(self, now: float) -> None:
         self._samples: deque[HistorySample] = deque(maxlen=MAX_SAMPLES)
         self._sums: deque[HistorySample] = deque(maxlen=MAX_SAMPLES)
-        self._old = self._new = _Mark(now, {}, {})
+        self._began = now
+        self._old: Snapshot | None = None
+        self._new: Snapshot | None = None
 
     def record(self, snapshot: Snapshot, pace: Callable[[], None] = lambda: None) -> None:
         """End a period at `snapshot.now`. A snapshot no later than the last one is no period and is
         ignored. `pace` is called often: there may be thousands of databases."""
-        seconds = snapshot.now - self._new.time
+        seconds = self._seconds(snapshot, self._new)
         if seconds <= 0:
             return
         gains: dict[PoolKey, Distributions] = {}
-        for pool in snapshot.pools:
-            gains[_key(pool)] = self._gain(pool)
+        for pool, before in _beside(snapshot.pools, self._new.pools if self._new else (), _key):
+            gains[_key(pool)] = gained_spread(pool, before)
             pace()
         span = _Span(snapshot.now, seconds, gains)
         pools = _by_database(snapshot.pools)
-        whole = ZERO
-        for database in snapshot.databases:
-            gained = _gained(database.counters, self._new.counters.get(database.name, ZERO))
-            whole += gained if database.name != CONSOLE else ZERO
-            self._samples.append(plain(_sample(span, database.name, gained, pools.get(database.name, ()))))
+        for database, earlier in _beside(snapshot.databases, self._new.databases if self._new else (), _name):
+            counters = gained(database, earlier)
+            self._samples.append(plain(_sample(span, database.name, counters, pools.get(database.name, ()))))
             pace()
-        pooled = [pool for pool in snapshot.pools if pool.database != CONSOLE]
+        whole = gained_in_all(snapshot, self._new or replace(snapshot, databases=(), total=ZERO))
+        pooled = [pool for pool in snapshot.pools if pool.database != ADMIN_DATABASE]
         self._sums.append(_sample(span, ALL, whole, pooled))
-        self._old, self._new = self._new, _mark(snapshot)
+        self._old, self._new = self._new, _kept(snapshot)
         for kept in (self._samples, self._sums):
             while kept and kept[0].time < snapshot.now - SPAN:
                 kept.popleft()
 
-    def _gain(self, pool: PoolStat) -> Distributions:
-        now, before = pool.distributions or Distributions(), self._new.distributions.get(_key(pool))
-        return now if before is None else _difference(now, before)
+    def _seconds(self, snapshot: Snapshot, mark: Snapshot | None) -> float:
+        return snapshot.now - self._began if mark is None else seconds_between(snapshot, mark)
 
     def sums(self) -> tuple[HistorySample, ...]:
         """Of all pooled databases together, oldest first."""
@@ -126,20 +106,32 @@ class History:
     def by_pool(self, snapshot: Snapshot) -> Iterator[Latency]:
         """Latencies of each pool of `snapshot` (taken with histograms) since the mark before the last one:
         like SHOW STATS' averages they cover one to two periods, and what happened just now is in them."""
-        seconds = snapshot.now - self._old.time
-        for pool in snapshot.pools:
-            yield Latency(pool.database, pool.user, seconds, self._since(pool))
+        seconds = self._seconds(snapshot, self._old)
+        for pool, before in _beside(snapshot.pools, self._old.pools if self._old else (), _key):
+            yield Latency(pool.database, pool.user, seconds, gained_spread(pool, before))
 
     def by_database(self, snapshot: Snapshot) -> Iterator[Latency]:
         """The same, one for each database that has pools."""
-        seconds = snapshot.now - self._old.time
-        for name, pools in _by_database(snapshot.pools).items():
-            yield Latency(name, "", seconds, _merged(self._since(pool) for pool in pools))
+        parts: dict[str, list[Distributions]] = {}
+        for latency in self.by_pool(snapshot):
+            parts.setdefault(latency.database, []).append(latency.distributions)
+        for name, gains in parts.items():
+            yield Latency(name, "", self._seconds(snapshot, self._old), merged(gains))
 
-    def _since(self, pool: PoolStat) -> Distributions:
-        now = pool.distributions or Distributions()
-        before = self._old.distributions.get((pool.database, pool.user))
-        return now if before is None else _difference(now, before)
+
+def _beside(
+    now: Iterable[Stat], before: Iterable[Stat], key: Callable[[Stat], object]
+) -> Iterator[tuple[Stat, Stat | None]]:
+    """Each with what had its name before."""
+    known = {key(stat): stat for stat in before}
+    return ((stat, known.get(key(stat))) for stat in now)
+
+
+def _kept(snapshot: Snapshot) -> Snapshot:
+    """What a mark needs of it."""
+    return replace(
+        snapshot, users=(), lists=(), peers=(), mem=(), dns_hosts=(), events=(), clients=(), servers=(), drains=()
+    )
 
 
 def _by_database(pools: Iterable[PoolStat]) -> dict[str, list[PoolStat]]:
@@ -147,14 +139,6 @@ def _by_database(pools: Iterable[PoolStat]) -> dict[str, list[PoolStat]]:
     for pool in pools:
         groups.setdefault(pool.database, []).append(pool)
     return groups
-
-
-def _mark(snapshot: Snapshot) -> _Mark:
-    return _Mark(
-        snapshot.now,
-        {database.name: database.counters for database in snapshot.databases},
-        {(pool.database, pool.user): pool.distributions for pool in snapshot.pools if pool.distributions},
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +152,10 @@ class _Span:
 
 def _key(pool: PoolStat) -> PoolKey:
     return pool.database, pool.user
+
+
+def _name(database: DatabaseStat) -> str:
+    return database.name
 
 
 def _sample(span: _Span, name: str, gained: Counters, pools: Iterable[PoolStat]) -> HistorySample:
@@ -205,31 +193,5 @@ def _servers(pool: PoolStat) -> int:
     return pool.sv_active + pool.sv_idle + pool.sv_used + pool.sv_tested + pool.sv_login + cancels
 
 
-def _gained(now: Counters, before: Counters) -> Counters:
-    """The difference; all of `now` when the counts went back, since the database was removed and came
-    again."""
-    if now is before:
-        return ZERO
-    return now if now.bytes_received < before.bytes_received else now - before
-
-
 def _per(total: int, count: int) -> int:
     return total // count if count > 0 else 0
-
-
-def _difference(now: Distributions, before: Distributions) -> Distributions:
-    if now.query.count < before.query.count or now.wait.count < before.wait.count:
-        return now
-    return Distributions(
-        now.wait - before.wait, now.query - before.query, now.xact - before.xact, now.login - before.login
-    )
-
-
-def _merged(parts: Iterable[Distributions]) -> Distributions:
-    whole = tuple(parts)
-    return Distributions(
-        merge(part.wait for part in whole),
-        merge(part.query for part in whole),
-        merge(part.xact for part in whole),
-        merge(part.login for part in whole),
-    )

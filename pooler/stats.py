@@ -2,7 +2,9 @@
 
 This module takes no measurement and does no I/O. The relay counts where a thing happens; `Bouncer.snapshot` copies
 the counts into these classes. Everything here is plain data, so snapshots of several processes can be serialised
-and summed. Units: times are microseconds (`_us` or named so by PgBouncer), ages and stamps are Unix seconds.
+and summed. Units: times are microseconds (`_us` or named so by PgBouncer), ages and stamps are Unix seconds. The rule:
+counts only grow, and nobody else subtracts one from another. What was gained between two is asked of `since`, or of
+`gained`, `gained_spread` and `gained_in_all`, which know whether both are of the same thing.
 """
 
 from __future__ import annotations
@@ -12,14 +14,33 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, fields
 from operator import add, attrgetter, sub
+from typing import TypeVar
 
 from pooler.values import dataclass
 
+PGBOUNCER_VERSION = "1.26.1"
+"""The release whose console, settings and words these are."""
+ADMIN_DATABASE = "pgbouncer"
+"""The console's database: it is not pooled, its queries are no traffic, and no other may have its name. Also the name
+of the user who may log in there without a password, from the account that the pooler runs as."""
+QUANTILES = (0.5, 0.95, 0.99)
+"""Those that are told of durations."""
 SUB_BITS = 5
 """log2 of the linear steps inside one power of two: 32 steps, so a bucket is at most 1/32 wide (middle: 1.6 % off)."""
 MAX_EXPONENT = 36
 """Samples of 2**36 us (19 hours) and above share the last bucket."""
 BUCKETS = (MAX_EXPONENT - SUB_BITS + 1) << SUB_BITS
+
+
+N = TypeVar("N", int, float)
+
+
+def since(now: Sequence[N], before: Sequence[N]) -> tuple[N, ...] | None:
+    """What was gained, place by place. None when a count has fallen: it is no longer of the same thing (a pooler that
+    was started anew, a PgBouncer that has forgotten a pool), and what was gained is not known. It is neither less than
+    nothing, nor all that there is."""
+    gained = tuple(map(sub, now, before))
+    return gained if min(gained, default=0) >= 0 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +65,12 @@ class Counters:
     def __add__(self, other: Counters) -> Counters:
         return Counters(*map(add, _counts(self), _counts(other)))
 
-    def __sub__(self, other: Counters) -> Counters:
-        return Counters(*map(sub, _counts(self), _counts(other)))
+    def since(self, before: Counters) -> Counters | None:
+        """What was gained since; None when the counts are no longer of the same thing."""
+        if self is before:
+            return ZERO
+        gained = since(_counts(self), _counts(before))
+        return None if gained is None else Counters(*gained)
 
 
 COUNTERS = tuple(f.name for f in fields(Counters))
@@ -111,7 +136,8 @@ class Window:
 
     `turn` is called once a stats_period. A live average compares now with the older mark, so it covers one to two
     periods (PgBouncer's SHOW STATS); `last_period` compares the two marks, so it covers exactly one (the log line).
-    Keys are any hashable: the caller's choice of what is counted apart.
+    Keys are any hashable: the caller's choice of what is counted apart, and never the same for two things of one name.
+    What has no mark began after it. Stamps are of a clock that is never set back.
     """
 
     def __init__(self, now: float) -> None:
@@ -126,16 +152,19 @@ class Window:
         self._last = {}
 
     def live(self, now: float, key: object, total: Counters) -> Averages:
-        before = self._old.get(key, ZERO)
-        return NOTHING if total is before else Averages.over(total - before, now - self._old_stamp)
+        return Averages.over(_beyond(total, self._old.get(key)), now - self._old_stamp)
 
     def last_period(self, key: object) -> Averages:
         """The same until the next turn, so worked out once."""
         found = self._last.get(key)
         if found is None and key in self._new:
-            gained = self._new[key] - self._old.get(key, ZERO)
+            gained = _beyond(self._new[key], self._old.get(key))
             found = self._last[key] = Averages.over(gained, self._new_stamp - self._old_stamp)
         return found or NOTHING
+
+
+def _beyond(now: Counters, before: Counters | None) -> Counters:
+    return now if before is None else now.since(before) or ZERO
 
 
 def bucket_of(value: int) -> int:
@@ -171,13 +200,18 @@ class Histogram:
     def __add__(self, other: Histogram) -> Histogram:
         return merge((self, other))
 
-    def __sub__(self, other: Histogram) -> Histogram:
-        if not other.counts:
+    def since(self, before: Histogram) -> Histogram:
+        """The samples since; none when these are no longer the same thing's."""
+        if not before.counts:
             return self
-        return Histogram(
-            array("Q", (a - b for a, b in zip(self.counts, other.counts, strict=True))),
-            self.total_us - other.total_us,
-        )
+        total = self.total_us - before.total_us
+        if total < 0 or len(self.counts) != len(before.counts) or self.counts == before.counts:
+            return Histogram()
+        try:
+            return Histogram(array("Q", map(sub, self.counts, before.counts)), total)
+        except OverflowError:
+            # Fewer than there were.
+            return Histogram()
 
     def quantile(self, share: float) -> int:
         """The duration in microseconds below which `share` (0..1) of the samples lie; 0 without samples."""
@@ -230,6 +264,23 @@ class Distributions:
     xact: Histogram = field(default_factory=Histogram)
     login: Histogram = field(default_factory=Histogram)
 
+    def since(self, before: Distributions) -> Distributions:
+        pairs = zip(_spreads(self), _spreads(before), strict=True)
+        return Distributions(*(now.since(then) for now, then in pairs))
+
+
+_spreads = attrgetter(*(f.name for f in fields(Distributions)))
+
+
+def merged(parts: Iterable[Distributions]) -> Distributions:
+    """The distributions of all samples of all parts."""
+    columns = zip(*map(_spreads, parts), strict=True)
+    return Distributions(*map(merge, columns))
+
+
+UNKNOWN = 0
+"""The number of what cannot be told from another of its name: a PgBouncer's that is not ours."""
+
 
 @dataclass(frozen=True, slots=True)
 class PoolStat:
@@ -258,6 +309,8 @@ class PoolStat:
     averages: Averages
     distributions: Distributions | None = None
     """Present when the snapshot was taken with histograms."""
+    born: int = UNKNOWN
+    """Which pool of this name it is: another one has another number. See `gained`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +338,8 @@ class DatabaseStat:
     averages: Averages
     last_period: Averages
     """Over exactly the last full stats_period, as the `stats:` log line wants it."""
+    born: int = UNKNOWN
+    """As a pool's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,6 +390,35 @@ class SocketStat:
     send_remain: int = 0
     pkt_avail: int = 0
     send_avail: int = 0
+    xact_us: int = 0
+    """Of a client: since the first query of the transaction it is in; 0 outside of one."""
+
+
+@dataclass(frozen=True, slots=True)
+class HistorySample:
+    """One database over one period that ended at `time` and lasted `seconds`. Rates are per second, times in
+    microseconds; the counts of clients and servers are those at the period's end."""
+
+    time: float
+    database: str
+    seconds: float
+    tps: float
+    qps: float
+    bytes_received: int
+    bytes_sent: int
+    avg_xact_time: int
+    avg_query_time: int
+    avg_wait_time: int
+    cl_active: int
+    cl_waiting: int
+    sv_active: int
+    sv_idle: int
+    sv_total: int
+    maxwait_us: int
+    pool_size: int = 0
+    query_times: tuple[int, ...] = ()
+    """QUANTILES of the period's queries in microseconds; empty when there was none."""
+    wait_times: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,9 +482,42 @@ class DnsHost:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionStat:
+    """What a client that is here has left in its session, of one kind: the first statement that did so, its constants
+    left out. `pinned_us`, `server`: for how long its server stays with it because of that, and the process id of it."""
+
+    database: str
+    user: str
+    application_name: str
+    addr: str
+    port: int
+    id: int
+    kind: str
+    fate: str
+    statement: str
+    since: float
+    pinned_us: int | None
+    server: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SeenStat:
+    """How often a statement has touched session state, from when to when (seconds since 1970)."""
+
+    database: str
+    user: str
+    kind: str
+    fate: str
+    statement: str
+    count: int
+    first_seen: float
+    last_seen: float
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
-    """How often something rare happened: `kind` is connect, disconnect, error, timeout, login or drain; `reason`
-    is one of a fixed set of words of ours, never a client's text."""
+    """How often something rare happened: `kind` is connect, disconnect, error, timeout, login, round or session_state;
+    `reason` is one of a fixed set of words of ours, never a client's text."""
 
     kind: str
     database: str
@@ -427,7 +544,7 @@ class DrainStat:
 
 @dataclass(frozen=True, slots=True)
 class ProcessStat:
-    """The process itself, for SHOW ABOUT and the process metrics."""
+    """The process itself, for SHOW ABOUT and the process metrics. None: the figure cannot be had now."""
 
     name: str
     version: str
@@ -435,10 +552,10 @@ class ProcessStat:
     build: str
     pid: int
     start_time: float
-    cpu_seconds: float
-    resident_bytes: int
-    open_fds: int
-    max_fds: int
+    cpu_seconds: float | None
+    resident_bytes: int | None
+    open_fds: int | None
+    max_fds: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -476,7 +593,12 @@ class Snapshot:
     servers: Sequence[SocketStat] = ()
     drains: tuple[DrainStat, ...] = ()
     loop: LoopStat = LoopStat()
-    pgbouncer_version: str = "PgBouncer 1.25.2"
+    total: Counters | None = None
+    """Of all databases that have ever been here but the console's, gone or not; None where only what is here is
+    known."""
+    steady: float | None = None
+    """`now` by a clock that is never set: for the time between two snapshots of one process."""
+    pgbouncer_version: str = f"PgBouncer {PGBOUNCER_VERSION}"
     """The answer of SHOW VERSION, which exporters parse; who we really are stands in `process`."""
 
     async def release(self) -> None:
@@ -485,3 +607,46 @@ class Snapshot:
             while isinstance(rows, list) and rows:
                 del rows[-RELEASED:]
                 await asyncio.sleep(0)
+
+
+# ---- between two snapshots
+
+Counted = TypeVar("Counted", PoolStat, DatabaseStat)
+
+
+def same(now: Counted, before: Counted | None) -> Counted | None:
+    """What was here under the name of `now`, if it was the very same."""
+    return before if before is not None and before.born == now.born else None
+
+
+def gained(now: Counted, before: Counted | None) -> Counters:
+    """What a pool or database has counted since a snapshot in which `before` had its name. All that it has counted,
+    when it came after that; nothing where that cannot be known."""
+    known = same(now, before)
+    if known is None:
+        return now.counters if now.born > UNKNOWN else ZERO
+    return now.counters.since(known.counters) or ZERO
+
+
+def gained_spread(now: PoolStat, before: PoolStat | None) -> Distributions:
+    """The same of its distributions; none for a snapshot without histograms."""
+    known, spread = same(now, before), now.distributions or Distributions()
+    if known is None:
+        return spread if now.born > UNKNOWN else Distributions()
+    return spread.since(known.distributions or Distributions())
+
+
+def gained_in_all(now: Snapshot, before: Snapshot) -> Counters:
+    """The same of all databases but the console's: of those that went in between as well, where that is known."""
+    if now.total is not None and before.total is not None:
+        return now.total.since(before.total) or ZERO
+    old = {stat.name: stat for stat in before.databases}
+    stats = (stat for stat in now.databases if stat.name != ADMIN_DATABASE)
+    return sum((gained(stat, old.get(stat.name)) for stat in stats), ZERO)
+
+
+def seconds_between(now: Snapshot, before: Snapshot) -> float:
+    """Below or at nought only if the wall clock is all there is, and was set back."""
+    if now.steady is not None and before.steady is not None:
+        return now.steady - before.steady
+    return now.now - before.now

@@ -12,20 +12,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import field
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from pooler.history import History, HistorySample, Latency
+from pooler.history import History, Latency
 from pooler.values import dataclass
 
 if TYPE_CHECKING:
-    from pooler.config import Config
-    from pooler.stats import DescriptorStat, Snapshot
+    from pooler.config.whole import Config
+    from pooler.stats import DescriptorStat, SeenStat, SessionStat, Snapshot
 
 __all__ = [
     "CommandError",
     "ConsoleSession",
     "History",
-    "HistorySample",
     "House",
     "Latency",
+    "Remark",
     "Rights",
     "Verb",
 ]
@@ -34,12 +34,27 @@ Rights = Literal["admin", "stats"]
 
 
 class CommandError(Exception):
-    """A command that was refused or failed; `message` is the answer for the console's user."""
+    """A command that was refused or failed; `message` is the answer for the console's user, `detail` the reason where
+    the message gives none, `hint` what may have been meant, `position` the character of the query, from 1, where it
+    went wrong (0: nowhere in particular)."""
 
-    def __init__(self, message: str, sqlstate: str = "08P01") -> None:
+    def __init__(
+        self, message: str, sqlstate: str = "08P01", *, detail: str = "", hint: str = "", position: int = 0
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.sqlstate = sqlstate
+        self.detail = detail
+        self.hint = hint
+        self.position = position
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """What the console's user is told of a command that was carried out, as a NOTICE."""
+
+    message: str
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +98,22 @@ class House(Protocol):
     def descriptors(self) -> Iterable[DescriptorStat]:
         """The open sockets, for SHOW FDS."""
 
+    def session_state(self) -> Iterable[SessionStat]:
+        """What clients have left in their sessions, of those that are here."""
+
+    def session_state_seen(self) -> Iterable[SeenStat]:
+        """Statements that have touched session state since the start."""
+
     def snapshot(
         self, *, clients: bool = False, servers: bool = False, histograms: bool = False
     ) -> Snapshot: ...
 
-    async def perform(self, verb: Verb) -> None:
+    def asked(self) -> None:
+        """A session has asked something for the first time."""
+
+    def pace(self) -> None:
+        """Let traffic pass, if it has waited: for every step of long work."""
+
+    async def perform(self, verb: Verb) -> Remark | None:
         """Do it; return when PgBouncer would answer. Raises CommandError. Cancelled when the asker has
         left."""

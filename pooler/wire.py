@@ -39,6 +39,20 @@ class ProtocolError(Exception):
         self.sqlstate = sqlstate
 
 
+class BadHeader(ProtocolError):
+    """A packet whose length or code cannot be right; `seen` are its first bytes."""
+
+    def __init__(self, seen: bytes) -> None:
+        super().__init__(f"bad packet header: '{seen.hex()}'")
+
+
+class BadCancelRequest(ProtocolError):
+    """A cancel request whose key cannot be one: whoever sends that gets no answer."""
+
+    def __init__(self) -> None:
+        super().__init__("bad cancel request")
+
+
 # ---- text and framing
 
 
@@ -68,20 +82,29 @@ def message(kind: bytes, body: bytes = b"") -> bytes:
 
 
 def _report(
-    kind: bytes, severity: str, sqlstate: str, text: str, detail: str | None, hint: str | None
+    kind: bytes, severity: str, sqlstate: str, text: str, detail: str | None, hint: str | None, position: int = 0
 ) -> bytes:
     fields = [("S", severity), ("V", severity), ("C", sqlstate), ("M", text)]
     if detail is not None:
         fields.append(("D", detail))
     if hint is not None:
         fields.append(("H", hint))
+    if position:
+        fields.append(("P", str(position)))
     return message(kind, b"".join(code.encode() + cstring(value) for code, value in fields) + b"\0")
 
 
 def error_response(
-    severity: str, sqlstate: str, text: str, *, detail: str | None = None, hint: str | None = None
+    severity: str,
+    sqlstate: str,
+    text: str,
+    *,
+    detail: str | None = None,
+    hint: str | None = None,
+    position: int = 0,
 ) -> bytes:
-    return _report(b"E", severity, sqlstate, text, detail, hint)
+    """`position` is where in the statement, in characters from 1; 0 tells of none."""
+    return _report(b"E", severity, sqlstate, text, detail, hint, position)
 
 
 def notice_response(
@@ -253,10 +276,20 @@ def parse(name: str, sql: str, oids: Sequence[int] = ()) -> bytes:
     return message(b"P", cstring(name) + cstring(sql) + types)
 
 
-def bind(portal: str, statement: str, values: Sequence[str | bytes | None]) -> bytes:
-    """Bind with all parameters and all results in text format."""
+def bind(
+    portal: str,
+    statement: str,
+    values: Sequence[str | bytes | None],
+    formats: Sequence[int] = (),
+    results: Sequence[int] = (),
+) -> bytes:
+    """`formats` are the parameters', `results` those of the answer: none = text, one = for all, or one for each."""
     row = data_row(values)[5:]
-    return message(b"B", cstring(portal) + cstring(statement) + _INT16.pack(0) + row + _INT16.pack(0))
+    return message(b"B", cstring(portal) + cstring(statement) + _codes(formats) + row + _codes(results))
+
+
+def _codes(formats: Sequence[int]) -> bytes:
+    return b"".join(map(_INT16.pack, (len(formats), *formats)))
 
 
 def describe(kind: bytes, name: str) -> bytes:
@@ -411,14 +444,14 @@ def parse_startup(body: bytes) -> SSLRequest | GSSENCRequest | CancelRequest | S
     return Startup(code & 0xFFFF, _startup_parameters(body[4:]))
 
 
-def bad_header(body: bytes) -> ProtocolError:
+def bad_header(body: bytes) -> BadHeader:
     """For a start-up packet whose code or length is not of this protocol; shows the first eight bytes."""
-    return ProtocolError(f"bad packet header: '{message(b'', body)[:8].hex()}'")
+    return BadHeader(message(b"", body)[:8])
 
 
 def _parse_cancel(key: bytes) -> CancelRequest:
     if not MIN_CANCEL_KEY <= len(key) <= MAX_CANCEL_KEY:
-        raise ProtocolError("bad cancel request")
+        raise BadCancelRequest
     return CancelRequest(key)
 
 
@@ -502,6 +535,13 @@ def read_row_description(body: bytes) -> list[tuple[str, int]]:
         columns.append((name, _COLUMN.unpack(reader.take(_COLUMN.size))[2]))
     reader.end()
     return columns
+
+
+def read_parameter_description(body: bytes) -> tuple[int, ...]:
+    reader = Reader(body, "bad packet")
+    oids = tuple(reader.uint32() for _ in range(reader.count()))
+    reader.end()
+    return oids
 
 
 def read_data_row(body: bytes) -> list[bytes | None]:

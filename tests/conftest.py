@@ -5,4 +5,7 @@ pytest_plugins = [
     "tests.fixtures.process",
     "tests.fixtures.bouncer",
     "tests.fixtures.proxy",
+    "tests.fixtures.understudy",
+    "tests.fixtures.disk",
+    "tests.fixtures.liar",
 ]

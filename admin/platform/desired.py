@@ -2,20 +2,16 @@
 server connections.
 
 A Desired is a pure reading of the state; whoever runs the pooler compares it with what is open and closes or
-opens the difference. Pools are shared by name: several attachments of one credential are one pool. `watch`
-yields a new Desired whenever the state has changed in what it says, and at first at once.
+opens the difference. Pools are shared by name: several attachments of one credential are one pool. A `Watch` is
+asked again and again, and answers with another Desired whenever the state has changed in what it says.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
-from admin.platform.errors import PlatformError
 from admin.platform.model import Addon, Attachment, opens_pool
 
 if TYPE_CHECKING:
@@ -25,9 +21,6 @@ if TYPE_CHECKING:
 POLL_INTERVAL = 0.4
 """Seconds between two looks at the change counter: one indexed row, so that attach and detach are felt within
 a second."""
-
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True)
 class Pool:
@@ -59,10 +52,20 @@ class Database:
 
 
 @dataclass(frozen=True, slots=True)
+class Drain:
+    """Where the lines about some databases go, by their names, because an app asks for it."""
+
+    app: str
+    url: str = field(repr=False)
+    databases: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Desired:
     """All that shall be served, ordered by name. Two equal Desireds ask for the same."""
 
     databases: tuple[Database, ...] = ()
+    drains: tuple[Drain, ...] = ()
 
     @property
     def ports(self) -> tuple[int, ...]:
@@ -87,7 +90,20 @@ def desired(store: Store) -> Desired:
             pools[secret.name] = Pool(secret.name, secret.user, secret.password, tuple(sorted((*names, label))))
         if pools:
             found.append(_database(addon, tuple(pools[name] for name in sorted(pools))))
-    return Desired(tuple(sorted(found, key=lambda database: database.name)))
+    return Desired(tuple(sorted(found, key=lambda database: database.name)), _drains(store, by_addon))
+
+
+def _drains(store: Store, by_addon: dict[str, list[Attachment]]) -> tuple[Drain, ...]:
+    drains = store.log_drains()
+    if not drains:
+        return ()
+    names = {addon.id: addon.name for addon in store.addons()}
+    apps = {app.id: app.name for app in store.apps()}
+    held: dict[str, set[str]] = {}
+    for addon_id, attachments in by_addon.items():
+        for attachment in attachments:
+            held.setdefault(attachment.app_id, set()).add(names[addon_id])
+    return tuple(Drain(apps[drain.app_id], drain.url, frozenset(held.get(drain.app_id, ()))) for drain in drains)
 
 
 def _database(addon: Addon, pools: tuple[Pool, ...]) -> Database:
@@ -106,31 +122,20 @@ def _database(addon: Addon, pools: tuple[Pool, ...]) -> Database:
     )
 
 
-async def watch(state: State, *, interval: float = POLL_INTERVAL) -> AsyncIterator[Desired]:
-    """Yield what is desired now, and again after every change. While the state cannot be read the last word
-    stands."""
-    counter: int | None = None
-    last: Desired | None = None
-    complained = False
-    while True:
-        try:
-            counter, last, news = await asyncio.to_thread(_look, state, counter, last)
-            complained = False
-        except PlatformError as error:
-            news = None
-            if not complained:
-                logger.warning("cannot read the platform's state, going on with what is open: %s", error.message)
-                complained = True
-        if news is not None:
-            yield news
-        await asyncio.sleep(interval)
+class Watch:
+    """What is desired, worked out anew only when the state's change counter has moved. For one reader."""
 
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._counter: int | None = None
+        self._last = Desired()
 
-def _look(state: State, counter: int | None, last: Desired | None) -> tuple[int, Desired | None, Desired | None]:
-    """One look: the counter, the newest Desired, and the same once more if it is news."""
-    with state.read() as store:
-        found = store.counter()
-        if found == counter:
-            return found, last, None
-        wanted = desired(store)
-    return found, wanted, None if wanted == last else wanted
+    def look(self) -> Desired:
+        """What is desired now; the very same object for as long as nothing else is. Blocks; raises PlatformError."""
+        with self._state.read() as store:
+            found = store.counter()
+            if found != self._counter:
+                wanted = desired(store)
+                self._last = self._last if wanted == self._last else wanted
+                self._counter = found
+        return self._last

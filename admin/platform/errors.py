@@ -39,6 +39,7 @@ NOUNS = {
     "credential": "credential",
     "plan": "plan",
     "log session": "log session",
+    "log drain": "log drain",
     "authorization": "authorization",
 }
 """Heroku's `resource` of a not_found error, and the words its message uses for it."""

@@ -44,7 +44,7 @@ class Live:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class InfoLine:
     """One line of pg:info. `urls` says that the values are database URLs, which the command line turns into
     names."""
 
@@ -92,12 +92,12 @@ def _data_size(facts: Facts, storage: int | None) -> str:
     return f"{size(facts.size)} / {size(storage)} ({facts.size * 100 / storage:.2f}%)"
 
 
-def _live(known: Known, facts: Facts) -> list[Row]:
+def _live(known: Known, facts: Facts) -> list[InfoLine]:
     return [
-        Row("Data Size", (_data_size(facts, known.addon.plan.storage),)),
-        Row("Tables", (str(facts.tables),)),
-        Row("PG Version", (facts.version,)),
-        Row("Connections", (f"{facts.connections}/{known.addon.connection_limit}",)),
+        InfoLine("Data Size", (_data_size(facts, known.addon.plan.storage),)),
+        InfoLine("Tables", (str(facts.tables),)),
+        InfoLine("PG Version", (facts.version,)),
+        InfoLine("Connections", (f"{facts.connections}/{known.addon.connection_limit}",)),
     ]
 
 
@@ -109,21 +109,21 @@ def ask(known: Known) -> Live:
         return Live(None, "Starting up" if error.starting else "Unavailable")
 
 
-def rows(known: Known, live: Live) -> list[Row]:
+def rows(known: Known, live: Live) -> list[InfoLine]:
     """Everything, in order. Knocks at the pooler when the database has a pool."""
     facts, addon = live.facts, known.addon
-    found = [Row("Plan", (addon.plan.title,)), Row("Status", (live.status,))]
+    found = [InfoLine("Plan", (addon.plan.title,)), InfoLine("Status", (live.status,))]
     found += _live(known, facts) if facts is not None else []
     if addon.plan.pooling:
-        found.append(Row("Connection Pooling", (_pooling(known),)))
-    found.append(Row("Credentials", (str(known.credentials),)))
-    found.append(Row("Created", (moment(addon.created_at),)))
+        found.append(InfoLine("Connection Pooling", (_pooling(known),)))
+    found.append(InfoLine("Credentials", (str(known.credentials),)))
+    found.append(InfoLine("Created", (moment(addon.created_at),)))
     if facts is not None:
-        found.append(Row("Continuous Protection", ("On" if facts.archiving else "Off",)))
+        found.append(InfoLine("Continuous Protection", ("On" if facts.archiving else "Off",)))
     if known.followers:
-        found.append(Row("Followers", known.followers, urls=True))
+        found.append(InfoLine("Followers", known.followers, urls=True))
     if known.leader:
-        found.append(Row("Following", (known.leader,), urls=True))
+        found.append(InfoLine("Following", (known.leader,), urls=True))
     return found
 
 

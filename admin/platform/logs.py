@@ -25,7 +25,7 @@ MOST_LINES = 1500
 """Lines of the past that a session begins with at most, as Logplex does."""
 
 
-class Line(Protocol):
+class LogLine(Protocol):
     """What a session needs of a line: whom it is from, which database it is about, how `heroku logs` shows
     it."""
 
@@ -42,8 +42,8 @@ class Line(Protocol):
 class Source(Protocol):
     """Where lines come from: the last ones, and those to come for the length of a `with` block."""
 
-    def tail(self, count: int) -> Sequence[Line]: ...
-    def follow(self) -> AbstractContextManager[AsyncIterator[Line]]: ...
+    def tail(self, count: int) -> Sequence[LogLine]: ...
+    def follow(self) -> AbstractContextManager[AsyncIterator[LogLine]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Wanted:
     lines: int = 100
     tail: bool = False
 
-    def shows(self, line: Line) -> bool:
+    def shows(self, line: LogLine) -> bool:
         return (
             (not line.addon or line.addon in self.addons)
             and self.source in (None, line.source)
@@ -103,7 +103,7 @@ class Sessions:
                 if wanted.shows(line):
                     yield line.text
 
-    def _past(self, source: Source, wanted: Wanted) -> Sequence[Line]:
+    def _past(self, source: Source, wanted: Wanted) -> Sequence[LogLine]:
         count = min(wanted.lines, MOST_LINES)
         shown = [line for line in source.tail(MOST_LINES) if wanted.shows(line)]
         return shown[-count:] if count > 0 else []

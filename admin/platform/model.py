@@ -1,4 +1,4 @@
-"""The control plane's nouns: apps, releases, add-ons with their credentials, attachments, tokens.
+"""The control plane's nouns: apps, releases, add-ons with their credentials, attachments, log drains, tokens.
 
 Plain frozen values as read from the state; nothing here reads, writes or decides. Times are whole Unix
 seconds. An attachment's namespace says which URL it stands for: None the database's own,
@@ -109,6 +109,17 @@ class Attachment:
     @property
     def pooling(self) -> bool:
         return self.namespace is not None and self.namespace.startswith(f"{POOLING}:")
+
+
+@dataclass(frozen=True, slots=True)
+class LogDrain:
+    """Where an app's log lines go. The URL may hold a password; `token` is what to call the drain without it."""
+
+    id: str
+    app_id: str
+    url: str = field(repr=False)
+    token: str
+    created_at: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,15 @@
 serve.
 
 The one thing that `pooler serve --state` needs of this package. It starts nothing by itself: whoever composes
-mounts the application and applies what `watch` yields.
+mounts the application and applies what `watch` tells.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from admin.platform.api import build
-from admin.platform.desired import Desired, watch
+from admin.platform.desired import Watch
 from admin.platform.operations.access import user_name
 from admin.platform.operations.apps import first_token
 from admin.platform.state import State, file_path, is_postgres, location
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
     from admin.platform.logs import Source
 
-UNKNOWN_TOKEN = "'<shown at first start; make another with: pooler authorizations:create>'"
+UNKNOWN_TOKEN = "'<shown at first start on a terminal; make one with: pooler authorizations:create>'"
 
 
 class Plane:
@@ -33,9 +32,12 @@ class Plane:
         self.token = token
 
     @classmethod
-    def open(cls, place: str | None = None) -> Plane:
-        """Open or make the state. Blocks; raises PlatformError with a line for the user."""
+    def open(cls, place: str | None = None, *, shown: bool = True) -> Plane:
+        """Open or make the state. `shown`: a first token, which is not kept, will be seen by a person. Blocks; raises
+        PlatformError with a line for the user."""
         state = State.open(place)
+        if not shown:
+            return cls(state, None)
         with state.write() as store:
             token = first_token(store, user_name())
         return cls(state, token)
@@ -55,9 +57,9 @@ class Plane:
             names = {addon.id: addon.name for addon in store.addons()}
             return frozenset(names[attachment.addon_id] for attachment in store.attachments(app_id=found.id))
 
-    def watch(self) -> AsyncIterator[Desired]:
-        """What the pooler shall serve: now, and after every change."""
-        return watch(self.state)
+    def watch(self) -> Watch:
+        """Tells what the pooler shall serve."""
+        return Watch(self.state)
 
     def environment(self, url: str, *, authority: str | None = None) -> list[str]:
         """The lines that point a Heroku CLI at the API served at `url`; `authority` is the CA file of an https

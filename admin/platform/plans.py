@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 
 from admin.platform.errors import PlatformError, not_found
+from pooler.hints import did_you_mean
 
 SERVICE = "heroku-postgresql"
 """The add-on service whose plans these are: the part before the colon in `heroku-postgresql:standard-0`."""
@@ -103,7 +104,15 @@ def plan_named(name: str) -> Plan:
         return plan
     if ADVANCED.match(short):
         return Plan(short, "advanced", None, ADVANCED_CONNECTIONS, 0)
-    raise not_found("plan")
+    raise PlatformError("not_found", f"{not_found('plan').message} {_choice(short)}", 404, resource="plan")
+
+
+def _choice(name: str) -> str:
+    """What it may have been meant for, and what there is."""
+    hint = did_you_mean(name, PLANS).capitalize()
+    tiers = dict.fromkeys(plan.tier for plan in PLANS.values())
+    lines = [", ".join(plan.name for plan in PLANS.values() if plan.tier == tier) for tier in tiers]
+    return "\n".join([f"{hint} There are:".strip(), *lines])
 
 
 def pooling_refusal(plan: Plan) -> PlatformError | None:

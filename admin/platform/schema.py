@@ -28,7 +28,7 @@ METADATA = MetaData(
     }
 )
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest migration. A state at this revision is used as it is, without loading Alembic."""
 
 VERSION_TABLE = "pooler_schema_version"
@@ -113,6 +113,17 @@ ATTACHMENTS = Table(
     UniqueConstraint("app_id", "name"),
 )
 Index(None, ATTACHMENTS.c.addon_id)
+
+LOG_DRAINS = Table(
+    "pooler_log_drains",
+    METADATA,
+    _id(),
+    _owned("app_id", "pooler_apps"),
+    Column("url", Text, nullable=False),
+    Column("token", String(64), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    UniqueConstraint("app_id", "url"),
+)
 
 TOKENS = Table(
     "pooler_tokens",

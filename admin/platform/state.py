@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from admin.platform.errors import PlatformError, unavailable
 from admin.platform.store import Store
+from pooler import places
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -38,9 +39,11 @@ VARIABLE = "POOLER_STATE"
 
 
 def default_location() -> str:
-    """The SQLite file under the user's state directory (XDG), as a path."""
-    home = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
-    return os.path.join(home, "pooler", "platform.db")
+    """The SQLite file in the state directory, as a path. Raises PlatformError."""
+    try:
+        return str(places.state_directory() / "platform.db")
+    except places.NoPlace as error:
+        raise unavailable(f"There is no place for the state: {error}.") from None
 
 
 def location(given: str | None = None) -> str:
@@ -237,7 +240,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 def _make_private(path: Path) -> None:
     """See to it that the state is a file that only its owner reads; SQLite gives its WAL the same mode."""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        places.make(path.parent)
         with suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         found = path.stat()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, func, insert, or_, select, update
 
-from admin.platform.model import Addon, App, Attachment, Credential, Release, Token
+from admin.platform.model import Addon, App, Attachment, Credential, LogDrain, Release, Token
 from admin.platform.names import DATABASE
 from admin.platform.schema import (
     ADDONS,
@@ -22,6 +22,7 @@ from admin.platform.schema import (
     CHANGES,
     CONFIG,
     CREDENTIALS,
+    LOG_DRAINS,
     RELEASES,
     TOKEN_APPS,
     TOKENS,
@@ -211,6 +212,21 @@ class Store:
 
     def remove_attachment(self, attachment: Attachment) -> None:
         self._write(delete(ATTACHMENTS).where(ATTACHMENTS.c.id == attachment.id))
+
+    # --- log drains
+
+    def log_drains(self, app_id: str | None = None) -> list[LogDrain]:
+        """An app's, or all, oldest first."""
+        statement = select(LOG_DRAINS).order_by(LOG_DRAINS.c.created_at, LOG_DRAINS.c.id)
+        if app_id is not None:
+            statement = statement.where(LOG_DRAINS.c.app_id == app_id)
+        return [LogDrain(*row) for row in self._rows(statement)]
+
+    def add_log_drain(self, drain: LogDrain) -> None:
+        self._insert(LOG_DRAINS, **{name: getattr(drain, name) for name in _names(LOG_DRAINS)})
+
+    def remove_log_drain(self, drain: LogDrain) -> None:
+        self._write(delete(LOG_DRAINS).where(LOG_DRAINS.c.id == drain.id))
 
     # --- tokens
 

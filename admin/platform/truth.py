@@ -51,6 +51,28 @@ SELECT least(pg_catalog.current_setting('max_connections')::int,
 """
 
 
+SETTINGS = """
+SELECT name, setting, short_desc, reset_val, vartype, enumvals
+  FROM pg_catalog.pg_settings WHERE name = ANY (%s) ORDER BY name
+"""
+SHOWN_SETTINGS = (
+    "auto_explain.log_analyze",
+    "auto_explain.log_buffers",
+    "auto_explain.log_format",
+    "auto_explain.log_min_duration",
+    "auto_explain.log_nested_statements",
+    "auto_explain.log_triggers",
+    "auto_explain.log_verbose",
+    "log_connections",
+    "log_lock_waits",
+    "log_min_duration_statement",
+    "log_min_error_statement",
+    "log_statement",
+    "track_functions",
+)
+"""Those that pg:settings of Heroku's command line knows. A server without auto_explain has none of its."""
+
+
 class Unreachable(Exception):
     """The database could not be asked. `starting` says that it is there but not ready yet, `refusing` that it
     answered with a no that waiting will not change."""
@@ -139,6 +161,34 @@ def ask_facts(addon: Addon, credential: Credential) -> Facts:
     assert row is not None
     size, tables, version, connections, archive_mode, in_recovery = row
     return Facts(size, tables, str(version).partition(" ")[0], connections, archive_mode != "off", in_recovery)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting of a server, as it is for a new session of this credential."""
+
+    name: str
+    value: bool | int | str
+    default: bool | int | str
+    help: str
+    choices: tuple[str, ...]
+
+
+def ask_settings(addon: Addon, credential: Credential) -> list[Setting]:
+    """What the server says of SHOWN_SETTINGS. Raises Heroku's 503 when it cannot be asked."""
+    try:
+        with _asking(direct_url(addon, credential)) as connection:
+            rows = connection.execute(SETTINGS, [list(SHOWN_SETTINGS)]).fetchall()
+    except Unreachable as error:
+        raise unavailable(f"{addon.name} cannot be reached: {error}.") from None
+    return [
+        Setting(name, _typed(value, kind), _typed(default, kind), text, tuple(choices or ()))
+        for name, value, text, default, kind, choices in rows
+    ]
+
+
+def _typed(text: str, kind: str) -> bool | int | str:
+    return text == "on" if kind == "bool" else int(text) if kind == "integer" else text
 
 
 def demand_login(addon: Addon, credential: Credential) -> None:

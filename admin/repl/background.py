@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from admin.repl import vocabulary
-from admin.repl.address import Address
-from admin.repl.answers import Answer
-from admin.repl.link import CannotConnect, CommandFailed, Link, Lost
-from admin.repl.vocabulary import Vocabulary
+from admin.client import vocabulary
+from admin.client.address import Address
+from admin.client.link import CannotConnect, CommandFailed, Lost
+from admin.client.poll import Poll
+from admin.client.vocabulary import Vocabulary
+from pooler.readback import ShowRow
+from pooler.stats import ADMIN_DATABASE, Snapshot, gained_in_all, seconds_between
 
 PERIOD = 2.0
 ANSWER_SECONDS = 5.0
-ADMIN_DATABASE = "pgbouncer"
 MOST_CLIENTS = 500
 """More ids than this help nobody choose."""
 
@@ -70,7 +70,7 @@ class Pulse:
 class Topic:
     """Something completion may want: how to read it into Facts, and for how many seconds it stays good."""
 
-    load: Callable[[Link, Facts], Facts]
+    load: Callable[[Poll, Facts], Facts]
     seconds: float
 
 
@@ -87,15 +87,14 @@ class Background(threading.Thread):
         self.facts = Facts()
         self.pulse = Pulse()
         self.on_change = on_change
-        self._address = address
         self._period = period
-        self._link: Link | None = None
+        self._poll = Poll(address, "pooler console toolbar", ANSWER_SECONDS)
         self._turn = threading.Condition()
         self._wanted: set[str] = {"words", "databases", "users", "settings"}
         self._loaded: dict[str, float] = {}
         self._shown = self._stopping = self._moved = False
         self._due = 0.0
-        self._last: tuple[float, int] | None = None
+        self._last: Snapshot | None = None
 
     def want(self, *topics: str) -> bool:
         """Have these topics refreshed if they are older than they should be; whether that is so."""
@@ -114,9 +113,11 @@ class Background(threading.Thread):
         self.want(*topics)
 
     def show(self, shown: bool) -> None:
-        """Whether the toolbar is on the screen."""
+        """Whether the toolbar is on the screen. Figures from before a long absence are not shown again."""
         with self._turn:
             self._shown = shown
+            if shown and time.monotonic() > self._due + self._period:
+                self.pulse = Pulse()
             self._turn.notify()
 
     def move(self) -> None:
@@ -136,20 +137,19 @@ class Background(threading.Thread):
         with self._turn:
             self._stopping = True
             self._turn.notify()
-        link = self._link
-        if link is not None:
-            link.abort()
+        self._poll.abort()
 
     def run(self) -> None:
         while (work := self._next_work()) is not None:
-            topics, pulse = work
             try:
-                self._serve(self._connected(), topics, pulse)
+                try:
+                    self._serve(*work)
+                except Lost:  # of a console that may be back already, as after a restart while nobody looked
+                    self._serve(*work)
             except (CannotConnect, Lost, CommandFailed) as error:
                 self._last = None
                 self._publish(self.facts, replace(Pulse(), trouble=str(error)))
-        if self._link is not None:
-            self._link.close()
+        self._poll.close()
 
     def _next_work(self) -> tuple[set[str], bool] | None:
         """Wait for something to do: topics, or the next pulse while it is shown. None to stop."""
@@ -165,44 +165,39 @@ class Background(threading.Thread):
                 self._turn.wait(self._due - now if self._shown else None)
         return None
 
-    def _connected(self) -> Link:
-        if self._link is not None and (self._moved or self._link.closed):
-            self._link.close()
-            self._link = None
-        if self._link is None:
+    def _connected(self) -> set[str]:
+        """See to it that we are connected to where the session is; the topics that are to be learnt of it at once."""
+        if self._moved:
             self._moved = False
-            self._last = None
-            self._loaded.clear()
-            self._link = Link.open(self._address(), "pooler console toolbar")
-            self._wanted |= {"words"}
-        return self._link
+            self._poll.close()
+        if not self._poll.connect():
+            return set()
+        self._last = None
+        self._loaded.clear()
+        return {"words"}
 
-    def _serve(self, link: Link, topics: set[str], pulse: bool) -> None:
+    def _serve(self, topics: set[str], pulse: bool) -> None:
+        wanted = topics | self._connected()
         facts = self.facts
-        for topic in sorted(topics, key=list(TOPICS).index):
-            facts = self._load(link, topic, facts)
+        for topic in sorted(wanted, key=list(TOPICS).index):
+            facts = self._load(topic, facts)
             self._publish(facts, self.pulse)
         if pulse:
-            self._publish(*self._beat(link, facts))
+            self._publish(*self._beat(facts))
 
-    def _load(self, link: Link, topic: str, facts: Facts) -> Facts:
+    def _load(self, topic: str, facts: Facts) -> Facts:
         """The topic's facts; a console that refuses (rights, age) simply has none."""
         self._loaded[topic] = time.monotonic()
         try:
-            return TOPICS[topic].load(link, facts)
+            return TOPICS[topic].load(self._poll, facts)
         except CommandFailed:
             return facts
 
-    def _beat(self, link: Link, facts: Facts) -> tuple[Facts, Pulse]:
-        pools = link.ask("SHOW POOLS", seconds=ANSWER_SECONDS)
-        stats = link.ask("SHOW STATS", seconds=ANSWER_SECONDS)
-        facts = _databases(link, facts)
-        states = _states(link, facts)
-        count = sum(row["total_xact_count"] for row in _pooled(stats))
-        now = time.monotonic()
-        tps = None if self._last is None else (count - self._last[1]) / max(now - self._last[0], 0.001)
-        self._last = now, count
-        return facts, pulse_of(pools, link.version, states, facts.paused, tps)
+    def _beat(self, facts: Facts) -> tuple[Facts, Pulse]:
+        self._poll.refresh("DATABASES", "STATE", "POOLS", "STATS")
+        now = self._poll.snapshot()
+        before, self._last = self._last, now
+        return _with_databases(facts, self._poll.rows("DATABASES")), pulse_of(now, before, self._poll.version)
 
     def _publish(self, facts: Facts, pulse: Pulse) -> None:
         with self._turn:
@@ -220,45 +215,35 @@ def _newer(words: Vocabulary, published: Vocabulary) -> Vocabulary:
     return replace(words, columns={**words.columns, **published.columns})
 
 
-def pulse_of(pools: Answer, version: str, state: str, paused: frozenset[str], tps: float | None) -> Pulse:
-    """The toolbar's figures of one SHOW POOLS."""
-    rows = _pooled(pools)
-    waits = [row["maxwait"] + row.get("maxwait_us", 0) / 1e6 for row in rows]
+def pulse_of(now: Snapshot, before: Snapshot | None, version: str) -> Pulse:
+    """The toolbar's figures, and the transactions a second since the ones before."""
+    pools = [pool for pool in now.pools if pool.database != ADMIN_DATABASE]
+    tps = None
+    if before is not None:
+        tps = gained_in_all(now, before).xact_count / max(seconds_between(now, before), 0.001)
     return Pulse(
         connected=True,
         version=version,
-        pools=len(rows),
-        state=state,
-        paused=tuple(sorted(paused)),
-        clients=sum(row["cl_active"] + row["cl_waiting"] for row in rows),
-        waiting=sum(row["cl_waiting"] for row in rows),
-        maxwait=max(waits, default=0.0),
-        servers=sum(row["sv_active"] for row in rows),
-        tps=None if tps is None else max(tps, 0.0),
+        pools=len(pools),
+        state="paused" if now.paused else "suspended" if now.suspended else "",
+        paused=tuple(sorted(database.name for database in now.databases if database.paused)),
+        clients=sum(pool.cl_active + pool.cl_waiting for pool in pools),
+        waiting=sum(pool.cl_waiting for pool in pools),
+        maxwait=max((pool.maxwait_us for pool in pools), default=0) / 1e6,
+        servers=sum(pool.sv_active for pool in pools),
+        tps=tps,
     )
 
 
-def _pooled(answer: Answer) -> list[dict[str, Any]]:
-    """Rows other than the console's own."""
-    return [row for row in answer.records() if row["database"] != ADMIN_DATABASE]
+def _words(poll: Poll, facts: Facts) -> Facts:
+    return replace(facts, vocabulary=poll.words.with_columns(vocabulary.own_columns()))
 
 
-def _states(link: Link, facts: Facts) -> str:
-    """`paused` or `suspended` when the whole pooler is; PgBouncer tells since 1.19."""
-    if not facts.vocabulary.has_view("STATE"):
-        return ""
-    rows = link.ask("SHOW STATE", seconds=ANSWER_SECONDS).rows
-    return next((key for key, value in rows if value == "yes" and key != "active"), "")
+def _databases(poll: Poll, facts: Facts) -> Facts:
+    return _with_databases(facts, poll.ask("DATABASES"))
 
 
-def _words(link: Link, facts: Facts) -> Facts:
-    told = link.ask("SHOW HELP", seconds=ANSWER_SECONDS)
-    words = vocabulary.own().told(told.notices).with_columns(vocabulary.own_columns())
-    return replace(facts, vocabulary=words)
-
-
-def _databases(link: Link, facts: Facts) -> Facts:
-    rows = link.ask("SHOW DATABASES", seconds=ANSWER_SECONDS).records()
+def _with_databases(facts: Facts, rows: Sequence[ShowRow]) -> Facts:
     return replace(
         facts,
         databases=tuple(row["name"] for row in rows if row["name"] != ADMIN_DATABASE),
@@ -266,13 +251,13 @@ def _databases(link: Link, facts: Facts) -> Facts:
     )
 
 
-def _users(link: Link, facts: Facts) -> Facts:
-    rows = link.ask("SHOW USERS", seconds=ANSWER_SECONDS).records()
+def _users(poll: Poll, facts: Facts) -> Facts:
+    rows = poll.ask("USERS")
     return replace(facts, users=tuple(row["name"] for row in rows))
 
 
-def _settings(link: Link, facts: Facts) -> Facts:
-    rows = link.ask("SHOW CONFIG", seconds=ANSWER_SECONDS).records()
+def _settings(poll: Poll, facts: Facts) -> Facts:
+    rows = poll.ask("CONFIG")
     return replace(
         facts,
         settings={
@@ -282,12 +267,12 @@ def _settings(link: Link, facts: Facts) -> Facts:
     )
 
 
-def _clients(link: Link, facts: Facts) -> Facts:
-    rows = link.ask("SHOW CLIENTS", seconds=ANSWER_SECONDS).records()
+def _clients(poll: Poll, facts: Facts) -> Facts:
+    rows = poll.ask("CLIENTS")
     return replace(facts, clients=tuple(map(_client, rows[:MOST_CLIENTS])))
 
 
-def _client(row: Mapping[str, Any]) -> tuple[str, str]:
+def _client(row: ShowRow) -> tuple[str, str]:
     """A client's id (before 1.24 its address in memory is all there is) and who it is."""
     who = f"{row['user']}@{row['database']} {row['state']} {row['addr']} {row.get('application_name', '')}"
     return str(row.get("id", row["ptr"])), who.strip()

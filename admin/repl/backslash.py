@@ -9,18 +9,21 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from admin.repl import address, formats, statements, watch
-from admin.repl.address import BadAddress, default_addresses
-from admin.repl.answers import Answer, Column
-from admin.repl.link import CannotConnect
-from admin.repl.session import USAGE, Quit, Session, Trouble
+from admin.client import address
+from admin.client.address import BadAddress, default_addresses
+from admin.client.answers import Answer, Column
+from admin.client.link import CannotConnect
+from admin.client.terminal import USAGE, Terminal
+from admin.client.vocabulary import SELECTS, Vocabulary
+from admin.fieldtypes import TEXT
+from admin.repl import formats, statements, watch
+from admin.repl.session import Quit, Session, Trouble, at_line
 from admin.repl.statements import Backslash
-from admin.repl.terminal import Terminal
-from admin.repl.viewsql import TEXT
+from pooler.lexer import first_word
 
 ON_OFF = ("on", "off")
 
@@ -34,6 +37,8 @@ class Command:
     help: str
     run: Callable[[Session, Backslash], None]
     values: tuple[str, ...] = ()
+    words: Callable[[Vocabulary], Mapping[str, str]] = lambda vocabulary: {}
+    """The same of the console's own words, with what each of them means."""
 
 
 def run(session: Session, item: Backslash) -> None:
@@ -115,7 +120,7 @@ def _watch(session: Session, item: Backslash) -> None:
     except watch.BadPlan as error:
         raise Trouble(str(error)) from None
     statement = _statement(session, item)
-    if statements.first_word(statement) not in statements.SELECTS | {"SHOW"}:
+    if first_word(statement) not in SELECTS | {"SHOW"}:
         raise Trouble("\\watch repeats only what reads: SHOW and SELECT")
     session.last = statement
     watch.watch(session, statement, wanted)
@@ -165,7 +170,8 @@ def _include(session: Session, item: Backslash) -> None:
     asked, session.terminal = session.terminal, Terminal()
     try:
         for found in statements.split(text):
-            session.run(found)
+            with at_line(str(path), found):
+                session.run(found)
     finally:
         session.terminal = asked
 
@@ -202,8 +208,39 @@ def _describe(session: Session, item: Backslash) -> None:
         kinds = [(c.name, "number" if c.numeric else "text") for c in answer.columns]
         session.show(_listing(("column", "type"), kinds), session.look())
     else:
-        views = [(view.name.lower(), view.help) for view in words.views.values() if view.name != "HELP"]
-        session.show(_listing(("view", "what it shows"), views), session.look())
+        session.show(_listing(("view", "what it shows"), list(_views(words).items())), session.look())
+
+
+def _views(vocabulary: Vocabulary) -> dict[str, str]:
+    return {view.name.lower(): view.help for view in vocabulary.views.values() if view.name != "HELP"}
+
+
+SQL_HELP = "SQL over the views; it only reads, and may take many lines"
+
+
+def _commands(vocabulary: Vocabulary) -> dict[str, str]:
+    """Every command by its usage."""
+    verbs = {f"{word.name} {word.takes.value}".rstrip(): word.help for word in vocabulary.commands.values()}
+    return {**verbs, "SHOW": "one of the views: SHOW view [WHERE ...] [ORDER BY ...] [LIMIT ...]",
+            "SELECT": SQL_HELP}  # fmt: skip
+
+
+def _command_names(vocabulary: Vocabulary) -> dict[str, str]:
+    return {usage.partition(" ")[0]: told for usage, told in _commands(vocabulary).items()}
+
+
+def _command_help(session: Session, item: Backslash) -> None:
+    """`\\h [COMMAND]`: the console's commands, or one; of SHOW also its views."""
+    words = session.vocabulary()
+    wanted = item.argument.upper().split()
+    commands = _commands(words)
+    found = [(usage, told) for usage, told in commands.items() if not wanted or usage.split()[0] == wanted[0]]
+    if wanted[:1] == ["SHOW"]:
+        views = [(f"SHOW {view.upper()}", told) for view, told in _views(words).items()]
+        found = [pair for pair in views if len(wanted) == 1 or pair[0] == f"SHOW {wanted[1]}"]
+    if not found:
+        raise Trouble(f'No help for "{item.argument}": \\h alone lists the commands, \\d the views.')
+    session.show(_listing(("command", "what it does"), found), session.look())
 
 
 def _listing(names: tuple[str, ...], rows: list[tuple[str, str]]) -> Answer:
@@ -217,7 +254,8 @@ def _echo(session: Session, item: Backslash) -> None:
 COMMANDS: tuple[Command, ...] = (
     Command("?", "", "this list", _help),
     Command("q", "", "leave (Ctrl-D too)", _quit),
-    Command("d", "[VIEW]", "list the views, or the columns of one", _describe),
+    Command("d", "[VIEW]", "list the views, or the columns of one", _describe, words=_views),
+    Command("h", "[COMMAND]", "what the console's commands do", _command_help, words=_command_names),
     Command("x", "[on|off|auto]", "one line per column; auto: when a table is too wide", _expanded,
             ("on", "off", "auto")),
     Command("f", "[FORMAT]", f"output format: {', '.join(formats.NAMES)}", _format, formats.NAMES),
@@ -242,4 +280,5 @@ BY_NAME = {command.name: command for command in COMMANDS}
 
 KEYS = """Keys: Tab completes, Right or Ctrl-E takes the suggestion, Ctrl-R searches the history, Alt-Enter
 starts a new line, F4 changes between emacs' and vi's keys, Ctrl-X Ctrl-E edits in $EDITOR, Ctrl-C drops the
-line. Commands of the console need no semicolon; SELECT runs at its semicolon. SHOW HELP lists them."""
+line. Commands of the console need no semicolon; SELECT runs at its semicolon or at an empty line. \\h tells what
+each of them does."""

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from admin.repl import address, formats, script
-from admin.repl.address import Address, BadAddress
-from admin.repl.connector import Connector, Manners
-from admin.repl.link import CannotConnect
-from admin.repl.session import FAILED, UNREACHABLE, USAGE, Options, Session
-from admin.repl.terminal import PersonTerminal, Terminal, leave
+from admin.client import address
+from admin.client.address import Address, BadAddress
+from admin.client.connector import Connector, Manners
+from admin.client.link import CannotConnect
+from admin.client.terminal import FAILED, UNREACHABLE, USAGE, PersonTerminal, Terminal, leave
+from admin.repl import backslash, formats, script
+from admin.repl.session import Options, Session
+from pooler.ending import unread
 
 if TYPE_CHECKING:
     from admin.repl.background import Background
@@ -66,8 +67,7 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever read our output (head, say) has left, and so do we, without Python's complaint at the last flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        unread()
         return FAILED
 
 
@@ -76,13 +76,15 @@ def _script(told: argparse.Namespace, addresses: list[Address]) -> int:
     session = Session(
         Connector(addresses, Manners(terminal.say, patience=SCRIPT_PATIENCE)),
         terminal,
+        backslash.run,
         _options(told, expanded="off"),
     )
     if not _connected(session):
         return UNREACHABLE
-    items = script.of_commands(told.command) if told.command else script.of_lines(sys.stdin)
     try:
-        return script.run(session, items)
+        if told.command:
+            return script.run(session, script.of_commands(told.command))
+        return script.run(session, script.of_lines(sys.stdin), script.STDIN)
     finally:
         session.connector.close()
 
@@ -95,7 +97,7 @@ def _person(told: argparse.Namespace, addresses: list[Address]) -> int:
     manners = Manners(terminal.say, terminal.password, PERSON_PATIENCE)
     options = _options(told, expanded="auto")
     options.vi = told.vi or prefers_vi()
-    session = Session(Connector(addresses, manners), terminal, options)
+    session = Session(Connector(addresses, manners), terminal, backslash.run, options)
     if not _connected(session):
         return UNREACHABLE
     background = Background(lambda: session.connector.address)

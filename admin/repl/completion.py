@@ -13,16 +13,21 @@ from dataclasses import dataclass
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 
+from admin.client.vocabulary import SELECTS
 from admin.commands import Takes
 from admin.repl import backslash
 from admin.repl.background import Facts
 from admin.repl.settings import VALUES
-from admin.repl.statements import SELECTS
-from admin.repl.words import SILENT, Kind, Token, tokens
+from pooler.lexer import KEYWORDS, SILENT, Kind, Token, pieces, spoken
 
 CLAUSES = ("WHERE", "ORDER BY", "LIMIT", "GROUP BY", "HAVING")
 AFTER_FROM = ("JOIN", "LEFT JOIN", "USING", "ON", *CLAUSES)
 FUNCTIONS = ("count(*)", "sum(", "max(", "min(", "avg(", "group_concat(", "round(", "coalesce(")
+COMPARISONS = frozenset({"=", "<", ">", "<=", ">=", "<>", "!=", "LIKE", "ILIKE"})
+"""Operators behind which a column's values make sense."""
+BEFORE_FROM = ("DISTINCT", "FROM", "AS")
+FIRST_VIEWS = ("pools", "clients", "servers", "databases", "stats")
+"""Whose columns come first while nothing says which view is meant."""
 OPERATORS = ("AND", "OR", "NOT", "IN", "LIKE", "BETWEEN", "IS NULL", "DESC", "ASC", *CLAUSES)
 STATES = ("active", "waiting", "idle", "used", "tested", "new", "active_cancel_req", "waiting_cancel_req")
 PATHS = frozenset({"i", "o", "g"})
@@ -69,6 +74,8 @@ class ConsoleCompleter(Completer):
         self._want = want
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
+        if complete_event.text_inserted and not document.on_first_line and not document.current_line.strip():
+            return  # an empty line is for ending the statement; who wants completions there presses Tab
         asked = candidates(document.text, document.cursor_position, self._facts())
         if asked.topics:
             self._want(*asked.topics)
@@ -80,14 +87,14 @@ def candidates(text: str, cursor: int, facts: Facts) -> Asked:
     """What may be typed at the cursor."""
     line = text[:cursor].rpartition("\n")[2].lstrip()
     if line.startswith("\\"):
-        return _backslash(line)
+        return _backslash(line, facts)
     spot = _spot(text, cursor)
     if not spot.said:
         return _matching(spot, _first_words(facts))
     if spot.said[-1].kind is Kind.BACKSLASH or any(token.kind is Kind.BACKSLASH for token in spot.said):
-        return _backslash(text[:cursor][text[:cursor].rindex("\\") :])
+        return _backslash(text[:cursor][text[:cursor].rindex("\\") :], facts)
     if spot.typed.startswith("\\"):
-        return _backslash(spot.typed)
+        return _backslash(spot.typed, facts)
     first = spot.word(0)
     if first in SELECTS:
         return _select(spot, facts)
@@ -100,9 +107,9 @@ def candidates(text: str, cursor: int, facts: Facts) -> Asked:
 
 def _spot(text: str, cursor: int) -> Spot:
     """The statement around the cursor, cut at semicolons."""
-    before = list(tokens(text[:cursor]))
-    start = max((token.end for token in before if token.kind is Kind.END), default=0)
-    ends = [token.start for token in tokens(text) if token.kind is Kind.END and token.start >= cursor]
+    before = list(pieces(text[:cursor]))
+    start = max((token.end for token in before if token == ";"), default=0)
+    ends = [token.start for token in pieces(text) if token == ";" and token.start >= cursor]
     whole = text[start : min(ends, default=len(text))]
     said = [token for token in before if token.start >= start and token.kind not in SILENT]
     typed = ""
@@ -113,8 +120,8 @@ def _spot(text: str, cursor: int) -> Spot:
 
 def _unfinished(token: Token, cursor: int) -> bool:
     """Whether the cursor is in or right behind the token."""
-    if token.kind in (Kind.STRING, Kind.NAME):
-        return token.open
+    if token.kind in (Kind.STRING, Kind.QUOTED):
+        return bool(token.open)
     return token.end == cursor and token.kind in (Kind.WORD, Kind.NUMBER, Kind.BACKSLASH)
 
 
@@ -140,7 +147,7 @@ def _cased(text: str, spot: Spot) -> str:
     return text.lower() if letters and letters[-1].islower() else text
 
 
-def _backslash(line: str) -> Asked:
+def _backslash(line: str, facts: Facts) -> Asked:
     name, blank, argument = line[1:].partition(" ")
     if not blank:
         found = [c for c in backslash.COMMANDS if c.name.startswith(name)]
@@ -149,8 +156,12 @@ def _backslash(line: str) -> Asked:
     if name in PATHS:
         return Asked(_paths(argument))
     command = backslash.BY_NAME.get(name)
-    values = command.values if command else ()
-    return Asked([Candidate(value, "", len(argument)) for value in values if value.startswith(argument)])
+    if command is None:
+        return Asked([])
+    offered = {**dict.fromkeys(command.values, ""), **command.words(facts.vocabulary)}
+    start = argument.lower()
+    return Asked([Candidate(value, meta, len(argument)) for value, meta in offered.items()
+                  if value.lower().startswith(start)])  # fmt: skip
 
 
 def _paths(typed: str) -> list[Candidate]:
@@ -178,7 +189,7 @@ def _show(spot: Spot, facts: Facts) -> Asked:
         return _matching(spot, [Candidate(view.name, view.help) for view in views])
     if len(spot.said) == 2:
         return _matching(spot, [Candidate(word) for word in CLAUSES if word not in ("GROUP BY", "HAVING")])
-    return _expression(spot, facts, [spot.said[1].plain.lower()])
+    return _expression(spot, facts, [spot.said[1].value.lower()])
 
 
 def _set(spot: Spot, facts: Facts) -> Asked:
@@ -191,7 +202,7 @@ def _set(spot: Spot, facts: Facts) -> Asked:
         return _matching(spot, found, "settings")
     if len(spot.said) == 2:
         return Asked([Candidate("=")] if not spot.typed else [], ("settings",))
-    return _setting_values(spot, facts, spot.said[1].plain.lower())
+    return _setting_values(spot, facts, spot.said[1].value.lower())
 
 
 def _setting_meta(value: str, default: str) -> str:
@@ -243,7 +254,16 @@ def _select(spot: Spot, facts: Facts) -> Asked:
     if last in ("FROM", "JOIN") or (last == "," and _in_from(spot)):
         views = [Candidate(view.name.lower(), view.help) for view in facts.vocabulary.views.values()]
         return _matching(spot, views)
-    return _expression(spot, facts, list(_views_named(spot.whole, facts)))
+    named = list(_views_named(spot.whole, facts))
+    if named or "FROM" in (token.upper for token in spot.said):
+        return _expression(spot, facts, named)
+    return _expression(spot, facts, _all_views(facts))
+
+
+def _all_views(facts: Facts) -> list[str]:
+    """Before FROM any column may be meant; those of the views most asked for come first."""
+    views = [view.lower() for view in facts.vocabulary.views]
+    return sorted(views, key=lambda view: FIRST_VIEWS.index(view) if view in FIRST_VIEWS else len(FIRST_VIEWS))
 
 
 def _in_from(spot: Spot) -> bool:
@@ -254,37 +274,37 @@ def _in_from(spot: Spot) -> bool:
 
 def _views_named(statement: str, facts: Facts) -> dict[str, str]:
     """Views of the statement, by view, with their aliases: FROM and JOIN tell."""
-    said = [token for token in tokens(statement) if token.kind not in SILENT]
+    said = spoken(statement)
     named: dict[str, str] = {}
     for place, token in enumerate(said[:-1]):
         view = said[place + 1]
-        if token.upper not in ("FROM", "JOIN", ",") or not facts.vocabulary.has_view(view.plain):
+        if token.upper not in ("FROM", "JOIN", ",") or not facts.vocabulary.has_view(view.value):
             continue
         after = [one for one in said[place + 2 : place + 4] if one.upper != "AS"]
-        alias = after[0].text if after and after[0].kind is Kind.WORD and not _keyword(after[0]) else ""
-        named[view.plain.lower()] = alias.lower()
+        alias = after[0].text if after and after[0].kind is Kind.WORD and after[0].value not in KEYWORDS else ""
+        named[view.value.lower()] = alias.lower()
     return named
-
-
-def _keyword(token: Token) -> bool:
-    from admin.repl.highlight import SQL_WORDS
-
-    return token.upper in SQL_WORDS
 
 
 def _expression(spot: Spot, facts: Facts, views: list[str]) -> Asked:
     """Columns of the views named, after `alias.` only that view's; after `column =` the column's values."""
     if spot.word(-1) == "." and len(spot.said) > 1:
-        views = _of_alias(spot.said[-2].plain.lower(), spot, facts)
+        views = _of_alias(spot.said[-2].value.lower(), spot, facts)
         return _matching(spot, _columns(views, facts))
-    if spot.word(-1) in ("=", "(", ",", "<", ">") or spot.typed.startswith("'"):
-        values = _column_values(spot, facts)
-        if values is not None:
-            return values
-    words = CLAUSES if spot.word(0) == "SHOW" else ("FROM", "DISTINCT", "AS", *AFTER_FROM)
-    keywords = [Candidate(word) for word in dict.fromkeys((*words, *OPERATORS))]
+    values = _column_values(spot, facts)
+    if values is not None:
+        return values
+    keywords = [Candidate(word) for word in dict.fromkeys(_keywords(spot))]
     functions = [Candidate(name, "function") for name in FUNCTIONS]
-    return _matching(spot, [*_columns(views, facts), *keywords, *functions])
+    return _matching(spot, [*_columns(views, facts), *functions, *keywords])
+
+
+def _keywords(spot: Spot) -> tuple[str, ...]:
+    if spot.word(0) == "SHOW":
+        return (*CLAUSES, *OPERATORS)
+    if "FROM" in (token.upper for token in spot.said):
+        return (*AFTER_FROM, *OPERATORS)
+    return ("DISTINCT",) if spot.word(-1) == "SELECT" else () if spot.word(-1) == "," else BEFORE_FROM
 
 
 def _of_alias(alias: str, spot: Spot, facts: Facts) -> list[str]:
@@ -294,22 +314,50 @@ def _of_alias(alias: str, spot: Spot, facts: Facts) -> list[str]:
 
 def _columns(views: list[str], facts: Facts) -> list[Candidate]:
     known = facts.vocabulary.columns
-    named = dict.fromkeys((column, view) for view in views for column in known.get(view, ()))
-    return [Candidate(column, f"column of {view}") for column, view in named]
+    named: dict[str, list[str]] = {}
+    for view in views:
+        for column in known.get(view, ()):
+            named.setdefault(column, []).append(view)
+    return [Candidate(column, f"column of {_some(of)}") for column, of in named.items()]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _column_values(spot: Spot, facts: Facts) -> Asked | None:
     """Values of the column that is compared: database and user names, states."""
-    column = next((token for token in reversed(spot.said) if token.kind in (Kind.WORD, Kind.NAME)
-                   and token.upper not in ("IN", "LIKE")), None)  # fmt: skip
+    column = _compared(spot.said)
     kinds = {
         "database": (facts.databases, "databases"), "name": (facts.databases, "databases"),
         "user": (facts.users, "users"), "state": (STATES, ""), "pool_mode": (VALUES["pool_mode"], ""),
     }  # fmt: skip
-    if column is None or column.plain.lower() not in kinds or spot.word(-1) not in ("=", "(", ",", "<", ">"):
+    if column is None or column.value.lower() not in kinds:
         return None
-    values, topic = kinds[column.plain.lower()]
+    values, topic = kinds[column.value.lower()]
     offered = [Candidate("'" + value.replace("'", "''") + "'") for value in values]
     stem = spot.typed.lstrip("'")
     found = [one for one in offered if one.text[1:].startswith(stem)]
     return Asked([Candidate(one.text, "", len(spot.typed)) for one in found], (topic,) if topic else ())
+
+
+def _compared(said: tuple[Token, ...]) -> Token | None:
+    """The column whose value is about to be typed: behind an operator, or in the list of an IN."""
+    place = len(said) if said and said[-1].upper in COMPARISONS else _opened(said)
+    if not place or said[place - 1].upper not in COMPARISONS | {"IN"}:
+        return None
+    before = [token for token in said[: place - 1] if token.upper != "NOT"]
+    return before[-1] if before and before[-1].kind in (Kind.WORD, Kind.QUOTED) else None
+
+
+def _opened(said: tuple[Token, ...]) -> int:
+    """The place of the last parenthesis that is still open; 0 when none is."""
+    closed = 0
+    for place in range(len(said) - 1, -1, -1):
+        if said[place] == ")":
+            closed += 1
+        elif said[place] == "(":
+            if not closed:
+                return place
+            closed -= 1
+    return 0

@@ -15,18 +15,19 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from admin.repl import colours, units
-from admin.repl.answers import Answer
+from admin.client import colours, units
+from admin.client.answers import Answer
+from admin.client.terminal import printable
 
+FILE_WIDTH = 80
+"""That a file is thought to have, for rules across records."""
 NAMES = ("table", "expanded", "csv", "json", "markdown")
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How answers are shown. With `vertical` None, a table wider than `width` (the terminal's) turns."""
+    """How answers are shown. With `vertical` None, a table wider than `width` (the terminal's) turns; if it is to be
+    `compact` it does not, but leaves out the columns in which nothing is to be seen."""
 
     format: str = "table"
     vertical: bool | None = False
@@ -34,6 +35,7 @@ class Look:
     colour: bool = False
     footer: bool = True
     width: int = 80
+    compact: bool = False
     paused: Collection[str] = frozenset()
 
 
@@ -42,33 +44,60 @@ def render(answer: Answer, look: Look) -> str:
     return _FORMATS[look.format](answer, look)
 
 
-def printable(value: Any) -> str:
-    """A value on one line, control characters spelled out."""
-    if value is None:
-        return ""
-    if isinstance(value, bytes):
-        return "\\x" + value.hex()
-    return _CONTROL.sub(_spelled, str(value))
-
-
-def _spelled(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    return _SHORT.get(found[0]) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
-
-
 def _table(answer: Answer, look: Look) -> str:
     if not answer.columns:
         return _tag(answer)
     if look.vertical:
         return _expanded(answer, look)
     cells = [_cells(answer, row, look) for row in answer.rows]
-    folded = False
-    if look.vertical is None and cells:
-        widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
-        folded = _needed(answer, widths, folded=False) > look.width
-        if folded and _needed(answer, widths, folded=True) > look.width:
-            return _expanded(answer, look)
-    return _grid(answer, cells, look, folded=folded) + _footer(answer, look)
+    if look.vertical is not None or not cells:
+        return _grid(answer, cells, look) + _footer(answer, look)
+    for folded in (False, True):
+        if _fits(answer, cells, look, folded=folded):
+            return _grid(answer, cells, look, folded=folded) + _footer(answer, look)
+    return _compact(answer, look) if look.compact else _expanded(answer, look)
+
+
+def _compact(answer: Answer, look: Look) -> str:
+    """The columns with something in them; names are cut if that is not enough."""
+    places = [place for place in range(len(answer.columns)) if any(row[place] for row in answer.rows)]
+    left_out = len(answer.columns) - len(places)
+    kept = Answer(
+        tuple(answer.columns[place] for place in places),
+        [tuple(row[place] for place in places) for row in answer.rows],
+    )
+    cells = [_cells(kept, row, look) for row in kept.rows]
+    folded = not _fits(kept, cells, look, folded=False)
+    if folded:
+        kept = _shortened(kept, [max(map(_width, column)) for column in zip(*cells, strict=True)], look)
+        cells = [_cells(kept, row, look) for row in kept.rows]
+    told = f"; {left_out} column{' is' if left_out == 1 else 's are'} empty or 0)\n" if left_out else ")\n"
+    return _grid(kept, cells, look, folded=folded) + _footer(answer, look).replace(")\n", told)
+
+
+LEAST_NAME = 10
+"""Of a name that is cut this much is kept."""
+
+
+def _shortened(answer: Answer, widths: list[int], look: Look) -> Answer:
+    """With the longest texts cut, so that the table fits if that is possible."""
+    room = list(widths)
+    while _needed(answer, room, folded=True) > look.width:
+        longest = max(range(len(room)), key=lambda place: (not answer.columns[place].numeric, room[place]))
+        if answer.columns[longest].numeric or room[longest] <= LEAST_NAME:
+            break
+        room[longest] -= 1
+    rows = [tuple(_cut(value, width) for value, width in zip(row, room, strict=True)) for row in answer.rows]
+    return Answer(answer.columns, rows)
+
+
+def _cut(value: Any, width: int) -> Any:
+    return value[: width - 1] + "…" if isinstance(value, str) and len(value) > width else value
+
+
+def _fits(answer: Answer, cells: list[list[str]], look: Look, *, folded: bool) -> bool:
+    widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
+    return _needed(answer, widths, folded=folded) <= look.width
 
 
 def _needed(answer: Answer, widths: list[int], *, folded: bool) -> int:

@@ -1,6 +1,6 @@
 """Colours while typing: commands, views, SQL, strings, and what the console does not know.
 
-A lexer for prompt-toolkit over this package's own tokens. Unknown words are marked only where a wrong
+prompt-toolkit's face of `pooler.lexer`. Unknown words are marked only where a wrong
 word is certainly wrong: the first of a statement, and the view after SHOW.
 """
 
@@ -12,23 +12,13 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.lexers import Lexer
 
+from admin.client.vocabulary import SELECTS, Vocabulary
 from admin.repl import backslash
 from admin.repl.session import QUITTING
-from admin.repl.statements import SELECTS
-from admin.repl.vocabulary import Vocabulary
-from admin.repl.words import SILENT, Kind, Token, tokens
+from pooler.lexer import KEYWORDS, SILENT, Kind, Token, pieces
 
-SQL_WORDS = frozenset(
-    (
-        "ALL", "AND", "AS", "ASC", "BETWEEN", "BY", "CASE", "CAST", "COLLATE", "CROSS", "DESC",
-        "DISTINCT", "ELSE", "END", "ESCAPE", "EXCEPT", "EXISTS", "FILTER", "FROM", "FULL", "GLOB",
-        "GROUP", "HAVING", "IN", "INNER", "INTERSECT", "IS", "ISNULL", "JOIN", "LEFT", "LIKE",
-        "LIMIT", "NATURAL", "NOT", "NOTNULL", "NULL", "NULLS", "FIRST", "LAST", "OFFSET", "ON",
-        "OR", "ORDER", "OUTER", "OVER", "PARTITION", "RIGHT", "SELECT", "THEN", "UNION", "USING",
-        "VALUES", "WHEN", "WHERE", "WITH", "TO",
-    )
-)  # fmt: skip
-"""Words of SQLite's SELECT, whose dialect SELECT over views is."""
+SQL_WORDS = KEYWORDS | {"escape", "first", "last", "nulls", "partition"}
+"""Words that are coloured in a SELECT: those that are never a name, and what stands beside them only."""
 
 STYLES = {
     "code.command": "bold ansicyan",
@@ -63,8 +53,8 @@ def styled(text: str, words: Vocabulary) -> Iterator[tuple[str, str]]:
     """(style, text) of each token; the texts joined are the text."""
     said: list[Token] = []
     argument = False
-    for token in tokens(text):
-        ends = token.kind is Kind.END or (token.kind is Kind.SPACE and "\n" in token.text and _one_line(said))
+    for token in pieces(text):
+        ends = token == ";" or (token.kind is Kind.SPACE and "\n" in token.text and _one_line(said))
         if argument and not (token.kind is Kind.SPACE and "\n" in token.text):
             yield "", token.text
             continue
@@ -92,7 +82,7 @@ def _style(token: Token, said: list[Token], words: Vocabulary, *, at_end: bool) 
         return _first_style(token, words, at_end)
     if said[0].upper == "SHOW" and len(said) == 1:
         return "class:code.view" if words.has_view(token.text) else _unknown(token, words.views, at_end)
-    if token.upper in SQL_WORDS:
+    if token.value in SQL_WORDS:
         return "class:code.keyword"
     return "class:code.view" if words.has_view(token.text) and _names_table(said) else ""
 

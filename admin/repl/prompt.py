@@ -12,23 +12,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
-from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.enums import EditingMode
 from prompt_toolkit.filters import Condition, has_focus
 from prompt_toolkit.formatted_text import StyleAndTextTuples
-from prompt_toolkit.history import History
 from prompt_toolkit.input import Input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import ColorDepth, Output
 from prompt_toolkit.styles import Style
 
-from admin.repl import colours, highlight, toolbar
+from admin.client import colours
+from admin.client.terminal import unicode_terminal
+from admin.repl import highlight, toolbar
 from admin.repl.background import Background, Facts
 from admin.repl.completion import ConsoleCompleter
-from admin.repl.history import opened, place
+from admin.repl.history import Past, SuggestWhatWorked, opened
 from admin.repl.session import Quit, Session, Trouble
 from admin.repl.statements import complete, split
-from admin.repl.terminal import unicode_terminal
 
 STYLE = Style.from_dict(
     {
@@ -36,10 +35,14 @@ STYLE = Style.from_dict(
         **toolbar.STYLES,
         "prompt": "bold",
         "prompt.place": "ansigreen bold",
-        "continuation": "ansibrightblack",
-        "auto-suggestion": "ansibrightblack",
+        "continuation": "dim",
+        "auto-suggestion": "dim",
     }
 )
+
+
+CONTINUATIONS = ("; runs it ... ", "; ... ", "... ")
+ENDS_IT = "; or an empty line runs it "
 
 
 class Prompt:
@@ -50,23 +53,25 @@ class Prompt:
         session: Session,
         background: Background,
         *,
-        history: History | None = None,
+        history: Past | None = None,
         input: Input | None = None,
         output: Output | None = None,
     ) -> None:
         self._session = session
         self._background = background
         self._glyphs = unicode_terminal()
+        self._history = history if history is not None else opened()
         self._reader: PromptSession[str] = PromptSession(
             message=self._message,
             multiline=True,
             prompt_continuation=_continuation,
+            rprompt=self._waits_for,
             lexer=highlight.ConsoleLexer(lambda: background.facts.vocabulary),
             completer=ConsoleCompleter(lambda: background.facts, self._want),
             complete_while_typing=True,
             reserve_space_for_menu=6,
-            auto_suggest=AutoSuggestFromHistory(),
-            history=history or opened(place()),
+            auto_suggest=SuggestWhatWorked(self._history),
+            history=self._history,
             bottom_toolbar=self._toolbar,
             key_bindings=self._bindings(),
             enable_open_in_editor=True,
@@ -110,6 +115,7 @@ class Prompt:
             for item in split(text):
                 self._session.run(item)
         except Trouble as trouble:
+            self._history.failed(text)
             self._session.terminal.say(str(trouble))
         except KeyboardInterrupt:
             self._session.terminal.say("\nstopped")
@@ -137,6 +143,11 @@ class Prompt:
     def _message(self) -> StyleAndTextTuples:
         return [("class:prompt.place", self._session.connector.address.place), ("class:prompt", " > ")]
 
+    def _waits_for(self) -> StyleAndTextTuples:
+        """What a statement of several lines waits for, so that nobody takes the next line for the next command."""
+        waits = "\n" in self._reader.default_buffer.text
+        return [("class:continuation", ENDS_IT)] if waits else []
+
     def _toolbar(self) -> StyleAndTextTuples:
         session, options = self._session, self._session.options
         told = [
@@ -151,6 +162,8 @@ class Prompt:
     def _bindings(self) -> KeyBindings:
         keys = KeyBindings()
         typing = has_focus("DEFAULT_BUFFER")
+        keys.add("tab", filter=typing)(lambda event: _complete(event, 1))
+        keys.add("s-tab", filter=typing)(lambda event: _complete(event, -1))
         ready = Condition(lambda: complete(self._reader.default_buffer.text))
 
         @keys.add("enter", filter=typing & ready)
@@ -170,8 +183,23 @@ class Prompt:
         return keys
 
 
+def _complete(event: KeyPressEvent, step: int) -> None:
+    """Tab: the next completion, round and round. What was typed is never what comes next: that would take the word
+    away again. A word without alternatives is finished by its first Tab."""
+    buffer = event.current_buffer
+    state = buffer.complete_state
+    count = len(state.completions) if state else 0
+    if state is None or not count or (count == 1 and state.complete_index == 0):
+        buffer.complete_state = None
+        buffer.start_completion(insert_common_part=True)
+        return
+    here = state.complete_index
+    buffer.go_to_completion((0 if step > 0 else count - 1) if here is None else (here + step) % count)
+
+
 def _continuation(width: int, line: int, wrapped: int) -> StyleAndTextTuples:
-    return [("class:continuation", "... ".rjust(width))]
+    told = next(text for text in CONTINUATIONS if len(text) <= max(width, len(CONTINUATIONS[-1])))
+    return [("class:continuation", told.rjust(width))]
 
 
 def _depth() -> ColorDepth | None:

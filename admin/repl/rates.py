@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from admin.repl import units
-from admin.repl.answers import Answer, Column
-from admin.repl.viewsql import TEXT
+from admin.client import units
+from admin.client.answers import Answer, Column
+from admin.fieldtypes import TEXT
+from pooler.stats import since
 
 _COUNTED = (
     "server_assignment_count", "xact_count", "query_count", "bytes_received", "bytes_sent", "received",
@@ -39,15 +40,14 @@ def rates(before: Answer, after: Answer, seconds: float, statement: str, *, huma
         Column(_heading(column, averages), TEXT if place in keys else column.oid)
         for place, column in enumerate(after.columns)
     )
-    rows = [
-        tuple(
-            value
-            if place in keys
-            else _told(_name(column, row, averages), value, _former(old, row, keys, place), seconds, human)
-            for place, (column, value) in enumerate(zip(after.columns, row, strict=True))
-        )
-        for row in after.rows
-    ]
+    rows = []
+    for row in after.rows:
+        names = [_name(column, row, averages) for column in after.columns]
+        changes = _changes(names, row, old.get(_key(row, keys)))
+        rows.append(tuple(
+            value if place in keys else _told(names[place], value, changes[place] or 0, seconds, human)
+            for place, value in enumerate(row)
+        ))  # fmt: skip
     return Answer(columns, rows, after.tag, after.notices)
 
 
@@ -64,9 +64,22 @@ def _key(row: Sequence[Any], keys: list[int]) -> tuple[Any, ...]:
     return tuple(row[place] for place in keys)
 
 
-def _former(old: dict[tuple[Any, ...], Sequence[Any]], row: Sequence[Any], keys: list[int], place: int) -> Any:
-    found = old.get(_key(row, keys))
-    return None if found is None else found[place]
+def _changes(names: Sequence[str], row: Sequence[Any], old: Sequence[Any] | None) -> Sequence[Any]:
+    """By how much each number has changed; None where that is not known. Where a counter has fallen the counters are
+    not the same thing's any more, and what any of them gained is not known."""
+    if old is None:
+        return [None] * len(row)
+    counted = [place for place, name in enumerate(names) if name in COUNTERS and _are_numbers(row[place], old[place])]
+    gained = since([row[place] for place in counted], [old[place] for place in counted])
+    known = dict(zip(counted, gained or (), strict=gained is not None))
+    return [
+        known.get(place) if name in COUNTERS else now - then if _are_numbers(now, then) else None
+        for place, (name, now, then) in enumerate(zip(names, row, old, strict=True))
+    ]
+
+
+def _are_numbers(*values: Any) -> bool:
+    return all(isinstance(value, (int, float)) for value in values)
 
 
 def _heading(column: Column, averages: bool) -> str:
@@ -83,10 +96,9 @@ def _counts(name: str, averages: bool) -> bool:
     return name in COUNTERS and not averages
 
 
-def _told(name: str, value: Any, former: Any, seconds: float, human: bool) -> Any:
+def _told(name: str, value: Any, gained: float, seconds: float, human: bool) -> Any:
     if not isinstance(value, (int, float)):
         return value
-    gained = value - former if isinstance(former, (int, float)) else 0
     if name in COUNTERS:
         return _rate(name, gained / seconds if seconds > 0 else 0.0, human)
     shown = units.readable(name, value) if human else str(value)

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from admin.repl.session import Quit, Session, Trouble
+from admin.repl.session import Quit, Session, Trouble, at_line
 from admin.repl.statements import Item, Splitter, split
 
+STDIN = "<stdin>"
 
-def run(session: Session, items: Iterable[Item]) -> int:
-    """Carry the items out; the exit status."""
+
+def run(session: Session, items: Iterable[Item], source: str = "") -> int:
+    """Carry the items out; the exit status. `source` is what a complaint calls the text they are of."""
     try:
         for item in items:
-            session.run(item)
+            with at_line(source, item):
+                session.run(item)
     except Quit:
         return 0
     except Trouble as trouble:

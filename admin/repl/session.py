@@ -1,30 +1,30 @@
 """A console session: takes items (statements and backslash commands), has them answered, shows the answers.
 
 It neither reads keys nor parses; the prompt and the script runner hand it items. SELECT over views is
-answered by the console when that can do it, else here, by SQLite over what SHOW gives. The rule: every item
+answered by the console when that can do it, else here, by PostgreSQL over what SHOW gives. The rule: every item
 either succeeds or raises `Trouble`, whose text is for a person and whose exit status is for a script.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from admin.repl import colours, formats, sink, viewsql, vocabulary
-from admin.repl.answers import Answer
-from admin.repl.connector import Connector
+from admin.client import colours, vocabulary
+from admin.client.answers import Answer
+from admin.client.connector import Connector
+from admin.client.link import CannotConnect, CommandFailed, Link
+from admin.client.terminal import FAILED, UNREACHABLE, Terminal
+from admin.client.vocabulary import HURTING, HURTING_ALL, SELECTS, Vocabulary
+from admin.repl import formats, sink
 from admin.repl.formats import Look
-from admin.repl.link import CannotConnect, CommandFailed, Link
-from admin.repl.statements import SELECTS, Backslash, Item, Statement, first_word
-from admin.repl.terminal import Terminal
-from admin.repl.vocabulary import HURTING, Vocabulary
-from admin.repl.words import spoken
-
-FAILED, USAGE, UNREACHABLE = 1, 2, 3
-"""Exit statuses besides 0."""
+from admin.repl.statements import Backslash, Item
+from pooler.lexer import first_word, spoken
 
 QUITTING = frozenset({"EXIT", "QUIT"})
 SECRET_VIEWS = frozenset({"fds"})
@@ -37,6 +37,17 @@ class Trouble(Exception):
     def __init__(self, text: str, status: int = FAILED) -> None:
         super().__init__(text)
         self.status = status
+
+
+@contextlib.contextmanager
+def at_line(source: str, item: Item) -> Iterator[None]:
+    """Trouble inside tells of which file (or other source) and line the item is; nothing without a source."""
+    try:
+        yield
+    except Trouble as trouble:
+        if not source:
+            raise
+        raise Trouble(f"{source}:{item.line}: {trouble}", trouble.status) from None
 
 
 class Quit(Exception):
@@ -61,6 +72,8 @@ class Session:
 
     connector: Connector
     terminal: Terminal
+    commands: Callable[[Session, Backslash], None]
+    """Carries out a backslash command."""
     options: Options = field(default_factory=Options)
     out: sink.Sink = field(default_factory=sink.Sink)
     last: str = ""
@@ -78,11 +91,9 @@ class Session:
 
     def run(self, item: Item) -> None:
         """Carry out one item. Raises Trouble, Quit or KeyboardInterrupt."""
-        from admin.repl import backslash
-
         try:
             if isinstance(item, Backslash):
-                backslash.run(self, item)
+                self.commands(self, item)
             else:
                 self.execute(item.text)
         except CommandFailed as error:
@@ -117,17 +128,22 @@ class Session:
     def _teach(self, statement: str, answer: Answer) -> None:
         said = spoken(statement)
         if len(said) == 2 and said[0].upper == "SHOW" and answer.columns:
-            self.on_view(said[1].plain, answer.names)
+            self.on_view(said[1].value, answer.names)
 
     def answer(self, statement: str) -> Answer:
-        """The statement's answer, from the console or from SQLite over its views."""
-        query = self._local_query(statement)
-        if query is None:
-            return self.connector.ask(statement, self._waiting(statement))
-        try:
-            return Answer.of(viewsql.select(query, self._view, functions=self._functions()))
-        except viewsql.SqlError as error:
-            raise CommandFailed(error.message, error.sqlstate) from None
+        """The statement's answer, from the console or from PostgreSQL over its views."""
+        found = self._over_views(statement) if self._is_ours(statement) else None
+        return found or self.connector.ask(statement, self._waiting(statement))
+
+    def _over_views(self, statement: str) -> Answer | None:
+        """The answer of a SELECT over what the console shows; None when the statement is none."""
+        from admin.repl import viewsql  # most consoles know SELECT: who needs none of it does not wait for its loading
+        from admin.sql.backend import Told
+
+        link = self.connector.link
+        version = f"PgBouncer {link.version}" if link else ""
+        told = Told(version, time.time(), time.time(), os.getpid(), {})
+        return viewsql.answer(statement, self._view, told, self.connector.address.user)
 
     def show(self, answer: Answer, look: Look) -> None:
         """Write an answer where answers go; its notices go to stderr."""
@@ -143,15 +159,17 @@ class Session:
             self.out.write(text)
 
     def look(self) -> Look:
-        """How answers are to be shown now."""
+        """How answers are to be shown now. What goes to a file or program looks the same whatever the terminal's width
+        is and however answers are turned on it; for the other there is the format `expanded`."""
         options = self.options
         turning = {"on": True, "off": False, "auto": None}
+        away = self.out.redirected
         return Look(
             format=options.format,
-            vertical=turning[options.expanded],
+            vertical=False if away else turning[options.expanded],
             human=options.human,
-            colour=not self.out.redirected and colours.wanted(self.out.stream),
-            width=self.terminal.screen().columns,
+            colour=not away and colours.wanted(self.out.stream),
+            width=formats.FILE_WIDTH if away else self.terminal.screen().columns,
             paused=self.paused(),
         )
 
@@ -163,33 +181,25 @@ class Session:
             self._told_by = link
         return self._vocabulary
 
-    def _local_query(self, statement: str) -> str | None:
-        """The SELECT to be answered here, when the console itself knows no SELECT."""
-        shorthand = viewsql.from_shorthand(statement)
-        if shorthand is None and first_word(statement) not in SELECTS:
-            return None
+    def _is_ours(self, statement: str) -> bool:
+        """Whether it may be a SELECT to be answered here, since the console itself knows no SELECT."""
+        said = spoken(statement)
+        if first_word(statement) not in SELECTS and not (first_word(statement) == "SHOW" and len(said) > 2):
+            return False
         if self.connector.link is None or self.connector.link.closed:
             self.connector.ask("SHOW VERSION")  # connects, or says why not
         words = self.vocabulary()
-        if words.sql or _synonym(statement, words):
-            return None
-        return shorthand or statement
+        return not words.sql and not _synonym(statement, words)
 
-    def _view(self, name: str) -> viewsql.Relation | None:
+    def _view(self, name: str) -> Answer | None:
         if name in SECRET_VIEWS or not self.vocabulary().has_view(name):
             return None
-        return self.connector.ask(f"SHOW {name.upper()}").relation()
-
-    def _functions(self) -> Mapping[str, viewsql.Function]:
-        address = self.connector.address
-        return {
-            "version": (0, lambda: str(self.connector.ask("SHOW VERSION").rows[0][0])),
-            "now": (0, lambda: time.strftime("%Y-%m-%d %H:%M:%S %Z")),
-            "current_database": (0, lambda: address.parameters.get("dbname", "")),
-        }
+        return self.connector.ask(f"SHOW {name.upper()}")
 
     def _sure(self, statement: str, word: str) -> bool:
-        if word not in HURTING or not self.terminal.person:
+        said = spoken(statement)
+        hurts = word in HURTING or (word in HURTING_ALL and len(said) == 1)
+        if not hurts or not self.terminal.person:
             return True
         return self.terminal.confirm(f"{statement}: {_CONSEQUENCES[word]}. Really?")
 
@@ -240,6 +250,7 @@ _CONSEQUENCES = {
     "KILL": "drops clients and servers at once and holds new work back until RESUME",
     "KILL_CLIENT": "drops this client in whatever it is doing",
     "SHUTDOWN": "stops the pooler",
+    "PAUSE": "holds back all work of every database until RESUME",
     "SUSPEND": "stops all traffic until RESUME",
     "DISABLE": "refuses new clients until ENABLE",
 }
@@ -248,12 +259,9 @@ _CONSEQUENCES = {
 def _synonym(statement: str, words: Vocabulary) -> bool:
     """`SELECT pools`, which PgBouncer takes for SHOW POOLS."""
     said = spoken(statement)
-    return len(said) == 2 and said[0].upper == "SELECT" and words.has_view(said[1].plain)
+    return len(said) == 2 and said[0].upper == "SELECT" and words.has_view(said[1].value)
 
 
 def _long(text: str, lines: int, columns: int) -> bool:
     shown = text.splitlines()
     return len(shown) > lines - 2 or any(len(colours.stripped(line)) > columns for line in shown)
-
-
-__all__ = ["FAILED", "UNREACHABLE", "USAGE", "Options", "Quit", "Session", "Statement", "Trouble"]

@@ -7,12 +7,10 @@ and a file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from admin.repl.words import SILENT, Kind, Token, spoken, tokens, without_comments
-
-SELECTS = frozenset({"SELECT", "WITH", "VALUES", "TABLE", "EXPLAIN"})
-"""First words of statements that end only with a semicolon."""
+from admin.client.vocabulary import SELECTS
+from pooler.lexer import SILENT, Kind, Token, pieces, without_comments
 
 SENDERS = frozenset({"g", "gx", "watch", "e"})
 """Backslash commands that take the statement before them: `SHOW POOLS \\watch 2`."""
@@ -23,6 +21,8 @@ class Statement:
     """A command for the console, without comments and semicolon."""
 
     text: str
+    line: int = field(default=1, compare=False)
+    """Where it begins in the text that it was cut from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,7 @@ class Backslash:
     name: str
     argument: str = ""
     statement: str = ""
+    line: int = field(default=1, compare=False)
 
 
 Item = Statement | Backslash
@@ -42,6 +43,7 @@ class Splitter:
 
     def __init__(self) -> None:
         self._rest = ""
+        self._line = 1
 
     @property
     def rest(self) -> str:
@@ -59,17 +61,24 @@ class Splitter:
     def finish(self) -> list[Item]:
         """The end of the input completes what waited."""
         items = self.feed("\n") if self._rest else []
-        left = without_comments(self._rest)
+        left, line = without_comments(self._rest), self._begins()
         self._rest = ""
-        return [*items, Statement(left)] if left else items
+        return [*items, Statement(left, line)] if left else items
 
     def _take(self) -> list[Item]:
         items: list[Item] = []
         while (cut := _first_item(self._rest)) is not None:
             found, length = cut
-            items += found
+            begins = self._begins()
+            items += [replace(item, line=begins) for item in found]
+            self._line += self._rest.count("\n", 0, length)
             self._rest = self._rest[length:]
         return items
+
+    def _begins(self) -> int:
+        """The line of the first word that waits."""
+        start = next((token.start for token in pieces(self._rest) if token.kind not in SILENT), 0)
+        return self._line + self._rest.count("\n", 0, start)
 
 
 def split(text: str) -> list[Item]:
@@ -79,20 +88,22 @@ def split(text: str) -> list[Item]:
 
 
 def complete(text: str) -> bool:
-    """Whether Enter runs this text: nothing in it waits for another line."""
+    """Whether Enter runs this text: nothing in it waits for another line, or the last one was left empty. (In a
+    script an empty line ends nothing.)"""
     splitter = Splitter()
     splitter.feed(text + "\n")
-    waiting = list(tokens(splitter.rest))
-    return not without_comments(splitter.rest) and not any(token.open for token in waiting)
+    if any(token.open for token in pieces(splitter.rest)):
+        return False
+    return not without_comments(splitter.rest) or not text.rpartition("\n")[2].strip()
 
 
 def _first_item(text: str) -> tuple[list[Item], int] | None:
     """The first complete item (an empty statement is none) and its length; None if none is complete."""
     said: list[Token] = []
-    for token in tokens(text):
+    for token in pieces(text):
         if token.open:
             return None
-        if token.kind is Kind.END:
+        if token == ";":
             return _statement(text[: token.start]), token.end
         if token.kind is Kind.BACKSLASH:
             return _backslash(text, token)
@@ -124,9 +135,3 @@ def _backslash(text: str, token: Token) -> tuple[list[Item], int] | None:
     if not before:
         return command, line_end + 1
     return [*command, *_statement(before)], line_end + 1
-
-
-def first_word(statement: str) -> str:
-    """The statement's first word in upper case; empty for an empty statement."""
-    said = spoken(statement)
-    return said[0].upper if said else ""

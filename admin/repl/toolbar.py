@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from admin.repl import units
+from admin.client import units
+from admin.client.terminal import Fragment
 from admin.repl.background import Pulse
-
-Fragment = tuple[str, str]
 
 STYLES = {
     "bottom-toolbar": "noreverse bg:#303030 #c6c6c6",

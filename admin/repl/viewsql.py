@@ -1,249 +1,170 @@
-"""SELECT over SHOW views: an SQLite database in memory that lives for one statement.
+"""SELECT over SHOW views for a console that has no SELECT itself, that is PgBouncer's: PostgreSQL's answer, over what
+SHOW gives.
 
-For consoles that have no SELECT themselves, that is PgBouncer's; our own server has a SELECT of its own, with
-more of PostgreSQL in it. Nothing here knows a wire: the caller hands in a `Source` that gives the columns and
-rows of a view by name, and only the views a statement names are asked for. The rule: a statement may read and
-do nothing else (SQLite's authorizer decides, no parser of ours), and it ends within `Limits` of time, memory
-and rows.
+Nothing here knows a wire: the caller hands in what shows a view by name. PostgreSQL itself says which relations it
+misses, and those are asked for. The rule: a statement reads and does nothing else, and ends within bounds of time,
+memory and rows; it runs in a throw-away server of who typed it (`admin.sql`).
 """
 
 from __future__ import annotations
 
+import asyncio
+import atexit
 import re
-import sqlite3
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from admin.repl.words import Kind, tokens
+from admin.client.answers import Answer, Column
+from admin.client.link import CommandFailed, reader
+from admin.fieldtypes import NUMBERS, TEXT
+from admin.sql import reading
+from admin.sql.backend import Backend, Columns, Gone, Refused, Told, packer
+from admin.sql.reading import Reading
+from admin.sql.server import Server, Unavailable
+from admin.sql.spelling import declared, quoted
+from pooler import lexer
+from pooler.lexer import Kind, Token, Unterminated
+from pooler.wire import read_data_row
 
-INT4, INT8, TEXT, NUMERIC, FLOAT8, BYTEA = 23, 20, 25, 1700, 701, 17
-"""Type oids of PostgreSQL that views and results have."""
+SECONDS = 2.0
+"""That a statement may take."""
+GRACE = 1.0
+"""Seconds more, before the server is ended for its sake."""
+MOST_ROWS = 200_000
+"""Of an answer: more are no table that a person reads."""
+MOST_VIEWS = 50
+UNDEFINED_TABLE = "42P01"
+_MISSING = re.compile(r'relation "(?:public\.)?(.+)" does not exist')
 
-NUMBERS = frozenset({INT4, INT8, NUMERIC, FLOAT8, 21, 700})
-
-AFFINITY = {INT4: "INTEGER", INT8: "INTEGER", NUMERIC: "NUMERIC", FLOAT8: "REAL", BYTEA: "BLOB"}
-DECLARED = {"INTEGER": INT8, "NUMERIC": NUMERIC, "REAL": FLOAT8, "BLOB": BYTEA, "TEXT": TEXT}
-
-READING = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE})
-"""What the authorizer lets pass; everything else SQLite can do (write, attach, pragma, ...) it denies."""
-
-HEAP_BYTES = 256 << 20
-"""SQLite's memory over the whole process: a join that wants more fails instead of taking the host down."""
-
-STEPS = 5_000
-"""Virtual machine instructions between two looks at the clock: well under a millisecond."""
-
-
-class SqlError(Exception):
-    """A statement that cannot be answered; `message` and `sqlstate` are fit for the client."""
-
-    def __init__(self, message: str, sqlstate: str) -> None:
-        super().__init__(message)
-        self.message = message
-        self.sqlstate = sqlstate
-
-
-@dataclass(frozen=True, slots=True)
-class Relation:
-    """Columns as (name, type oid), and rows of plain values: str, int, float, bytes or None."""
-
-    columns: tuple[tuple[str, int], ...]
-    rows: Sequence[Sequence[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much one statement may take: seconds of running, and rows of answer."""
-
-    seconds: float = 2.0
-    rows: int = 200_000
-
-
-Source = Callable[[str], Relation | None]
+Show = Callable[[str], Answer | None]
 """The view of that (lower case) name, or None when there is no such view."""
 
-Function = tuple[int, Callable[..., Any]]
-"""Number of arguments, and the callable."""
 
-_NO_TABLE = re.compile(r"no such table: (?:main\.|temp\.)?(.+)$")
-
-
-def select(
-    sql: str,
-    source: Source,
-    params: Sequence[Any] = (),
-    *,
-    limits: Limits = Limits(),
-    functions: Mapping[str, Function] | None = None,
-    schemas: Sequence[str] = ("public", "pg_catalog", "information_schema"),
-) -> Relation:
-    """Answer one SELECT; `$1`, `$2`, ... take their values from `params`. Raises SqlError, nothing else."""
-    sql = in_sqlite(sql)
-    database = _open(functions or {}, schemas)
+def answer(
+    statement: str, show: Show, told: Told, user: str, *, seconds: float = SECONDS, most: int = MOST_ROWS
+) -> Answer | None:
+    """The answer to a SELECT; None when the statement is none. Raises CommandFailed, and whatever `show` raises."""
     try:
-        bound = {str(place): value for place, value in enumerate(params, 1)}
-        _load_tables(database, sql, bound, source)
-        _restrict(database, limits.seconds)
-        declared = _declared_types(database, sql) if not params else None
-        names, rows = _run(database, sql, bound, limits.rows)
-        return Relation(tuple(zip(names, _types(len(names), rows, declared), strict=True)), rows)
-    except sqlite3.Error as error:
-        raise _translate(error) from None
-    except MemoryError:
-        raise SqlError("the statement needs too much memory", "53200") from None
-    finally:
-        database.set_progress_handler(None, 0)
-        database.close()
+        tokens = lexer.tokenize(statement)
+    except Unterminated as error:
+        raise CommandFailed(error.message, "42601") from None
+    if not _is_query(tokens):
+        return None
+    shown: dict[str, Answer] = {}
+    first = reading.clauses_of(tokens)
+    if first is not None:
+        view = show(first)
+        if view is None:
+            return None
+        shown[first] = view
+    try:
+        return asyncio.run(_PRESS.answer(_Statement(statement, tokens, show, shown, most), told, user, seconds))
+    except Refused as refused:
+        raise _complaint(refused) from None
+    except TimeoutError:
+        _PRESS.close()
+        raise CommandFailed("canceling statement due to statement timeout", "57014") from None
+    except (Gone, OSError, Unavailable) as error:
+        _PRESS.close()
+        raise CommandFailed(f"PostgreSQL for the statement cannot be had: {error}", "58000") from None
 
 
-_SHORTHAND = re.compile(
-    r"\s*show\s+([a-z_][a-z_0-9]*|\"[^\"]+\")\s+((?:where|group|having|order|limit|offset)\b.*)$", re.I | re.S
-)
+def _is_query(tokens: Sequence[Token]) -> bool:
+    if len(tokens) < 2 or tokens[0].kind is Kind.QUOTED or any(token == ";" for token in tokens[:-1]):
+        return False
+    synonym = len(tokens) == 2 and tokens[0] == "select" and tokens[1].kind is Kind.WORD  # of SHOW
+    return not synonym and (tokens[0].value in reading.QUERIES or reading.clauses_of(tokens) is not None)
 
 
-def from_shorthand(statement: str) -> str | None:
-    """`SHOW POOLS WHERE …` (or ORDER BY, LIMIT, …) as the SELECT it stands for; None for any other."""
-    found = _SHORTHAND.match(statement)
-    return f"SELECT * FROM {found[1]} {found[2]}" if found else None
+class _Statement:
+    """One SELECT, and what was shown for it."""
+
+    def __init__(self, text: str, tokens: Sequence[Token], show: Show, shown: dict[str, Answer], most: int) -> None:
+        self._text, self._tokens, self._show, self._most = text, tokens, show, most
+        self._shown = shown
+
+    def read(self) -> Reading:
+        found = reading.read(self._text, self._tokens, {name: view.names for name, view in self._shown.items()})
+        assert found is not None
+        return found
+
+    async def answer(self, backend: Backend, told: Told, seconds: float) -> Answer:
+        await backend.put_away()
+        await backend.begin(told, seconds)
+        for name, given in list(self._shown.items()):
+            await _make(backend, name, given)
+        while True:
+            found = self.read()
+            try:
+                return await self._run(backend, found)
+            except Refused as refused:
+                missing = _MISSING.fullmatch(str(refused)) if refused.sqlstate == UNDEFINED_TABLE else None
+                view: Answer | None = self._show(missing[1]) if missing and missing[1] not in self._shown else None
+                if missing is None or view is None or len(self._shown) == MOST_VIEWS:
+                    raise _complaint(refused) from None
+                self._shown[missing[1]] = view
+                await backend.do("ROLLBACK TO SAVEPOINT before")
+                await _make(backend, missing[1], view)
+
+    async def _run(self, backend: Backend, found: Reading) -> Answer:
+        await backend.do("SAVEPOINT before")
+        shape = await backend.read(found.sql, ())
+        if shape.parameters:
+            raise CommandFailed("there is no parameter for every $ of the statement", "42P02")
+        columns = await backend.run(found.sql, (), ()) or ()
+        readers = [reader(oid) for _, oid in columns]
+        rows: list[tuple[Any, ...]] = []
+        while not backend.finished:
+            for row in await backend.more():
+                values = read_data_row(row[5:])
+                rows.append(tuple(None if v is None else read(v) for read, v in zip(readers, values, strict=True)))
+            if len(rows) > self._most:
+                raise CommandFailed(f"the answer has more than {self._most} rows: add a LIMIT", "54000")
+        return Answer(tuple(Column(name, oid) for name, oid in columns), rows, "SELECT")
 
 
-def in_sqlite(sql: str) -> str:
-    """Two habits of PostgreSQL's that SQLite lacks: ILIKE is its LIKE, and a `::type` is not needed."""
-    said = list(tokens(sql))
-    kept: list[str] = []
-    place = 0
-    while place < len(said):
-        token = said[place]
-        if [one.text for one in said[place : place + 2]] == [":", ":"] and len(said) > place + 2:
-            place += 3
-            continue
-        kept.append("LIKE" if token.kind is Kind.WORD and token.upper == "ILIKE" else token.text)
-        place += 1
-    return "".join(kept)
+async def _make(backend: Backend, name: str, view: Answer) -> None:
+    """A table with the rows of the view, until the transaction ends."""
+    columns: Columns = tuple((column.name, column.oid if column.oid in NUMBERS else TEXT) for column in view.columns)
+    await backend.do(f"CREATE TABLE public.{quoted(name)} ({declared(columns)})")
+    await backend.open_table(name, "public")
+    await backend.fill(packer([oid for _, oid in columns])(view.rows))
+    await backend.close_table()
 
 
-def _open(functions: Mapping[str, Function], schemas: Sequence[str]) -> sqlite3.Connection:
-    database = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-    database.execute(f"PRAGMA hard_heap_limit={HEAP_BYTES}")
-    database.execute("PRAGMA temp_store=FILE")
-    for schema in schemas:
-        database.execute(f"ATTACH ':memory:' AS {quote(schema)}")
-    database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 16 << 20)
-    database.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, 1 << 20)
-    database.setlimit(sqlite3.SQLITE_LIMIT_EXPR_DEPTH, 200)
-    for name, (arguments, function) in functions.items():
-        database.create_function(name, arguments, function)
-    return database
+class _Press:
+    """The server of this process, started for the first statement."""
 
+    def __init__(self) -> None:
+        self._server: Server | None = None
+        atexit.register(self.close)
 
-def _load_tables(database: sqlite3.Connection, sql: str, bound: Mapping[str, Any], source: Source) -> None:
-    """Compile the statement (without running it) until every table it names is there."""
-    asked: set[str] = set()
-    while True:
+    async def answer(self, statement: _Statement, told: Told, user: str, seconds: float) -> Answer:
+        if self._server is None or not self._server.lives():
+            self._server = Server(views=False)
+            await self._server.ready()
+        backend = await self._server.connect(user)
         try:
-            database.set_authorizer(_authorize)
-            database.execute("EXPLAIN " + sql, bound).close()
-            return
-        except sqlite3.OperationalError as error:
-            missing = _NO_TABLE.match(str(error))
-            if missing is None or missing[1] in asked:
-                raise
-            name = missing[1]
-        asked.add(name)
-        database.set_authorizer(None)
-        schema, _, plain = name.rpartition(".")
-        relation = source(plain.lower())
-        if relation is None:
-            raise SqlError(f'relation "{name}" does not exist', "42P01")
-        _create(database, f"{quote(schema or 'main')}.{quote(plain)}", relation)
+            async with asyncio.timeout(seconds + GRACE):
+                return await statement.answer(backend, told, seconds)
+        finally:
+            backend.end()
+
+    def close(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            server.end()
+            server.bury()
 
 
-def _create(database: sqlite3.Connection, table: str, relation: Relation) -> None:
-    columns = ", ".join(f"{quote(name)} {AFFINITY.get(oid, 'TEXT')}" for name, oid in relation.columns)
-    database.execute(f"CREATE TABLE {table} ({columns})")
-    places = ", ".join("?" * len(relation.columns))
-    database.execute("BEGIN")
-    database.executemany(f"INSERT INTO {table} VALUES ({places})", relation.rows)
-    database.execute("COMMIT")
+_PRESS = _Press()
 
 
-def quote(name: str) -> str:
-    """A name as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _authorize(action: int, *_: str | None) -> int:
-    if action in READING:
-        return sqlite3.SQLITE_OK
-    return sqlite3.SQLITE_DENY
-
-
-def _restrict(database: sqlite3.Connection, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    database.set_progress_handler(lambda: time.monotonic() > deadline, STEPS)
-
-
-def _declared_types(database: sqlite3.Connection, sql: str) -> list[int | None] | None:
-    """Types of the answer's columns as far as they are columns of views."""
-    database.set_authorizer(None)
-    try:
-        database.execute(f"CREATE TEMP VIEW answer AS {sql}")
-        found = database.execute("PRAGMA temp.table_info(answer)").fetchall()
-        return [DECLARED.get(row[2]) for row in found]
-    except sqlite3.Error:
-        return None  # EXPLAIN and the like cannot be a view; the values tell
-    finally:
-        database.set_authorizer(_authorize)
-
-
-def _run(
-    database: sqlite3.Connection, sql: str, bound: Mapping[str, Any], most: int
-) -> tuple[list[str], list[tuple[Any, ...]]]:
-    cursor = database.execute(sql, bound)
-    names = [column[0] for column in cursor.description or ()]
-    rows = cursor.fetchmany(most + 1)
-    if len(rows) > most:
-        raise SqlError(f"the answer has more than {most} rows: add a LIMIT", "54000")
-    return names, rows
-
-
-def _types(width: int, rows: Sequence[Sequence[Any]], declared: list[int | None] | None) -> list[int]:
-    """Type oids of the answer: declared ones where known, else what the first value of the column is."""
-    known = declared if declared is not None and len(declared) == width else [None] * width
-    return [oid if oid is not None else _type_of_values(rows, place) for place, oid in enumerate(known)]
-
-
-def _type_of_values(rows: Sequence[Sequence[Any]], place: int) -> int:
-    kinds = {type(row[place]) for row in rows if row[place] is not None}
-    if kinds == {int}:
-        return INT8
-    if kinds and kinds <= {int, float}:
-        return FLOAT8
-    return BYTEA if kinds == {bytes} else TEXT
-
-
-_STATES: tuple[tuple[str, str], ...] = (
-    ("not authorized", "25006"),
-    ("authorization denied", "25006"),
-    ("prohibited", "25006"),
-    ("no such column", "42703"),
-    ("ambiguous column", "42702"),
-    ("no such function", "42883"),
-    ("interrupted", "57014"),
-    ("one statement at a time", "42601"),
-    ("bindings", "08P01"),
-    ("binding", "08P01"),
-)
-
-
-def _translate(error: sqlite3.Error) -> SqlError:
-    """SQLite's message with the SQLSTATE that PostgreSQL has for it."""
-    text = str(error)
-    state = next((state for part, state in _STATES if part in text), "42601")
-    if state == "25006":
-        return SqlError("only SELECT is possible over the views", state)
-    if state == "57014":
-        return SqlError("the statement took too long and was stopped", state)
-    return SqlError(text, state)
+def _complaint(refused: Refused) -> CommandFailed:
+    fields = refused.fields
+    return CommandFailed(
+        fields.get("M", ""),
+        refused.sqlstate,
+        detail=fields.get("D", ""),
+        hint=fields.get("H", ""),
+    )

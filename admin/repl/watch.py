@@ -1,9 +1,9 @@
 """`\\watch`: the same statement again and again, in place on a terminal, one answer after another in a
 script.
 
-With `delta` each answer is told as the change since the one before (see rates). It ends after `c=N`
-answers, at Ctrl-C or `q`, never at a lost connection, which is waited for. It asks only as often as it
-shows.
+On a terminal a table stays one: turned, one row would fill the screen. With `delta` each answer is told as the
+change since the one before (see rates). It ends after `c=N` answers, at Ctrl-C or `q`, never at a lost
+connection, which is waited for. It asks only as often as it shows.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from admin.repl import colours, formats
-from admin.repl.answers import Answer
-from admin.repl.link import CannotConnect
+from admin.client import colours
+from admin.client.answers import Answer
+from admin.client.link import CannotConnect
+from admin.repl import formats
 from admin.repl.rates import rates
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 DEFAULT_SECONDS = 2.0
 LEAST_SECONDS = 0.1
 HOME_AND_CLEAR = "\x1b[H\x1b[J"
-TO_LINE_END = "\x1b[K"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ def _heading(session: Session, statement: str, wanted: Plan) -> str:
 
 
 def _draw(session: Session, heading: str, answer: Answer, live: bool) -> None:
-    look = session.look()
+    look = replace(session.look(), compact=live)
     body = formats.render(answer, look)
     if not live:
         heads = look.format in ("table", "expanded")

@@ -1,61 +1,31 @@
-"""The screen's state and what each key does to it. No terminal: a key's name in, a changed View and an
-Effect out.
+"""What each key and each click does to what is shown. No terminal: a key's name in, a changed View and an Effect out.
 
-Three screens lie on each other: the pools, one pool's connections, one connection; Escape goes back. The
-rule: no key changes anything on the server by itself; verbs wait in `View.question` for a y.
+The screens lie on each other; Escape goes back. A click is said as a target of `pieces`: a key, a row, a heading or a
+tab. The rule: nothing changes anything on the server by itself; verbs wait in `View.question` for a y.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from admin.top.model import Frame, Key, PoolRow, Record
-
-DELAYS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-MESSAGE_SECONDS = 6.0
-TABS = ("clients", "servers", "waiting")
-
-
-class Screen(Enum):
-    """What is shown."""
-
-    POOLS = "pools"
-    POOL = "pool"
-    CONNECTION = "connection"
-    HELP = "help"
-
-
-@dataclass(frozen=True, slots=True)
-class Sort:
-    """A way to order the pools. `up` is the direction it starts with."""
-
-    name: str
-    key: Callable[[PoolRow], Any]
-    up: bool = False
-
-
-SORTS = (
-    Sort("name", lambda row: row.key, up=True),
-    Sort("waiting", lambda row: (row.waiting, row.maxwait)),
-    Sort("max wait", lambda row: row.maxwait),
-    Sort("tps", lambda row: row.tps or 0.0),
-    Sort("clients", lambda row: row.active + row.waiting),
-    Sort("servers", lambda row: row.busy),
-    Sort("avg query", lambda row: row.avg_query),
-    Sort("p99", lambda row: row.p99 or 0.0),
+from admin.top.model import Frame, Key
+from admin.top.view import (
+    CHOICES,
+    SORTS,
+    TABS,
+    Screen,
+    Verb,
+    View,
+    connection,
+    identity,
+    place,
+    point,
+    selected,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Verb:
-    """A command to send once it is confirmed."""
-
-    statement: str
-    question: str
+DELAYS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+WHEEL_ROWS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,89 +59,19 @@ class Look:
     key: Key | None
 
 
-Effect = Leave | Perform | Delay | Refresh | Look
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """Effect: the columns were chosen anew."""
 
 
-@dataclass(slots=True)
-class View:
-    """What the person has chosen: screen, selection, order, filter; and a question that waits for a y."""
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """Effect: another of the poolers is on the screen."""
 
-    screen: Screen = Screen.POOLS
-    selected: Key | None = None
-    order: int = 0
-    turned: bool = False
-    filter: str = ""
-    typing: bool = False
-    tab: int = 0
-    chosen: str = ""
-    """The connection under the cursor on a pool's screen, by `identity`."""
-    question: Verb | None = None
-    message: str = ""
-    message_until: float = 0.0
-    frozen: Frame | None = None
-    """The frame that is kept on the screen while it is held."""
-    page: int = 20
-    back: list[Screen] = field(default_factory=list)
-
-    @property
-    def sort(self) -> Sort:
-        return SORTS[self.order]
-
-    @property
-    def rising(self) -> bool:
-        return self.sort.up is not self.turned
-
-    def tell(self, message: str, seconds: float = MESSAGE_SECONDS) -> None:
-        """Show a message for a while."""
-        self.message, self.message_until = message, time.monotonic() + seconds
-
-    @property
-    def told(self) -> str:
-        return self.message if time.monotonic() < self.message_until else ""
+    number: int
 
 
-def visible(frame: Frame, view: View) -> list[PoolRow]:
-    """The pools that pass the filter, in order."""
-    words = view.filter.lower().split()
-    rows = [row for row in frame.rows if all(word in _text(row) for word in words)]
-    return sorted(sorted(rows, key=lambda row: row.key), key=view.sort.key, reverse=not view.rising)
-
-
-def _text(row: PoolRow) -> str:
-    state = f"{'paused' if row.paused else ''} {'disabled' if row.disabled else ''}"
-    return f"{row.database} {row.user} {row.mode} {state} {'waiting' if row.waiting else ''}".lower()
-
-
-def selected(frame: Frame, view: View) -> PoolRow | None:
-    """The pool under the cursor; the first one when the cursor's pool is gone."""
-    rows = visible(frame, view)
-    return next((row for row in rows if row.key == view.selected), rows[0] if rows else None)
-
-
-def connections(frame: Frame, view: View) -> Sequence[Record]:
-    """The rows of the pool screen's present tab."""
-    if frame.detail is None or frame.detail.key != view.selected:
-        return ()
-    match TABS[view.tab]:
-        case "servers":
-            return frame.detail.servers
-        case "waiting":
-            return [row for row in frame.detail.clients if str(row["state"]).startswith("waiting")]
-        case _:
-            return frame.detail.clients
-
-
-def identity(row: Record) -> str:
-    """What a connection is known by: its id, before PgBouncer 1.24 its address in memory."""
-    return f"{row['type']}{row.get('id', row['ptr'])}"
-
-
-def connection(frame: Frame, view: View) -> Record | None:
-    """The connection under the cursor, or the list's first; one that is opened may change its state and its list."""
-    rows = connections(frame, view)
-    if view.screen is Screen.CONNECTION and frame.detail is not None:
-        rows = (*frame.detail.clients, *frame.detail.servers)
-    return next((row for row in rows if identity(row) == view.chosen), rows[0] if rows else None)
+Effect = Leave | Perform | Delay | Refresh | Look | Remember | Switch
 
 
 def press(view: View, frame: Frame, key: str) -> Effect | None:
@@ -210,24 +110,61 @@ def _type(view: View, key: str) -> Effect | None:
     return None
 
 
+def click(view: View, frame: Frame, target: str) -> Effect | None:
+    """What a click on a target does. A click on the row under the cursor opens it."""
+    kind, _, what = target.partition(":")
+    if kind == "key":
+        return press(view, frame, chr(int(what, 16)) if what.startswith("0x") else what)
+    if view.question is not None or view.typing:
+        return None
+    match kind:
+        case "row":
+            again = int(what) == place(frame, view)
+            point(frame, view, int(what))
+            if again or view.screen is Screen.COLUMNS:
+                return press(view, frame, "enter")
+        case "sort" if int(what) == view.order:
+            view.turned = not view.turned
+        case "sort":
+            view.order, view.turned = int(what), False
+        case "tab":
+            view.tab, view.chosen = int(what), ""
+    return None
+
+
+def wheel(view: View, frame: Frame, up: bool) -> None:
+    """The mouse wheel moves the cursor, or the text where there is none."""
+    if view.question is None:
+        point(frame, view, place(frame, view) + (-WHEEL_ROWS if up else WHEEL_ROWS))
+
+
 def _leave(view: View, frame: Frame) -> Effect | None:
     return Leave()
 
 
 def _back(view: View, frame: Frame) -> Effect | None:
-    if view.screen is Screen.POOLS:
+    """To the screen below; a filter goes first."""
+    if view.filter:
         view.filter = ""
+        return None
+    if view.screen is Screen.POOLS:
         return None
     view.screen = view.back.pop() if view.back else Screen.POOLS
     return Look(None) if view.screen is Screen.POOLS else None
 
 
-def _help(view: View, frame: Frame) -> Effect | None:
-    if view.screen is Screen.HELP:
-        return _back(view, frame)
-    view.back.append(view.screen)
-    view.screen = Screen.HELP
-    return None
+def _over(screen: Screen) -> Callable[[View, Frame], Effect | None]:
+    """A key that lays a screen over the present one, and takes it away again."""
+
+    def lay(view: View, frame: Frame) -> Effect | None:
+        if view.screen is screen:
+            return _back(view, frame)
+        view.back.append(view.screen)
+        view.screen = screen
+        view.places[screen] = 0
+        return None
+
+    return lay
 
 
 def _hold(view: View, frame: Frame) -> Effect | None:
@@ -268,27 +205,42 @@ def _filter(view: View, frame: Frame) -> Effect | None:
 
 
 def _move(by: Callable[[View], int]) -> Callable[[View, Frame], Effect | None]:
-    """A cursor key on the list of pools or of connections."""
+    """A cursor key: in a list, or over the lines of a text."""
 
     def move(view: View, frame: Frame) -> Effect | None:
-        if view.screen is Screen.POOLS:
-            rows = visible(frame, view)
-            now = selected(frame, view)
-            if now is not None:
-                view.selected = rows[_within(rows.index(now) + by(view), len(rows))].key
-        elif view.screen is Screen.POOL:
-            found = connections(frame, view)
-            here = connection(frame, view)
-            if here is not None:
-                place = next(p for p, row in enumerate(found) if row is here)
-                view.chosen = identity(found[_within(place + by(view), len(found))])
+        point(frame, view, place(frame, view) + by(view))
         return None
 
     return move
 
 
-def _within(place: int, count: int) -> int:
-    return max(0, min(place, count - 1))
+def _mouse(view: View, frame: Frame) -> Effect | None:
+    view.mouse = not view.mouse
+    view.tell("the mouse chooses and opens" if view.mouse else "the mouse is the terminal's, which selects text")
+    return None
+
+
+def _to(number: int) -> Callable[[View, Frame], Effect | None]:
+    """A key that goes to another pooler, where nothing is open or held."""
+
+    def go(view: View, frame: Frame) -> Effect | None:
+        if number >= len(frame.beside):
+            return None
+        view.screen, view.frozen = Screen.POOLS, None
+        view.back.clear()
+        return Switch(number)
+
+    return go
+
+
+def _show_or_hide(view: View, frame: Frame) -> Effect | None:
+    of = view.choosing
+    number = place(frame, view)
+    if not number:
+        view.tell("the first column is always there")
+        return None
+    view.hidden[of] ^= {CHOICES[of][number]}
+    return Remember()
 
 
 def _enter_pool(view: View, frame: Frame) -> Effect | None:
@@ -296,6 +248,7 @@ def _enter_pool(view: View, frame: Frame) -> Effect | None:
     if row is None:
         return None
     view.selected, view.chosen, view.tab = row.key, "", 2 if row.waiting else 0
+    view.filters.pop(Screen.POOL, None)
     view.back.append(Screen.POOLS)
     view.screen = Screen.POOL
     return Look(row.key)
@@ -307,6 +260,7 @@ def _enter_connection(view: View, frame: Frame) -> Effect | None:
         view.chosen = identity(row)
         view.back.append(Screen.POOL)
         view.screen = Screen.CONNECTION
+        view.places[Screen.CONNECTION] = 0
     return None
 
 
@@ -373,22 +327,30 @@ _KEYS: Keys = {
     "q": _leave,
     "escape": _back,
     "left": _back,
-    "?": _help,
-    "h": _help,
+    "?": _over(Screen.HELP),
+    "h": _over(Screen.HELP),
+    "e": _over(Screen.EVENTS),
     " ": _hold,
+    "space": _hold,
+    "m": _mouse,
     "u": _now,
     "+": _slower,
     "-": _faster,
+    **{str(number): _to(number - 1) for number in range(1, 10)},
 }
 _SCREEN_KEYS: dict[Screen, Keys] = {
     Screen.POOLS: {
         **_MOVES, **_VERBS, "s": _next_sort, "S": _previous_sort, ">": _next_sort, "<": _previous_sort,
-        "R": _turn, "/": _filter, "enter": _enter_pool, "right": _enter_pool,
+        "R": _turn, "/": _filter, "enter": _enter_pool, "right": _enter_pool, "c": _over(Screen.COLUMNS),
     },
     Screen.POOL: {
         **_MOVES, **_VERBS, "tab": _next_tab, "s-tab": _previous_tab, "x": _kill_client,
-        "enter": _enter_connection, "right": _enter_connection,
+        "enter": _enter_connection, "right": _enter_connection, "/": _filter, "c": _over(Screen.COLUMNS),
     },
-    Screen.CONNECTION: {"x": _kill_client},
-    Screen.HELP: {},
+    Screen.CONNECTION: {**_MOVES, "x": _kill_client},
+    Screen.EVENTS: {**_MOVES, "/": _filter},
+    Screen.COLUMNS: {
+        **_MOVES, " ": _show_or_hide, "space": _show_or_hide, "enter": _show_or_hide, "c": _over(Screen.COLUMNS),
+    },
+    Screen.HELP: _MOVES,
 }  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from admin.repl.toolbar import Fragment
+from admin.client.terminal import Fragment
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,16 +16,14 @@ class Glyphs:
     busy: str
     idle: str
     free: str
-    rule: str
     bullet: str
     up: str
     down: str
     ellipsis: str
-    dash: str
 
 
-BLOCKS = Glyphs("▁▂▃▄▅▆▇█", "█", "▒", "·", "─", "●", "▲", "▼", "…", "-")
-ASCII = Glyphs("_.-=+*%#", "#", "=", ".", "-", "*", "^", "v", "~", "-")
+BLOCKS = Glyphs("▁▂▃▄▅▆▇█", "█", "▒", "·", "●", "▲", "▼", "…")
+ASCII = Glyphs("_.-=+*%#", "#", "=", ".", "*", "^", "v", "~")
 
 
 def bar(glyphs: Glyphs, busy: int, idle: int, limit: int, width: int, style: str) -> list[Fragment]:

@@ -7,16 +7,15 @@ pools share the figure and their rows say so. Times are microseconds, waits seco
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
-from admin.repl.background import ADMIN_DATABASE
+from pooler.readback import UNCOUNTED, ShowRow
+from pooler.stats import DatabaseStat, PoolStat, same
 
 Key = tuple[str, str]
 """A pool: database and user."""
 
-Record = Mapping[str, Any]
 Trend = tuple[float | None, ...]
 
 
@@ -43,6 +42,8 @@ class PoolRow:
     disabled: bool
     tps_shared: bool = False
     """The tps is the whole database's, since the console does not tell how its pools share it."""
+    xact_p99: float | None = None
+    wait_p99: float | None = None
     trend: Trend = ()
     waits: Trend = ()
 
@@ -80,10 +81,30 @@ class Detail:
     """The connections of one pool; `clients` and `servers` are rows of SHOW CLIENTS and SHOW SERVERS."""
 
     key: Key
-    clients: tuple[Record, ...] = ()
-    servers: tuple[Record, ...] = ()
+    clients: tuple[ShowRow, ...] = ()
+    servers: tuple[ShowRow, ...] = ()
     taken: float = 0.0
+    """Seconds that the answer took."""
     every: float = 0.0
+    aged: bool = False
+    """Whether the rows tell how old their transactions are, as `xact_us`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that is counted when it happens. `last` is when the count was last seen to have grown, 0 for not yet;
+    `recent` by how much in the last minute."""
+
+    kind: str
+    database: str
+    reason: str
+    count: int
+    recent: int = 0
+    last: float = 0.0
+
+    @property
+    def text(self) -> str:
+        return f"{self.kind} {self.database} {self.reason}".lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +112,8 @@ class Frame:
     """Everything on the screen."""
 
     now: float = 0.0
+    taken: float = 0.0
+    """When its figures were told; that is some time ago while there is no connection."""
     label: str = ""
     version: str = ""
     connected: bool = False
@@ -102,7 +125,12 @@ class Frame:
     """Seconds that the trends cover."""
     percentiles: bool = False
     detail: Detail | None = None
+    events: tuple[Event, ...] = ()
+    counted: bool = False
+    """Whether this console counts events."""
     delay: float = 1.0
+    beside: tuple[Frame, ...] = ()
+    """Of all the poolers that are watched, this one included; empty while it is the only one."""
 
     def row(self, key: Key | None) -> PoolRow | None:
         return next((row for row in self.rows if row.key == key), None)
@@ -121,76 +149,58 @@ class Rates:
     avg_query: float
 
 
-def rates(before: Record | None, now: Record, seconds: float) -> Rates | None:
-    """None for the first sample. A counter that went back means that the pooler restarted: no rate either."""
-    if before is None or seconds <= 0:
+def rates(now: DatabaseStat, before: DatabaseStat | None, seconds: float) -> Rates | None:
+    """None for the first sample, and when they are no longer of the same thing, as after a restart."""
+    known = same(now, before) if now.born != UNCOUNTED else None
+    gained = now.counters.since(known.counters) if known is not None else None
+    if gained is None or seconds <= 0:
         return None
-    gained = {name: now[name] - before[name] for name in _COUNTED}
-    if any(value < 0 for value in gained.values()):
-        return None
-    queries, spent = gained["total_query_count"], gained["total_query_time"]
     return Rates(
-        tps=gained["total_xact_count"] / seconds,
-        qps=queries / seconds,
-        received=gained["total_received"] / seconds,
-        sent=gained["total_sent"] / seconds,
-        query_us=spent / seconds,
-        avg_query=spent / queries if queries else float(now["avg_query_time"]),
+        tps=gained.xact_count / seconds,
+        qps=gained.query_count / seconds,
+        received=gained.bytes_received / seconds,
+        sent=gained.bytes_sent / seconds,
+        query_us=gained.query_time / seconds,
+        avg_query=gained.query_time / gained.query_count if gained.query_count else float(now.averages.query_time),
     )
-
-
-_COUNTED = ("total_xact_count", "total_query_count", "total_received", "total_sent", "total_query_time")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Of one database, from SHOW DATABASES."""
-
-    size: int
-    paused: bool
-    disabled: bool
-
-
-def limits(databases: Iterable[Record]) -> dict[str, Limits]:
-    return {
-        row["name"]: Limits(
-            row["pool_size"] + row.get("reserve_pool_size", row.get("reserve_pool", 0)),
-            row.get("paused") == 1,
-            row.get("disabled") == 1,
-        )
-        for row in databases
-    }
-
-
-NO_LIMITS = Limits(0, False, False)
 
 
 def pool_row(
-    pool: Record, found: Limits, rate: Rates | None, *, shared: bool, p99: float | None, paused: bool
+    pool: PoolStat, database: DatabaseStat | None, rate: Rates | None, *, shared: bool, avg: float | None, paused: bool
 ) -> PoolRow:
-    """A row from one of SHOW POOLS and what else is known of its database."""
+    """A row from a pool's figures and what else is known of its database. `avg` is the mean query of the window that
+    percentiles are of; where there are none to stand beside it, it is that of the last interval."""
     return PoolRow(
-        database=pool["database"],
-        user=pool["user"],
-        mode=pool["pool_mode"],
-        active=pool["cl_active"],
-        waiting=pool["cl_waiting"],
-        busy=pool["sv_active"],
-        idle=pool["sv_idle"] + pool["sv_used"],
-        opening=pool["sv_login"] + pool["sv_tested"],
-        limit=found.size,
-        maxwait=pool["maxwait"] + pool.get("maxwait_us", 0) / 1e6,
+        database=pool.database,
+        user=pool.user,
+        mode=pool.pool_mode,
+        active=pool.cl_active,
+        waiting=pool.cl_waiting,
+        busy=pool.sv_active,
+        idle=pool.sv_idle + pool.sv_used,
+        opening=pool.sv_login + pool.sv_tested,
+        limit=pool.pool_size + pool.reserve_pool_size,
+        maxwait=pool.maxwait_us / 1e6,
         tps=rate.tps if rate else None,
         shared=shared,
-        avg_query=rate.avg_query if rate else 0.0,
-        p99=p99,
-        paused=found.paused or paused,
-        disabled=found.disabled,
+        avg_query=avg if avg is not None else rate.avg_query if rate else 0.0,
+        p99=None,
+        paused=paused or (database is not None and database.paused),
+        disabled=database is not None and database.disabled,
     )
 
 
-def totals(rows: Iterable[PoolRow], by_database: Iterable[Rates | None], trend: Trend, waits: Trend) -> Totals:
-    """Sums over pools, and over databases for what is counted per database."""
+def mean_query(databases: Iterable[DatabaseStat]) -> float:
+    """Of all these databases, over their last periods."""
+    found = [(stat.averages.query_time, max(stat.averages.query_count, 1)) for stat in databases]
+    count = sum(count for time, count in found if time)
+    return sum(time * count for time, count in found) / count if count else 0.0
+
+
+def totals(
+    rows: Iterable[PoolRow], by_database: Iterable[Rates | None], trend: Trend, waits: Trend, avg: float | None = None
+) -> Totals:
+    """Sums over pools, and over databases for what is counted per database; `avg` as for `pool_row`."""
     pools, known = list(rows), [rate for rate in by_database if rate is not None]
     qps = sum(rate.qps for rate in known)
     spent = sum(rate.query_us for rate in known)
@@ -204,13 +214,8 @@ def totals(rows: Iterable[PoolRow], by_database: Iterable[Rates | None], trend: 
         qps=qps if known else None,
         received=sum(rate.received for rate in known) if known else None,
         sent=sum(rate.sent for rate in known) if known else None,
-        avg_query=spent / qps if qps else 0.0,
+        avg_query=avg if avg is not None else spent / qps if qps else 0.0,
         maxwait=max((row.maxwait for row in pools), default=0.0),
         trend=trend,
         waits=waits,
     )
-
-
-def pooled(records: Iterable[Record], name: str = "database") -> list[Record]:
-    """Without the console's own row."""
-    return [row for row in records if row[name] != ADMIN_DATABASE]

@@ -6,11 +6,11 @@ Fed by each sample of the feed, and at the start by the server's own history, wh
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 
-from admin.repl.background import ADMIN_DATABASE
-from admin.top.model import Key, Record, Trend
+from admin.top.model import Key, Trend
 from admin.top.series import WINDOW, Series
+from pooler.readback import ShowRow, sample_of
+from pooler.stats import ADMIN_DATABASE
 
 
 class Trends:
@@ -32,15 +32,18 @@ class Trends:
         """Seconds that the trends cover, all the same."""
         return self._span
 
-    def remember(self, history: Iterable[Record], now: float) -> None:
+    def remember(self, history: Iterable[ShowRow], now: float) -> None:
         """Begin with the rows of SHOW HISTORY that are young enough."""
         sums: dict[float, tuple[float, float]] = {}
         for row in history:
-            end, seconds = _stamp(row["time"]), float(row["seconds"])
-            if end is None or end < now - WINDOW or row["database"] == ADMIN_DATABASE:
+            try:
+                past = sample_of(row)
+            except ValueError:
                 continue
-            self._past.setdefault(row["database"], Series()).add(end, seconds, float(row["tps"]))
-            sums[end] = seconds, sums.get(end, (0.0, 0.0))[1] + float(row["tps"])
+            if past.time < now - WINDOW or past.database == ADMIN_DATABASE:
+                continue
+            self._past.setdefault(past.database, Series()).add(past.time, past.seconds, past.tps)
+            sums[past.time] = past.seconds, sums.get(past.time, (0.0, 0.0))[1] + past.tps
         for end, (seconds, tps) in sorted(sums.items()):
             self._all_tps.add(end, seconds, tps)
 
@@ -77,12 +80,3 @@ class Trends:
         if len(self._waits) > 2 * len(present) + 100:
             self._tps = {key: series for key, series in self._tps.items() if key in present}
             self._waits = {key: series for key, series in self._waits.items() if key in present}
-
-
-def _stamp(text: str) -> float | None:
-    """Unix time of a timestamp as the console writes it, with a numeric zone; None for another form."""
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return found.timestamp() if found.tzinfo else None

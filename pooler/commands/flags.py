@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 from dataclasses import field
+from typing import Any
 
-from pooler.kinds import ADDRESS
+from pooler.config.kinds import ADDRESS, LogFormat
+from pooler.config.policy import POLICY
 from pooler.values import dataclass
 
 
@@ -27,6 +29,9 @@ class Flags:
     port: int | None
     data_dir: str | None
     plain: bool
+    session_state: str | None
+    embedded: bool
+    log_format: LogFormat | None
     metrics_period: float | None
     metrics_extra: bool
     drains: tuple[str, ...]
@@ -57,6 +62,15 @@ def port(text: str) -> int:
     return value
 
 
+def policy(text: str) -> str:
+    """As [pooler] session_state in an ini."""
+    try:
+        POLICY.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
 def http_address(text: str) -> tuple[str, int] | str:
     """As [pooler] http in an ini reads it; or "off"."""
     if text == "off":
@@ -84,9 +98,11 @@ def parser() -> argparse.ArgumentParser:
     add("-u", "--user", metavar="USER", help="system user to become after start")
     add("-R", "--reboot", action="store_true", help="take over the sockets and connections of the running process")
     add("-V", "--version", action="store_true", help="print the version and leave")
+    add("--log-format", type=LogFormat, choices=list(LogFormat), metavar="FORMAT",
+        help="text, or json for one object a line (default: the ini's log_format, else text)")  # fmt: skip
     own = made.add_argument_group("without an ini file")
     own.add_argument(
-        "--database-url", metavar="URL", default=os.environ.get("DATABASE_URL") or None,
+        "--database-url", metavar="URL",
         help="the PostgreSQL to pool (default: DATABASE_URL); prefer the variable, arguments are seen by everybody",
     )  # fmt: skip
     own.add_argument(
@@ -96,7 +112,15 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--listen", metavar="HOST", help="address to listen on (default 127.0.0.1)")
     own.add_argument("--port", type=port, help="port to listen on (default: the database's + 1)")
     own.add_argument("--plain", action="store_true", help="allow clients without TLS from other hosts too")
+    own.add_argument(
+        "--session-state", metavar="FATE", type=policy,
+        help="what becomes of session state: keep (default), leak or refuse; kind:fate for one kind",
+    )  # fmt: skip
     own.add_argument("--data-dir", metavar="DIR", help="where the embedded PostgreSQL, its passwords and keys live")
+    own.add_argument(
+        "--embedded", action="store_true",
+        help="an embedded PostgreSQL, as there is without a database anyway, also beside --state",
+    )  # fmt: skip
     fronts = made.add_argument_group("metrics")
     add = fronts.add_argument
     add("--metrics-period", type=seconds, metavar="SECONDS", help="between metrics lines (default 60; 0: none)")
@@ -112,10 +136,41 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+WITHOUT_INI = {
+    "database_url": "its databases are those of [databases]",
+    "connection_limit": "there it is default_pool_size and max_db_connections",
+    "listen": "there it is listen_addr",
+    "port": "there it is listen_port",
+    "plain": "there it is client_tls_sslmode",
+    "session_state": "there it is session_state in [pooler]",
+    "data_dir": "it names its files itself",
+    "embedded": "its databases are those of [databases]",
+}
+"""What means nothing beside an ini, and what does there."""
+
+
 def parse(arguments: list[str]) -> Flags:
     """Exits with status 2 on wrong usage, as argparse does."""
-    given = vars(parser().parse_args(arguments))
+    made = parser()
+    given = vars(made.parse_args(arguments))
+    if complaint := _conflict(given):
+        made.error(complaint)
     given["drains"] = tuple(given["drains"])
-    if given["ini"]:
-        given["database_url"] = None
+    if not (given["ini"] or given["embedded"]):
+        given["database_url"] = given["database_url"] or os.environ.get("DATABASE_URL") or None
     return Flags(**given)
+
+
+def _conflict(given: dict[str, Any]) -> str:
+    """Why these flags cannot be meant together; empty when they can."""
+    if given["http_key"] and not given["http_cert"]:
+        return "--http-key needs --http-cert"
+    if given["embedded"] and given["database_url"]:
+        return "either --embedded or --database-url"
+    if not given["ini"]:
+        alone = [flag for flag, name in (("-d", "daemon"), ("-R", "reboot")) if given[name]]
+        return f"{alone[0]} needs an ini file, with pidfile and unix_socket_dir" if alone else ""
+    for name, instead in WITHOUT_INI.items():
+        if given[name] not in (None, False):
+            return f"--{name.replace('_', '-')} is for a start without an ini file; {instead}"
+    return ""

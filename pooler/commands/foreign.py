@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from metrics import foreign
+from metrics.foreign import command as foreign
 from pooler.history import History
 
 

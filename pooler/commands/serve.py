@@ -11,38 +11,53 @@ import contextlib
 import gc
 import logging
 import os
-import resource
 import socket
 import sys
-import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from pooler import __version__, daemon, tls
-from pooler.channel import Channel
+from pooler import __version__
+from pooler.aside import aside
+from pooler.clients.startup import tracked_names
 from pooler.commands import flags as arguments
 from pooler.commands.flags import Flags
-from pooler.config import Config, ConfigError, load
-from pooler.log import FATAL, LOG, WARNING, Bridge, Log, LogError
+from pooler.config.settings import Settings
+from pooler.config.whole import Config, ConfigError, load, shut_out
+from pooler.ending import Ending
+from pooler.log import ERROR, FATAL, LOG, WARNING, Bridge, Log, LogError
+from pooler.net import descriptors, tls
+from pooler.net.channel import Channel
+from pooler.outlet import STDERR, announce
+from pooler.process import daemon
+from pooler.process.service import Service, ServiceError
 from pooler.relay import Relay
-from pooler.service import Service, ServiceError, raise_file_limit
-from pooler.settings import Settings
-from pooler.startup import TRACKED
 from pooler.stats import Snapshot
+from pooler.values import dataclass
 from pooler.verbs import ConsoleSession, House
 
 if TYPE_CHECKING:
-    from pooler.bouncer import Bouncer
+    from collections.abc import Coroutine
+    from typing import Any
+
+    from admin.platform.plane import Plane
+    from pooler.clients.door import Door
     from pooler.commands.fronts import Fronts
-    from pooler.takeover import Inheritance
+    from pooler.commands.plane import Following
+    from pooler.commands.sources import Source
+    from pooler.house.reconfigure import Reconfiguration
+    from pooler.pools.running import Running
+    from pooler.process.ports import Ports
+    from pooler.process.takeover import Inheritance
 
 PGBOUNCER = str(Snapshot.__dataclass_fields__["pgbouncer_version"].default)
 PYTHON = ".".join(map(str, sys.version_info[:3]))
 FAILED = 1
-CONSOLE = "admin.console"
+CONSOLE = "admin.console.session"
 SWITCH = 0.0005
 """Seconds for which a thread may keep Python to itself while traffic waits; Python's own 5 ms are too long for it."""
+AS_ROOT = "running as root: name an account to run as, with user in the ini or with -u"
 PATIENCE = 5.0
 """Without an ini nobody expects a stop to wait for the last client to leave."""
 
@@ -54,18 +69,23 @@ def main(words: list[str]) -> int:
         print(f"{PGBOUNCER}\npooler {__version__}, Python {PYTHON}")
         return 0
     with ExitStack() as stack:
-        log = Log(stderr=not given.quiet, verbose=given.verbose)
+        log = Log(stderr=not given.quiet, verbose=given.verbose, form=given.log_format)
         stack.callback(log.close)
+        ending = Ending()
         try:
-            return run(given, log, stack)
+            return run(given, log, stack, ending)
         except ConfigError as error:
             log.stderr = True
             for problem in error.problems:
                 for line in problem.explained:
                     log.line(problem.level, line)
             log.line(FATAL, "cannot load config file")
-        except (ServiceError, LogError, tls.TlsProblem) as error:
-            print(f"pooler: {error}", file=sys.stderr)
+        except tls.TlsProblem as error:
+            log.stderr = True
+            log.line(ERROR, error.log)
+            log.line(FATAL, "TLS setup failed")
+        except (ServiceError, LogError) as error:
+            announce(f"pooler: {error}\n", STDERR)
             # The terminal has been told; in the background only the log can tell.
             log.stderr = False
             log.line(FATAL, str(error))
@@ -74,45 +94,60 @@ def main(words: list[str]) -> int:
         except Exception as error:
             if not is_for_user(error):
                 raise
-            print(f"pooler: {error}", file=sys.stderr)
+            announce(f"pooler: {error}\n", STDERR)
     return FAILED
 
 
 def is_for_user(error: Exception) -> bool:
     """Failures of the parts that are loaded late; their messages are sentences for the user."""
-    from metrics.listener import HttpError
-    from metrics.sink import DrainError
-    from pooler.certificate import CertificateError
+    from metrics.drains.sink import DrainError
+    from metrics.web.listener import HttpError
+    from pooler.commands.certificate import CertificateError
     from pooler.commands.sources import SourceError
 
     return isinstance(error, HttpError | DrainError | CertificateError | SourceError)
 
 
-def run(given: Flags, log: Log, stack: ExitStack) -> int:
+def run(given: Flags, log: Log, stack: ExitStack, ending: Ending) -> int:
     if given.ini:
         config = load(given.ini)
-        return serve(config, given, log, stack)
+        return serve(config, given, log, stack, ending)
     from pooler.commands import sources
 
     source = sources.find(given)
-    if source.embedded is not None:
+    if source is not None and source.embedded is not None:
         stack.callback(source.embedded.stop)
+        ending.also(source.embedded.tell)
     with asyncio.Runner() as runner:
-        config = sources.configure(source, given, runner.get_loop())
-    return serve(config, given, log, stack, source)
+        found = sources.configure(source, given, runner.get_loop())
+    return serve(found.config, given, log, stack, ending, source, found.away)
 
 
-def serve(config: Config, given: Flags, log: Log, stack: ExitStack, source: object = None) -> int:
-    """Serve `config` until told to stop."""
+def serve(
+    config: Config,
+    given: Flags,
+    log: Log,
+    stack: ExitStack,
+    ending: Ending,
+    source: Source | None = None,
+    away: str = "",
+) -> int:
+    """Serve `config` until told to stop. `source` is the database when there is no ini, `away` why it could not be
+    asked for its limit."""
     settings = config.settings
     user = given.user or settings.user
     if user:
         daemon.become(user)
+    log.write_as(config.own.log_format)
     log.configure(settings)
     logging.getLogger().addHandler(Bridge(log))
     for problem in config.warnings:
         log.line(problem.level, str(problem))
-    contexts = tls.client_context(settings), tls.server_context(settings)
+    for sentence in filter(None, (AS_ROOT if os.geteuid() == 0 else "", away, given.ini and shut_out(config))):
+        log.line(WARNING, sentence)
+    secured = tls.start(settings)
+    if secured.server.problem:
+        log.line(WARNING, f"TLS setup failed: {secured.server.problem}")
     pidfile = daemon.Pidfile(settings.pidfile)
     old = old_process(settings, log) if given.reboot else None
     if old is None:
@@ -127,16 +162,18 @@ def serve(config: Config, given: Flags, log: Log, stack: ExitStack, source: obje
     if settings.pidfile and old is None:
         pidfile.write()
     stack.callback(pidfile.remove)
-    report_limits(config, log)
-    tracked = [name.encode() for name in (*TRACKED, *settings.track_extra_parameters)]
+    ending.also(pidfile.remove)
+    log.line(*descriptors.provide(config))
+    tracked = [name.encode() for name in tracked_names(settings).values()]
     selector = Relay(tracked, config.own.io_uring)
     loop = asyncio.SelectorEventLoop(selector)
     asyncio.set_event_loop(loop)
     try:
-        return loop.run_until_complete(_serve(config, given, log, selector, contexts, source, old, pidfile))
+        start = Start(config, given, log, selector, secured, source, bool(away), old, pidfile, ending)
+        return loop.run_until_complete(_serve(start))
     finally:
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
+        loop.close()  # without its threads: one that looks up a name may never come back
+        ending.heed_signals()
 
 
 def old_process(settings: Settings, log: Log) -> socket.socket | None:
@@ -163,99 +200,140 @@ def alone(settings: Settings) -> None:
         raise ServiceError(f"unix socket is in use, cannot continue ({daemon.socket_name(settings)})")
 
 
-def report_limits(config: Config, log: Log) -> None:
-    settings = config.settings
-    clients = settings.max_client_conn
-    sizes = (database.pool_size for database in config.databases.values())
-    servers = sum(settings.default_pool_size if size is None else size for size in sizes)
-    limit, wanted = raise_file_limit(clients, servers)
-    level = LOG if limit >= wanted else WARNING
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    kernel = f"kernel file descriptor limit: {limit} (hard: {hard})"
-    log.line(level, f"{kernel}; max_client_conn: {clients}, max expected fd use: {wanted}")
+@dataclass(frozen=True, slots=True)
+class Start:
+    """All that is there before the loop runs."""
+
+    config: Config
+    given: Flags
+    log: Log
+    selector: Relay
+    secured: tls.Tls
+    source: Source | None
+    away: bool
+    old: socket.socket | None
+    pidfile: daemon.Pidfile
+    ending: Ending
 
 
-async def _serve(
-    config: Config, given: Flags, log: Log, selector: Relay, contexts: tuple[object, object], source: object,
-    old: socket.socket | None, pidfile: daemon.Pidfile,
-) -> int:
-    from pooler.bouncer import Bouncer
+async def _serve(start: Start) -> int:
     from pooler.commands.fronts import Fronts
-    from pooler.door import Door
+    from pooler.house.bouncer import Bouncer
 
-    loop = asyncio.get_running_loop()
-    bouncer: Bouncer
+    config, given, log, ending = start.config, start.given, start.log, start.ending
     plane = None
     if given.state is not None:
-        from pooler.commands.plane import PlaneBouncer, open_plane
+        from pooler.commands.plane import open_plane
 
         plane = open_plane(given.state)
-        bouncer = PlaneBouncer(config, loop, selector, log)
-    else:
-        bouncer = Bouncer(config, loop, selector, log)
-    selector.max_packet = config.settings.max_packet_size
-    bouncer.tls_context, bouncer.server_context = contexts  # type: ignore[assignment]
-    bouncer.plain_on_loopback_only = source is not None and not given.plain
-    service = Service(bouncer, Door(bouncer, console))
-    if source is not None:
+    loop = asyncio.get_running_loop()
+    bouncer = Bouncer(
+        config, loop, start.selector, log, console, plain_on_loopback_only=not (given.ini or given.plain)
+    )
+    running = bouncer.running
+    running.instruct_relay()
+    running.tls = start.secured
+    running.rounds.watch_over(loop)
+    service = Service(
+        running,
+        bouncer.opener,
+        bouncer.events,
+        bouncer.control,
+        bouncer.strangers,
+        bouncer.door(),
+        ending,
+        listeners=bouncer.listeners,
+        always=(bouncer.janitor.sweep_forever, bouncer.periods.turn_forever),
+    )
+    if not given.ini:
         service.patience = PATIENCE
     service.heed_signals()
-    heir = take_over(service, old, pidfile) if old is not None else None
+    fronts = Fronts(running, bouncer.snapshot, bouncer.history, service, given, plane)
+    fronts.sessions = bouncer.session_state
+    follows = None
+    if plane is not None:
+        ports = aliased(running, service, lambda: bouncer.door(aliases_only=True))
+        follows = following(plane, running, bouncer.reconfiguration, ports, fronts)
+        fronts.follow = follows.run
+    heir = None
+    if start.old is not None:
+        if follows is not None:
+            await follows.foresee()
+        heir = take_over(service, start.old, start.pidfile)
     service.listen()
-    fronts = Fronts(bouncer, service, given, plane)
     fronts.open_sinks()
-    if source is not None:
+    bouncer.reconfiguration.on_change.append(fronts.changed)
+    bouncer.figures.drain_sources.append(fronts.drains)
+    if not given.ini:
         from pooler.commands.greeting import greet
 
-        greet(bouncer, source)  # type: ignore[arg-type]
+        greet(config.settings, start.source, fronts.http_address(), secure=given.http_cert is not None)
     version = f"process up: {PGBOUNCER}, pooler {__version__}, Python {PYTHON}"
-    ring = f"no ({bouncer.no_ring})" if bouncer.no_ring else "yes"
+    ring = f"no ({start.selector.no_ring})" if start.selector.no_ring else "yes"
     log.line(LOG, f"{version}, tls: {tls_name()}, io_uring: {ring}")
     freeze()
     sys.setswitchinterval(SWITCH)
     try:
-        await service.run([loop.create_task(open_fronts(fronts, bouncer, heir))])
+        await service.run(lambda: fronts.run(heir), *learning(start, bouncer.reconfiguration, running))
     finally:
         if service.succeeded:
-            pidfile.leave()
-        await fronts.close()
+            start.pidfile.leave()
+        await fronts.close(hurry=ending.near)
     return 1 if service.failed else 0
+
+
+def learning(
+    start: Start, reconfiguration: Reconfiguration, running: Running
+) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+    """What goes on until a database that was away has told how many connections it allows."""
+    source = start.source
+    if source is None or not start.away:
+        return []
+    from pooler.commands.sources import learn_limit
+
+    return [lambda: learn_limit(source, start.given, reconfiguration, running.say)]
+
+
+def aliased(running: Running, service: Service, door: Callable[[], Door]) -> Ports:
+    """The ports that the state's databases have of their own."""
+    from pooler.process.ports import Ports
+
+    return Ports(running, service, door)
+
+
+def following(
+    plane: Plane, running: Running, reconfiguration: Reconfiguration, ports: Ports, fronts: Fronts
+) -> Following:
+    """Who follows the state's attachments."""
+    from pooler.commands.plane import Following
+
+    return Following(plane, running, reconfiguration, ports, fronts.drain_apps)
 
 
 def take_over(service: Service, old: socket.socket, pidfile: daemon.Pidfile) -> Inheritance:
     """Raises ServiceError when the old process goes on."""
-    from pooler.passing import PassingError
-    from pooler.takeover import receive
+    from pooler.process.passing import PassingError
+    from pooler.process.takeover import receive
 
     try:
         heir = receive(old)
     except PassingError as error:
         raise ServiceError(f"cannot take over from the old process: {error}") from None
-    if pidfile.path:
-        pidfile.write()
     service.inherit(heir)
+    if pidfile.path:
+        try:
+            pidfile.write()
+        except ServiceError as error:
+            # Everybody is with us by now.
+            service.running.say(ERROR, str(error))
     return heir
 
 
-async def open_fronts(fronts: Fronts, bouncer: Bouncer, heir: Inheritance | None) -> None:
-    """An old process has its HTTP port until it ends."""
-    if heir is not None:
-        await heir.old_process_gone(bouncer)
-    await fronts.run()
-
-
 async def load_console() -> None:
-    """Load the console's code for the first session beside the traffic, which 40 ms would hold up. In a thread that
-    ends: while a process has several, each of its system calls costs a little more."""
-    loaded, loop = asyncio.Event(), asyncio.get_running_loop()
-
-    def load() -> None:
-        with contextlib.suppress(ImportError):  # whoever imports it next hears of it
-            import_module(CONSOLE)
-        loop.call_soon_threadsafe(loaded.set)
-
-    threading.Thread(target=load, daemon=True).start()
-    await loaded.wait()
+    """Load the console's code for the first session beside the traffic, which 40 ms would hold up."""
+    # What goes wrong, as with no descriptors left, whoever imports it next hears of.
+    with contextlib.suppress(Exception):
+        await aside(lambda: import_module(CONSOLE))
     gc.freeze()
 
 
@@ -263,7 +341,7 @@ async def console(channel: Channel, session: ConsoleSession, house: House) -> No
     """A session on the admin database."""
     if CONSOLE not in sys.modules:
         await load_console()
-    from admin.console import serve
+    from admin.console.session import serve
 
     await serve(channel, session, house)
 

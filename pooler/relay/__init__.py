@@ -4,12 +4,13 @@
 are watched by the same epoll descriptor as asyncio's own; their bytes are forwarded inside `select`, in C, and Python
 hears only of what is rare, through `Relay.events`. engine.pyx and the files it includes are one module, split by
 concern, here in the order of reading: system (C declarations), ring and batch (what a turn sends, in one system call),
-conn (one socket), openssl (its cipher), client, gauge and server (the two directions of the protocol, and how long
-results are read), prepared (named statements), parameters (tracked settings), pool (queue, link, release), newcomer
-(sockets that still log in), wait (what a coroutine awaits of a socket), selector (the loop), takeover (connections from
-and for another process), rows (what the views show of connections).
+conn (one socket), openssl (its cipher), context (what Python's ssl leaves out of a TLS context), client, gauge and
+server (the two directions of the protocol, and how long results are read), prepared (named statements), parameters
+(tracked settings), state (what sessions hold), pool (queue, link, release), newcomer (sockets that still log in), wait
+(what a coroutine awaits of a socket), selector (the loop), takeover (connections from and for another process), rows
+(what the views show of connections).
 """
 
-from pooler.relay.engine import NARROW, Client, Conn, Newcomer, Pool, Relay, Server, Wait
+from pooler.relay.engine import NARROW, Client, Conn, Newcomer, Pool, Relay, Server, Socket, Wait
 
-__all__ = ["NARROW", "Client", "Conn", "Newcomer", "Pool", "Relay", "Server", "Wait"]
+__all__ = ["NARROW", "Client", "Conn", "Newcomer", "Pool", "Relay", "Server", "Socket", "Wait"]

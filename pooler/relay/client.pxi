@@ -1,6 +1,12 @@
 # From the client to the server: the frontend messages. Each is counted, given a server if there is none, noted as owed
 # where it will be answered, and forwarded; only messages with the name of a prepared statement are rewritten.
 
+cdef enum:
+    # What is known of a statement that a client means. MAYBE_FREE: its name is in use, or free again.
+    CERTAIN = 0
+    MAYBE_FREE = 1
+    IN_DOUBT = 2
+
 
 @cython.no_gc
 cdef class Client(Conn):
@@ -13,6 +19,9 @@ cdef class Client(Conn):
         return self.link is not None and (self.link.olen != 0 or self.link.task != NO_TASK)
 
     cdef int on_eof(self) except -1:
+        if self.held and self.link is not None and self.link.ledger.is_asked():
+            # What it said last is dealt with when the answer has come.
+            return 0
         return self.relay.lose(self, "client unexpected eof", False)
 
     cdef int go_deaf(self) except -1:
@@ -42,15 +51,21 @@ cdef class Client(Conn):
             self.listen_again()
         return 0
 
+    cdef bint waits_for_answer(self) noexcept:
+        return self.held and self.link is not None and self.link.ledger.length != 0
+
+    cdef int go_on(self) except -1:
+        # The server has said something: maybe what was waited for.
+        self.held = False
+        return self.listen_again()
+
     cdef size_t wanted(self, uint8_t *b, size_t n) noexcept:
         # Only the text of a Parse is collected whole, and its room grows with what has really come.
         cdef size_t l
         if n < 5:
             return 0
         l = <size_t>be32(b + 1) + 1
-        if b[0] == c'P' and l > 2 * n + READ_BYTES:
-            return 2 * n + READ_BYTES
-        return l if l < n + READ_BYTES else n + READ_BYTES
+        return min(l, 2 * n + READ_BYTES if b[0] == PARSE else n + READ_BYTES)
 
     cdef ssize_t process(self, uint8_t *b, size_t n) except -1:
         # Forward whole and partial messages of b[0:n]; how many bytes are done with. The rest must come again.
@@ -58,27 +73,16 @@ cdef class Client(Conn):
         cdef size_t pos = 0
         cdef size_t run = 0
         cdef size_t l
-        cdef size_t take
         cdef ssize_t name_end
         cdef uint8_t t
         cdef Server s
+        cdef str fault
         cdef bint rewrite = self.pool.mode != MODE_SESSION and self.pool.max_prepared > 0 and not self.bound
         out_clear(&out)
         self.requested = self.relay.now
         while pos < n:
             if self.need:
-                take = n - pos if self.need > n - pos else <size_t>self.need
-                self.need -= take
-                if self.dropping:
-                    run = pos + take
-                elif not self.quiet:
-                    self.pool.counts.received += take
-                pos += take
-                if self.need == 0 and self.link is not None and self.link.clean():
-                    # The server answered before it had the whole message.
-                    self.submit(&out, b, run, pos)
-                    run = pos
-                    self.link.let_go()
+                pos = self.pass_rest(&out, b, &run, pos, n)
                 continue
             if n - pos < 5:
                 break
@@ -91,32 +95,29 @@ cdef class Client(Conn):
                     # A few bytes of Bind may cost a long Parse: no more of them than the server takes.
                     self.deaf = True
                     break
-            if l < 5 or l - 1 > self.relay.max_packet:
+            if t == TERMINATE and l == 5 and self.link is not None and self.link.ledger.is_asked():
+                # It leaves when the answer has come, and with it the server is somebody else's.
                 self.submit(&out, b, run, pos)
-                self.relay.lose(self, "bad packet header: '%s'" % (<char *>b)[pos:pos + 5].hex(), True)
-                return n
-            if t == c'X':
-                self.submit(&out, b, run, pos)
-                self.relay.lose(self, "client close request", False)
-                return n
-            if self.link is None and (t == c'd' or t == c'c' or t == c'f' or t == c'H'):
+                run = pos
+                self.held = self.deaf = True
+                break
+            if l < 5 or l > self.relay.max_packet or t == TERMINATE or t == FLUSH and l != 5:
+                return self.stop(&out, b, run, pos, n, ending(t, l, b + pos, min(n - pos, <size_t>8)))
+            if self.link is None and (t == COPY_DATA or t == COPY_DONE or t == COPY_FAIL or t == FLUSH):
                 # Without a server no COPY is under way and nothing is to be flushed: PostgreSQL ignores these as well.
                 self.need = l
                 self.dropping = True
                 continue
+            if n - pos < l and n - pos < READ_BYTES and (t == QUERY or t == PARSE or t == FUNCTION_CALL) and self.pool.cares():
+                # What is judged is collected whole, if it is not too long.
+                break
             name_end = 0
-            if rewrite and (t == c'P' or t == c'B' or t == c'D' or t == c'C'):
+            if rewrite and (t == PARSE or t == BIND or t == DESCRIBE or t == CLOSE):
                 name_end = self.statement_name(t, b + pos, l, n - pos)
                 if name_end < 0:
-                    if t == c'P' and n - pos > 5 and b[pos + 5] != 0 and self.overfull(l):
-                        # Not a byte more of it is collected.
-                        self.submit(&out, b, run, pos)
-                        self.relay.lose(self, TOO_MANY, True)
-                        return n
-                    if name_end == -3:
-                        self.submit(&out, b, run, pos)
-                        self.relay.lose(self, BROKEN[t], True)
-                        return n
+                    fault = self.name_fault(t, b + pos, l, n - pos, name_end)
+                    if fault is not None:
+                        return self.stop(&out, b, run, pos, n, fault)
                     break
             if self.link is None or self.query_start == 0 or self.link.task != NO_TASK:
                 if not self.ask(t):
@@ -124,21 +125,147 @@ cdef class Client(Conn):
                         return n
                     break
             s = self.link
-            if name_end > 0 and not s.extended & SKIPPING:
+            if ((t == QUERY or t == PARSE or t == FUNCTION_CALL or t == BIND and self.binds_late(name_end))
+                    and self.refuses(&out, b, &run, pos, t, l, n - pos, name_end)):
+                if self.lost:
+                    return n
+                pos = run
+                continue
+            if name_end > 0 and not s.ledger.skips():
+                if (s.ledger.early or t == PARSE and not s.ledger.is_idle()) and self.waits(&out, b, &run, pos, t, l, name_end):
+                    if self.lost:
+                        return n
+                    break
                 out_add(&out, b + run, pos - run)
                 run = pos + self.rename(&out, s, t, b + pos, l, name_end)
             else:
                 self.note(s, t)
             if self.lost:
                 return n
-            take = n - pos if l > n - pos else l
             self.dropping = False
-            self.need = l - take
-            if not self.quiet:
-                self.pool.counts.received += take
-            pos += take
+            self.need = l
+            pos = self.pass_piece(pos, n)
         self.submit(&out, b, run, pos)
         return pos
+
+    cdef bint refuses(self, Out *out, uint8_t *b, size_t *run, size_t pos, uint8_t t, size_t l, size_t have, ssize_t name_end) except -1:
+        # Whether the message at `pos`, of which `have` bytes are here, would leave behind what may not be: then another has
+        # gone in its place. What may be is noted. A named statement is looked for where it is bound.
+        cdef Server s = self.link
+        cdef object touch
+        cdef int kinds
+        if s.bound or not self.pool.watches:
+            return False
+        if t == BIND:
+            # Prepared when that was not refused; or by a value of this message a parameter is named.
+            touch = self.touch_of(self.name_in(t, b + pos, l, name_end)) if name_end > 0 else self.judgement
+            if touch is not None and (<int>touch.looks) & NAMED_LATER:
+                touched(self, s, touches.bound_names(touch, (<char *>b)[pos:pos + (l if have > l else have)]))
+            if name_end == 0:
+                return False
+        else:
+            touch = examine(self, t, b + pos, l, have)
+        if t == PARSE:
+            self.judgement = touch
+        if touch is None:
+            return False
+        kinds = forbidden(self, s, touch)
+        if kinds == 0:
+            if name_end == 0:
+                touched(self, s, touch)
+                if t == PARSE and b[pos + 5] != 0 and touch.looks & self.pool.kept and self.pool.max_prepared == 0:
+                    # Its name is not ours to keep: who binds it later is not seen.
+                    touched(self, s, TOO_LONG)
+            return False
+        note_seen(self, touch)
+        self.submit(out, b, run[0], pos)
+        run[0] = pos + l
+        if have < l and t != BIND:
+            self.relay.lose(self, TOO_LONG_TO_REFUSE, True, NOT_SUPPORTED)
+        else:
+            if have < l:
+                self.need, self.dropping = l - have, True
+                run[0] = pos + have
+            self.submit_instead(QUERY if t == FUNCTION_CALL else t, refusal(self, t, b + pos, l, touch, kinds), name_end if t == PARSE else 0)
+        return True
+
+    cdef bint binds_late(self, ssize_t name_end) except -1:
+        # Whether a Bind says more of a statement than its Parse did.
+        if self.judgement is not None and (<int>self.judgement.looks) & NAMED_LATER:
+            return True
+        return name_end > 0 and (self.pool.may_refuse() or self.named_late)
+
+    cdef object touch_of(self, bytes name):
+        # What carrying out its statement of this name may leave behind.
+        cdef Statement stmt = self.stmts.get(name) if self.stmts is not None else None
+        return stmt.touch if stmt is not None else None
+
+    cdef bint waits(self, Out *out, uint8_t *b, size_t *run, size_t pos, uint8_t t, size_t l, size_t name_end) except -1:
+        # Whether the message at `pos` cannot go before something is answered: `Server.process` wakes us then. Or never.
+        cdef int doubt = self.in_doubt(self.link, t, b + pos, l, name_end)
+        if doubt == CERTAIN:
+            return False
+        self.submit(out, b, run[0], pos)
+        run[0] = pos
+        if self.will_be_told(self.link):
+            self.held = self.deaf = True
+        elif doubt == IN_DOUBT:
+            self.relay.lose(self, "it cannot be told which statements there are", True)
+        return self.held or self.lost
+
+    cdef int submit_instead(self, uint8_t t, bytes message, ssize_t name_end) except -1:
+        # A whole message of ours, in place of the client's.
+        cdef Out out
+        cdef uint8_t *p = <uint8_t *>PyBytes_AS_STRING(message)
+        cdef size_t l = PyBytes_GET_SIZE(message)
+        out_clear(&out)
+        if name_end > 0 and not self.link.ledger.skips():
+            self.rename(&out, self.link, t, p, l, name_end)
+        else:
+            self.note(self.link, t)
+            out_add(&out, p, l)
+        return self.submit(&out, p, 0, 0) if not self.lost else 0
+
+    cdef size_t pass_piece(self, size_t pos, size_t n) noexcept:
+        # Of the message under way, what is here; where it ends.
+        cdef size_t take = n - pos if self.need > n - pos else <size_t>self.need
+        self.need -= take
+        if not self.dropping and not self.quiet:
+            self.pool.counts.received += take
+        return pos + take
+
+    cdef size_t pass_rest(self, Out *out, uint8_t *b, size_t *run, size_t pos, size_t n) except? 0:
+        # More of a message that has begun to go to the server, or nowhere.
+        cdef Server s = self.link
+        cdef size_t was = pos
+        pos = self.pass_piece(pos, n)
+        if self.reading and s is not None:
+            read_rest(self, b + was, pos - was)
+            if self.lost:
+                return n
+            self.reading = self.reading and self.need != 0
+        if self.dropping:
+            run[0] = pos
+        if self.need == 0 and s is not None and s.status == IDLE and (s.clean() or s.ledger.count > 1):
+            # The server may have answered before it had the whole message.
+            self.submit(out, b, run[0], pos)
+            run[0] = pos
+            s.let_go()
+            s.ask_where_it_is()
+        return pos
+
+    cdef ssize_t stop(self, Out *out, uint8_t *b, size_t run, size_t pos, size_t n, str reason) except -1:
+        # Up to here all was well. Who asks for the end is told nothing.
+        self.submit(out, b, run, pos)
+        self.relay.lose(self, reason, reason is not CLOSE_REQUEST)
+        return n
+
+    cdef str name_fault(self, uint8_t t, uint8_t *p, size_t l, size_t have, ssize_t found):
+        # Why a message without a readable name ends its client; None: the rest of it has to come.
+        if t == PARSE and have > 5 and p[5] != 0 and self.overfull(l):
+            # Not a byte more of it is collected.
+            return TOO_MANY
+        return BROKEN[t] if found == -3 else None
 
     cdef int submit(self, Out *out, uint8_t *b, size_t start, size_t end) except -1:
         # What is collected so far, and b[start:end], go to the server.
@@ -147,7 +274,8 @@ cdef class Client(Conn):
         if out.n:
             if self.link is not None:
                 # Who asks waits for the answer: what came so far was not the beginning of one long result.
-                self.link.set_manner(PROMPT)
+                self.link.set_read_mode(PROMPT)
+                self.link.asked = True
                 self.link.write(out.iov, out.n)
             out_clear(out)
         return 0
@@ -155,7 +283,7 @@ cdef class Client(Conn):
     cdef bint ask(self, uint8_t t) except -1:
         # The first message of a query: count it, and get a server. False when the client has to wait.
         if not known(t):
-            self.relay.lose(self, "unknown pkt", True)
+            self.refuse_unknown(t)
             return False
         if self.query_start == 0 and not self.quiet:
             self.query_start = self.relay.now
@@ -167,37 +295,26 @@ cdef class Client(Conn):
             return self.pool.take(self)
         return self.link.task == NO_TASK
 
+    cdef int refuse_unknown(self, uint8_t t) except -1:
+        self.relay.post(ClientSaid(self, "unknown pkt from client: %d/0x%02x" % (t, t)))
+        return self.relay.lose(self, "unknown pkt", True)
+
     cdef int note(self, Server s, uint8_t t) except -1:
         # Remember what the server will owe for this message.
-        if t == c'Q' or t == c'F':
-            if t == c'Q' and self.pool.refuse_simple:
-                return self.relay.lose(self, "PQexec disallowed", True)
-            if s.extended & SKIPPING:
-                return 0
-            s.extended = 0
-            return s.owe(c'Q', FORWARD, None, None)
-        if t == c'S':
-            if s.copy_in:
-                # In the middle of a COPY the server swallows it: another one has to follow, but in a simple query.
-                s.extended |= 0 if s.owed_len else OPEN
-                return 0
-            s.extended = 0
-            return s.owe(c'S', FORWARD, None, None)
-        if t == c'B' or t == c'E' or t == c'D':
-            s.extended |= OPEN
+        if not known(t):
+            return self.refuse_unknown(t)
+        if t == QUERY and self.pool.refuse_simple:
+            self.relay.post(ClientSaid(self, 'client used "Query" packet type'))
+            return self.relay.lose(self, "PQexec disallowed", True)
+        if s.bound or t == COPY_DATA or t == FLUSH:
             return 0
-        if t == c'P' or t == c'C':
-            s.extended |= OPEN
-            return 0 if s.extended & SKIPPING else s.owe(t, FORWARD, None, None)
-        if t == c'c' or t == c'f':
-            if s.copy_in:
-                s.copy_in = False
-                return 0
-            # Of several ends only the first can be a COPY's.
-            return 0 if s.owes_copy_end() else s.owe(c'c', FORWARD, None, None)
-        if t == c'd' or t == c'H':
+        if t == SYNC:
+            return s.ledger.sent(SYNC, FORWARD, None, None)
+        if s.ledger.skips():
             return 0
-        return self.relay.lose(self, "unknown pkt", True)
+        if t == COPY_DONE or t == COPY_FAIL:
+            return 0 if s.ledger.is_idle() else s.ledger.sent(COPY_DONE, FORWARD, None, None)
+        return s.ledger.sent(t, FORWARD, None, None)
 
     # ---- named statements
 
@@ -209,13 +326,13 @@ cdef class Client(Conn):
         cdef size_t at = 5
         if have == 5:
             return -3 if l == 5 else -2
-        if t == c'D' or t == c'C':
+        if t == DESCRIBE or t == CLOSE:
             if l > READ_BYTES:
                 return -3
-            if p[5] != c'S':
+            if p[5] != NAMED_STATEMENT:
                 return 0
             at = 6
-        elif t == c'B':
+        elif t == BIND:
             end = <uint8_t *>memchr(p + 5, 0, have - 5)
             if end == NULL:
                 return -3 if have == l or have > READ_BYTES / 2 else -2
@@ -224,7 +341,7 @@ cdef class Client(Conn):
             return -3 if have == l else -2
         if p[at] == 0:
             return 0
-        if have < l and t != c'B':
+        if have < l and t != BIND:
             return -2
         end = <uint8_t *>memchr(p + at, 0, have - at)
         if end == NULL:
@@ -233,84 +350,127 @@ cdef class Client(Conn):
 
     cdef size_t rename(self, Out *out, Server s, uint8_t t, uint8_t *p, size_t l, size_t name_end) except? 0:
         # Put the message, with the server's name for the statement, into `out`; how many bytes of `p` that replaces.
-        if t == c'P':
+        if t == PARSE:
             self.parse(out, s, p, l, name_end)
             return l
-        if t == c'C':
+        if t == CLOSE:
             self.close_statement(out, s, p, name_end)
             return l
         return self.use_statement(out, s, t, p, l, name_end)
 
+    cdef int in_doubt(self, Server s, uint8_t t, uint8_t *p, size_t l, size_t name_end) except -1:
+        # Whether it takes an answer to know what the server and this client will have of that statement.
+        cdef bytes name = self.name_in(t, p, l, name_end)
+        cdef Statement there = self.stmts.get(name) if self.stmts is not None else None
+        cdef Statement meant
+        if s.ledger.early:
+            meant = self.relay.statements.get((<char *>p)[name_end:l]) if t == PARSE else there
+            if s.ledger.awaits(name, there, meant):
+                return IN_DOUBT
+        # What is under way may be a DISCARD ALL, by which the name is free again. Where nothing tells, there was none.
+        return MAYBE_FREE if t == PARSE and there is not None and s.ledger.may_discard() else CERTAIN
+
+    cdef bint will_be_told(self, Server s) except -1:
+        # Whether an answer is certain to come that settles it, or can be asked for.
+        if s.ledger.says_more() or s.ledger.is_asked():
+            return True
+        if s.ledger.says_more_when_urged():
+            s.urge()
+            return True
+        s.ask_where_it_is()
+        return s.ledger.is_asked()
+
+    cdef bytes name_in(self, uint8_t t, uint8_t *p, size_t l, size_t name_end):
+        # The statement's name in a message.
+        cdef size_t at = 5 if t == PARSE else 6
+        if t == BIND:
+            at = <uint8_t *>memchr(p + 5, 0, l - 5) - p + 1
+        return (<char *>p)[at:name_end - 1]
+
     cdef int parse(self, Out *out, Server s, uint8_t *p, size_t l, size_t name_end) except -1:
         cdef bytes name = (<char *>p)[5:name_end - 1]
         cdef Statement stmt
-        if self.stmts is not None and name in self.stmts:
-            return self.relay.lose(self, "prepared statement name is already in use", True)
         if l - name_end < 3:
             return self.relay.lose(self, "broken Parse packet", True)
+        stmt = self.stmts.get(name) if self.stmts is not None else None
+        if stmt is not None:
+            return self.parse_twice(out, s, p, l, name_end, stmt)
         if self.overfull(l):
             return self.relay.lose(self, TOO_MANY, True)
         stmt = share_statement(self.relay, (<char *>p)[name_end:l])
+        stmt.touch = self.judgement
+        self.named_late = self.named_late or self.judgement is not None and (<int>self.judgement.looks) & NAMED_LATER
         self.remember(name, stmt)
         self.pool.counts.client_parses += 1
-        s.extended |= OPEN
-        if s.stmts is not None and stmt in s.stmts:
-            self.pool.counts.hits += 1
+        if s.stmts is None or stmt not in s.stmts:
+            self.pool.counts.misses += 1
+            prepare(s, out, stmt)
+            return s.ledger.sent(PARSE, FORWARD, stmt, name)
+        self.pool.counts.hits += 1
+        if s.ledger.parses_surely(s.status):
             put_close(out, NOBODY)
-            return s.owe(c'C', AS_PARSE, stmt, name)
-        self.pool.counts.misses += 1
-        s.prepare(out, stmt)
-        return s.owe(c'P', FORWARD, stmt, name)
+            return s.ledger.sent(CLOSE, AS_PARSE, stmt, name)
+        # What is under way may be a DISCARD ALL, by which it is there no longer; or this is an error.
+        put_close(out, stmt.name)
+        s.ledger.sent(CLOSE, EVICTED, stmt, None)
+        put_parse(out, stmt)
+        return s.ledger.sent(PARSE, FORWARD, stmt, name)
 
-    cdef size_t use_statement(self, Out *out, Server s, uint8_t t, uint8_t *p, size_t l, size_t name_end) except? 0:
-        # Bind and Describe: make sure that this server has the statement, and call it by its name there.
-        cdef size_t at = 6
-        cdef size_t prefix
-        cdef size_t n
-        cdef uint8_t *q
-        cdef Statement stmt
-        cdef Held held
-        if t == c'B':
-            at = <uint8_t *>memchr(p + 5, 0, l - 5) - p + 1
-        stmt = self.stmts.get((<char *>p)[at:name_end - 1]) if self.stmts is not None else None
-        if stmt is None:
-            self.relay.lose(self, "prepared statement did not exist", True)
-            return l
-        s.extended |= OPEN
-        if t == c'B':
-            self.pool.counts.binds += 1
-        held = s.stmts.get(stmt) if s.stmts is not None else None
+    cdef int parse_twice(self, Out *out, Server s, uint8_t *p, size_t l, size_t name_end, Statement stmt) except -1:
+        # Under a name that is taken: the server is to say so, if it finds nothing worse.
+        self.make_sure(out, s, stmt)
+        put_header(out, PARSE, stmt.name, l - name_end)
+        out_add(out, p + name_end, l - name_end)
+        return s.ledger.sent(PARSE, TWICE, stmt, (<char *>p)[5:name_end - 1])
+
+    cdef int make_sure(self, Out *out, Server s, Statement stmt) except -1:
+        # That this server has the statement.
+        cdef Held held = s.stmts.get(stmt) if s.stmts is not None else None
         if held is None:
             self.pool.counts.misses += 1
-            s.prepare(out, stmt)
-            s.owe(c'P', SKIP, stmt, None)
+            prepare(s, out, stmt)
+            return s.ledger.sent(PARSE, SKIP, stmt, None)
+        self.pool.counts.hits += 1
+        self.relay.tick += 1
+        held.used = self.relay.tick
+        return 0
+
+    cdef size_t use_statement(self, Out *out, Server s, uint8_t t, uint8_t *p, size_t l, size_t name_end) except? 0:
+        # Bind and Describe: by the statement's name on the server, which gets it if need be; by no statement's name if
+        # the client has none, so that the server says what there is to say.
+        cdef bytes name = self.name_in(t, p, l, name_end)
+        cdef Statement stmt = self.stmts.get(name) if self.stmts is not None else None
+        cdef size_t at = name_end - 1 - PyBytes_GET_SIZE(name)
+        cdef size_t size
+        cdef uint8_t *q
+        if t == BIND:
+            self.pool.counts.binds += 1
+            if stmt is not None and stmt.touch is not None:
+                touched(self, s, stmt.touch)
+        if stmt is None:
+            stmt = missing_statement(self.relay)
+            s.ledger.sent(t, UNKNOWN, stmt, name)
         else:
-            self.pool.counts.hits += 1
-            self.relay.tick += 1
-            held.used = self.relay.tick
-        n = PyBytes_GET_SIZE(stmt.name)
-        prefix = at - 5
-        if prefix > 512:
-            # A portal's name that long is no driver's.
-            self.relay.lose(self, "broken Bind packet", True)
-            return l
-        q = out_scratch(out, 5)
+            self.make_sure(out, s, stmt)
+            s.ledger.sent(t, FORWARD, stmt, name)
+        size = PyBytes_GET_SIZE(stmt.name) + 1
+        q = out_scratch(out, 5 + size)
         q[0] = t
-        put32(q + 1, <uint32_t>(l - 1 - (name_end - at) + n + 1))
+        put32(q + 1, <uint32_t>(l - 1 - (name_end - at) + size))
+        memcpy(q + 5, PyBytes_AS_STRING(stmt.name), size)
         out_add(out, q, 5)
-        out_add(out, p + 5, prefix)
-        out_add(out, <uint8_t *>PyBytes_AS_STRING(stmt.name), n + 1)
+        out_add(out, p + 5, at - 5)
+        out_add(out, q + 5, size)
         return name_end
 
     cdef int close_statement(self, Out *out, Server s, uint8_t *p, size_t name_end) except -1:
         # The statement stays on the server for others; the client gets its CloseComplete for a name that never was.
         cdef bytes name = (<char *>p)[6:name_end - 1]
         cdef Statement stmt = self.stmts.get(name) if self.stmts is not None else None
-        s.extended |= OPEN
         if stmt is not None:
             self.forget_statement(stmt, name)
         put_close(out, NOBODY)
-        return s.owe(c'C', FORWARD, stmt, name if stmt is not None else None)
+        return s.ledger.sent(CLOSE, FORWARD, stmt, name if stmt is not None else None)
 
     cdef int remember(self, bytes name, Statement stmt) except -1:
         if self.stmts is None:
@@ -368,7 +528,7 @@ cdef class Client(Conn):
             if l < 5 or pos + l > self.hold_len:
                 return False
             pos += l
-            if t == c'Q' or t == c'S' or t == c'F':
+            if t == QUERY or t == SYNC or t == FUNCTION_CALL:
                 break
         else:
             return False
@@ -381,8 +541,8 @@ cdef class Client(Conn):
 
 
 cdef inline bint known(uint8_t t) noexcept:
-    return (t == c'Q' or t == c'P' or t == c'B' or t == c'E' or t == c'D' or t == c'S' or t == c'C' or t == c'F'
-            or t == c'H' or t == c'd' or t == c'c' or t == c'f')
+    return (t == QUERY or t == PARSE or t == BIND or t == EXECUTE or t == DESCRIBE or t == SYNC or t == CLOSE or t == FUNCTION_CALL
+            or t == FLUSH or t == COPY_DATA or t == COPY_DONE or t == COPY_FAIL)
 
 
 cdef inline size_t storage(bytes name, Statement stmt):
@@ -390,8 +550,21 @@ cdef inline size_t storage(bytes name, Statement stmt):
     return PyBytes_GET_SIZE(name) + PyBytes_GET_SIZE(stmt.body) + STATEMENT_COST
 
 
+cdef str ending(uint8_t t, size_t l, uint8_t *p, size_t have):
+    # Why a message, by its first five to eight bytes, is the last of its client's. Of a Flush that is no Flush PostgreSQL would say
+    # an error, and skip what follows; nobody sends that.
+    if t == TERMINATE and l >= 5:
+        return CLOSE_REQUEST
+    if t == FLUSH and l >= 5 and l != 5:
+        return "broken Flush packet"
+    return "bad packet header: '%s'" % (<char *>p)[:have].hex()
+
+
+cdef str CLOSE_REQUEST = "client close request"
+cdef str NOT_SUPPORTED = "0A000"
+cdef str TOO_LONG_TO_REFUSE = "session state is refused, in a statement too long to be read"
 cdef str TOO_MANY = "prepared statements need too much memory"
 cdef dict BROKEN = {
-    <int>c'P': "broken Parse packet", <int>c'B': "broken Bind packet",
-    <int>c'D': "broken Describe packet", <int>c'C': "broken Close packet",
+    PARSE: "broken Parse packet", BIND: "broken Bind packet",
+    DESCRIBE: "broken Describe packet", CLOSE: "broken Close packet",
 }

@@ -64,7 +64,13 @@ cdef inline bint flatten(uint8_t *flat, iovec *iov, int n, iovec *whole) noexcep
 
 
 @cython.no_gc
-cdef class Conn:
+cdef class Socket:
+    cdef int on_event(self, uint32_t events) except -1:
+        return 0
+
+
+@cython.no_gc
+cdef class Conn(Socket):
     def __dealloc__(self):
         free(self.hold)
         free(self.obuf)
@@ -160,10 +166,12 @@ cdef class Conn:
             if n > 0:
                 self.take_in(rbuf, n)
         else:
-            # A message was cut: go on behind the part that is here.
+            # A message was cut: go on behind the part that is here. The room grows only when it is nearly full: a message
+            # that comes in a thousand pieces is not moved a thousand times.
             had = self.hold_len
             room = self.wanted(self.hold, had)
-            self.keep(self.hold, had, room if room > had else had + READ_BYTES)
+            if self.hold_cap == had or self.hold_cap - had < READ_BYTES and self.hold_cap < room:
+                self.keep(self.hold, had, room if room > had else had + READ_BYTES)
             room = self.hold_cap - had
             n = self.fill(self.hold + had, room if room < READ_BYTES else READ_BYTES)
             if n > 0:
@@ -182,7 +190,10 @@ cdef class Conn:
         return self.more
 
     cdef int take_in(self, uint8_t *b, size_t n) except -1:
-        cdef ssize_t used = self.process(b, n)
+        cdef ssize_t used
+        # What is being dealt with is not held.
+        self.hold_len = 0
+        used = self.process(b, n)
         if self.lost:
             return 0
         return self.keep(b + used, n - used, 0)
@@ -388,8 +399,17 @@ cdef class Conn:
     cdef Conn partner(self):
         return None
 
-    # ---- events. The socket is watched edge-triggered: whoever does not read now has to remember it (`deaf`), and
-    # whoever could read more comes back by itself (`wake_later`).
+    cdef bint waits_for_answer(self) noexcept:
+        # Whether it goes on when its partner's peer says something.
+        return False
+
+    cdef bint read_by_the_clock(self) noexcept:
+        # Whether it is read without being told that something has come.
+        return False
+
+    # ---- events. The socket is watched edge-triggered: an event comes once, when something new has. Until a read has
+    # found the socket empty there may be `more`; whoever does not read on then is in somebody's hand: `again` (the end of
+    # this turn), `deaf` (a peer that drains, or a task that ends, calls `listen_again`) or lazy (the next millisecond).
 
     cdef bint must_wait(self):
         # Whether what this connection sends cannot be taken now.
@@ -405,6 +425,7 @@ cdef class Conn:
             self.hup = True
         elif events & EPOLLIN == 0:
             return 0
+        self.more = True
         if self.must_wait():
             return self.go_deaf()
         return self.on_read()
@@ -489,6 +510,33 @@ cdef class Conn:
         return self.lost
 
     @property
+    def unattended(self):
+        """For tests: why what may have come will never be read; empty when all is well. See MACHINES.md, Reading."""
+        if self.lost or self.again:
+            return ""
+        if self.deaf:
+            return "" if self.must_wait() or self.waits_for_answer() else "deaf, with nobody to wake it"
+        if self.more or self.tls_ready:
+            return "" if self.read_by_the_clock() else "more to read, and nobody comes back to it"
+        return ""
+
+    @property
+    def is_deaf(self):
+        return self.deaf
+
+    @property
+    def room(self):
+        """For tests: bytes that may be held unprocessed before they have to be moved."""
+        return self.hold_cap
+
+    @property
+    def unread(self):
+        """For tests: bytes that the kernel has for it."""
+        cdef int n = 0
+        ioctl(self.fd, FIONREAD, &n)
+        return n
+
+    @property
     def has_tls(self):
         return self.ssl is not None
 
@@ -514,6 +562,11 @@ cdef class Conn:
     @property
     def parameters(self):
         return self.params
+
+    @property
+    def buffers(self):
+        """How many buffers of its own it has now, and their bytes."""
+        return (self.hold != NULL) + (self.obuf != NULL), self.hold_cap + self.ocap
 
     @property
     def pending(self):

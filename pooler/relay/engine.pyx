@@ -1,12 +1,17 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: auto_pickle=False, autotestdict=False
 # One compiled module in several files: see __init__.py for the order of reading.
 include "system.pxi"
+include "messages.pxi"
 include "openssl.pxi"
+include "context.pxi"
 include "ring.pxi"
 include "batch.pxi"
 include "conn.pxi"
 include "parameters.pxi"
+include "ledger.pxi"
 include "prepared.pxi"
+include "state.pxi"
 include "client.pxi"
 include "gauge.pxi"
 include "server.pxi"

@@ -9,7 +9,7 @@ cdef class Gauge:
         self.start(now)
 
     cdef int start(self, int64_t now) noexcept:
-        self.manner = LAZY
+        self.read_mode = LAZY
         self.trying = False
         self.settled = False
         self.left = 0
@@ -25,7 +25,7 @@ cdef class Gauge:
 
     cdef int change(self) noexcept:
         # What the old way has left to be read is not the new one's merit, and does not count.
-        self.manner = LAZY if self.manner == PULLED else PULLED
+        self.read_mode = LAZY if self.read_mode == PULLED else PULLED
         self.settled = False
         return 0
 
@@ -40,7 +40,7 @@ cdef class Gauge:
         if not self.settled:
             self.count_from(now)
         if now - self.since < GAUGE_US:
-            return self.manner
+            return self.read_mode
         rate = self.gained * 1000 // (now - self.since)
         self.count_from(now)
         if rate < GAUGE_DRY:
@@ -59,4 +59,4 @@ cdef class Gauge:
             self.trying = True
             self.before = rate
             self.change()
-        return self.manner
+        return self.read_mode

@@ -6,21 +6,19 @@ cdef dict own_ports = {}
 # Few, and remembered with every client: each number is one object.
 
 
-cdef class Newcomer(Conn):
+cdef class Newcomer(Socket):
     def __dealloc__(self):
         if self.fd >= 0:
             c_close(self.fd)
 
     def receive(self, int most):
         """Up to `most` bytes, none at the end of the stream; None when nothing is here now. Raises OSError."""
-        cdef bytes data
-        cdef ssize_t n = self.fill(rbuf, most if most < READ_BYTES else READ_BYTES)
-        if n == -1:
-            return None
+        cdef ssize_t n = c_recv(self.fd, rbuf, most if most < READ_BYTES else READ_BYTES, MSG_DONTWAIT)
         if n < 0:
+            if errno == EAGAIN or errno == EINTR:
+                return None
             raise OSError(errno, os.strerror(errno))
-        data = (<char *>rbuf)[:n]
-        return data
+        return (<char *>rbuf)[:n]
 
     def send(self, bytes data):
         """How much of `data` the socket takes at once. Raises OSError."""

@@ -58,15 +58,17 @@ cdef struct OpenSSL:
 cdef OpenSSL openssl
 
 
-cdef void find_openssl() noexcept:
-    # The functions in the libraries that _ssl was linked with, through its own handle.
-    cdef void *handle
+cdef void *openssl_handle() noexcept:
+    # That of _ssl itself: its functions are those of the libraries it was linked with.
     path = getattr(_ssl, "__file__", None)
     if path is None:
-        handle = dlopen(NULL, RTLD_LAZY)
-    else:
-        name = os.fsencode(path)
-        handle = dlopen(PyBytes_AS_STRING(name), RTLD_LAZY | RTLD_NOLOAD)
+        return dlopen(NULL, RTLD_LAZY)
+    name = os.fsencode(path)
+    return dlopen(PyBytes_AS_STRING(name), RTLD_LAZY | RTLD_NOLOAD)
+
+
+cdef void find_openssl() noexcept:
+    cdef void *handle = openssl_handle()
     if handle == NULL or not KNOWN_HEADS:
         return
     openssl.rbio = <bio_of_ssl>dlsym(handle, "SSL_get_rbio")

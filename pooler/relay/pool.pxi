@@ -1,6 +1,7 @@
 # One pool: who waits, who is free, who is linked to whom. Clients are served first come, first served; servers last
 # in, first out, so that few get most of the work (round_robin turns that over). Whether a server may be opened is not
-# decided here: the pool asks (WANT_SERVER), and goes on when one is adopted.
+# decided here: the pool asks (WANT_SERVER), and goes on when one is adopted. It asks for no more than are missing: who
+# waits may have a server that is about to be free (`coming`), and used ones are tested, as many as there are who wait.
 
 cdef uint32_t legal[8]
 # To which states, as bits, a connection may go from each.
@@ -10,8 +11,8 @@ legal[CL_WAITING] = 1 << CL_ACTIVE | 1 << NOWHERE
 legal[SV_IDLE] = 1 << SV_ACTIVE | 1 << SV_USED | 1 << SV_TESTED | 1 << NOWHERE
 legal[SV_USED] = 1 << SV_TESTED | 1 << SV_IDLE | 1 << NOWHERE
 legal[SV_TESTED] = 1 << SV_IDLE | 1 << SV_BEING_CANCELED | 1 << NOWHERE
-legal[SV_ACTIVE] = 1 << SV_IDLE | 1 << SV_TESTED | 1 << SV_BEING_CANCELED | 1 << NOWHERE
-legal[SV_BEING_CANCELED] = 1 << SV_IDLE | 1 << NOWHERE
+legal[SV_ACTIVE] = 1 << SV_IDLE | 1 << SV_USED | 1 << SV_TESTED | 1 << SV_BEING_CANCELED | 1 << NOWHERE
+legal[SV_BEING_CANCELED] = 1 << SV_IDLE | 1 << SV_USED | 1 << NOWHERE
 
 
 cdef class Pool:
@@ -31,6 +32,9 @@ cdef class Pool:
         self.retired = -(1 << 60)
         self.reset_query = b""
         self.check_query = None
+        self.watches = True
+        self.max_pinned = -1
+        self.seen = {}
 
     def __dealloc__(self):
         free(self.wait_hist)
@@ -77,7 +81,7 @@ cdef class Pool:
     cdef bint take(self, Client c) except -1:
         # A server for `c`, linked and ready for its query: False when it has to wait.
         cdef Server s
-        if self.waiting_clients.count == 0 and not self.paused:
+        if self.waiting_clients.count == 0 and not self.paused and not self.yielding:
             s = self.free_server()
             if s is not None:
                 return self.link(c, s)
@@ -89,24 +93,50 @@ cdef class Pool:
         c.wait_start = self.relay.now
         c.notified = False
         self.move(c, CL_WAITING)
-        self.want()
+        self.call_up()
         return False
 
     cdef int want(self) except -1:
         if not self.full and not self.paused:
-            self.relay.post((WANT_SERVER, self))
+            self.relay.post(WantServer(self))
         return 0
 
-    cdef Server free_server(self):
-        cdef Server s
-        while self.idle_servers.head is not None:
-            s = <Server>self.idle_servers.head
-            if not s.close_needed:
-                return s
-            self.relay.lose(s, "obsolete connection", True)
-        if self.used_servers.head is not None and self.tested_servers.count == 0:
-            # Free for long: it has to show that it is alive first.
+    cdef int call_up(self) except -1:
+        # Nothing is free for those who wait: test used servers, one for each, and ask for what is missing then.
+        cdef int missing
+        if self.paused:
+            return 0
+        missing = self.waiting_clients.count - self.coming()
+        while missing > 0 and self.used_servers.head is not None:
             (<Server>self.used_servers.head).check()
+            missing -= 1
+        return self.want() if missing > 0 else 0
+
+    cdef int coming(self) noexcept:
+        # Servers that are about to be free: they answer a query of ours, or are in the middle of a message for nobody. One
+        # that has not been heard of for long (`Relay.patience`) may be dead, and keeps nobody waiting.
+        cdef int count = 0
+        cdef Server s = <Server>self.tested_servers.head
+        while s is not None:
+            count += not s.silent()
+            s = <Server>s.next
+        s = <Server>self.idle_servers.head
+        while s is not None:
+            count += s.in_mid_message() and not s.silent()
+            s = <Server>s.next
+        return count
+
+    cdef Server free_server(self):
+        # One that has nothing half said: the rest of that would be read as the head of an answer.
+        cdef Server s = <Server>self.idle_servers.head
+        while s is not None:
+            if s.close_needed:
+                self.relay.lose(s, "obsolete connection", True)
+                s = <Server>self.idle_servers.head
+            elif s.in_mid_message():
+                s = <Server>s.next
+            else:
+                return s
         return None
 
     cdef bint link(self, Client c, Server s) except -1:
@@ -118,7 +148,8 @@ cdef class Pool:
         self.move(s, SV_ACTIVE)
         c.link = s
         s.link = c
-        s.requested = self.relay.now
+        s.asked = False
+        s.requested = s.heard_at = self.relay.now
         self.counts.assignments += 1
         self.counts.wait_time += waited
         self.measure(&self.wait_hist, waited)
@@ -127,55 +158,103 @@ cdef class Pool:
     cdef bint align(self, Client c, Server s) except -1:
         # Whether the server has the client's parameters; if not, it is told to take them on.
         cdef bytes sql
-        if c.params is s.params:
+        if c.params is s.params and c.session is s.session:
             return True
-        sql = alignment(self.relay, c.params, s.params)
+        there = s.params
+        told = s.told
+        if c.session is not s.session and sessions.hides(c.session, s.session):
+            there = told = (None,) * len(there)
+        sql = alignment(self.relay, c.params, there, told)
+        place = self.relay.tracked_index.get(b"session_authorization")
+        user = c.params[place] if place is not None and c.params[place] != s.params[place] else None
+        if c.session is not s.session or user is not None:
+            sql = sessions.alignment(c.session, s.session, sql, user)
         if not sql:
             c.params = self.relay.settled(c.params, s.params)
             return True
+        if self.relay.wordy:
+            self.relay.post(ServerSet(s, sql))
+        if (self.kept | self.refused) & touches.Held.TEMP and s.shared() and b"pg_temp" in sql:
+            # What this client makes by a name alone may be temporary.
+            s.touches = [touches.TEMPORARY_PATH]
         s.run_task(SET_TASK, sql)
         return False
 
+    cdef bint cares(self) noexcept:
+        # Whether anything depends on what a text leaves behind, but counts.
+        return self.watches and self.kept | self.refused != 0
+
+    cdef bint may_refuse(self) noexcept:
+        # Whether a statement that was prepared may be carried out no longer.
+        return self.refused != 0 or 0 <= self.max_pinned <= self.pinned_count
+
     cdef int unlink(self, Server s) except -1:
         # The client goes on without; the server waits for the end of what is being read, then is released.
-        s.link.link = None
+        cdef Client c = s.link
+        c.link = None
         s.link = None
         s.parting = RELEASED
-        return 0
+        return c.go_on() if c.held else 0
 
     cdef int release(self, Server s) except -1:
         if s.close_needed:
             return self.relay.lose(s, "close_needed", True)
+        if s.status != IDLE:
+            # Its client went in a transaction.
+            self.move(s, SV_TESTED)
+            return s.run_task(ROLLBACK_TASK, b"ROLLBACK")
         if self.retires(s):
             return self.relay.lose(s, "server lifetime over", True)
+        if s.pinned or s.touches is not None:
+            return self.clean_up(s)
         if self.reset_query and (self.mode == MODE_SESSION or self.reset_always):
             self.move(s, SV_TESTED)
             return s.run_task(RESET_TASK, self.reset_query)
-        return self.make_idle(s)
+        return self.make_idle(s, False)
 
-    cdef int make_idle(self, Server s) except -1:
+    cdef int clean_up(self, Server s) except -1:
+        # Its client has gone, and something of it may be left.
+        if s.pinned & touches.STICKY:
+            return self.relay.lose(s, "a library was loaded", True)
+        if s.state != SV_TESTED:
+            self.move(s, SV_TESTED)
+        return s.run_task(DISCARD_TASK, b"DISCARD ALL")
+
+    cdef int make_idle(self, Server s, bint proven) except -1:
+        # `proven`: it has just answered a query of ours, or logged in. With no delay all others are tested before use.
         s.released = self.relay.now
         if s.cancels > 0:
             self.move(s, SV_BEING_CANCELED)
             return 0
-        self.move(s, SV_IDLE)
-        if self.paused:
-            self.relay.post((SERVER_READY, s))
+        self.move(s, SV_IDLE if proven or self.check_delay or self.check_query is None else SV_USED)
+        if self.paused or self.yields():
+            self.relay.post(ServerReady(s))
             return 0
         return self.serve_waiting()
+
+    cdef bint yields(self) noexcept:
+        # Whether somebody in another pool, who has waited for longer than all of ours, may have what comes free here. Python
+        # decides: until it has (`resume`), nobody takes anything.
+        if self.rival == 0:
+            return False
+        if self.waiting_clients.head is None or (<Client>self.waiting_clients.head).wait_start > self.rival:
+            self.rival = 0
+            self.yielding = True
+        return self.yielding
 
     cdef int serve_waiting(self) except -1:
         # Give free servers to those who wait, in order. A client that is lost in its turn frees its server, which leads
         # back here: the loop goes on then, rather than deeper with each of them.
         cdef Client c
         cdef Server s
-        if self.waiting_clients.head is None or self.serving:
+        if self.waiting_clients.head is None or self.serving or self.yielding:
             return 0
         self.serving = True
         try:
             while self.waiting_clients.head is not None and not self.paused:
                 s = self.free_server()
                 if s is None:
+                    self.call_up()
                     break
                 c = <Client>self.waiting_clients.head
                 try:
@@ -189,7 +268,7 @@ cdef class Pool:
 
     cdef int measure(self, uint64_t **hist, int64_t value) except -1:
         if hist[0] == NULL:
-            hist[0] = <uint64_t *>calloc(1024, sizeof(uint64_t))
+            hist[0] = <uint64_t *>calloc(bucket_count, sizeof(uint64_t))
             if hist[0] == NULL:
                 raise MemoryError
         hist[0][bucket(value)] += 1
@@ -197,17 +276,27 @@ cdef class Pool:
 
     # ---- for Python
 
+    def take_seen(self):
+        """What clients may have left in their sessions since the last call: a dict of Touch to how often."""
+        seen, self.seen = self.seen, {}
+        return seen
+
+
     def login_took(self, int64_t microseconds):
         """Count a login of a client."""
         self.counts.logins += 1
         self.login_time += microseconds
         self.measure(&self.login_hist, microseconds)
 
+    def waited(self, int64_t microseconds):
+        """Count the wait of a client that no query has come from: for its first server, or for one of its own."""
+        self.counts.wait_time += microseconds
+        self.measure(&self.wait_hist, microseconds)
+
     def resume(self):
-        """Serve those who wait, after a pause or when limits were raised."""
+        """Serve those who wait: after a pause, when limits were raised, when nobody else wants what has come free."""
+        self.yielding = False
         self.serve_waiting()
-        if self.waiting_clients.count:
-            self.want()
 
     cpdef bint retires(self, Server s):
         """Whether a free server has lived for long enough (`lifetime`; 0: is used once; below: lives for ever), and the
@@ -226,6 +315,37 @@ cdef class Pool:
         for s in self.idle_servers.all():
             if self.relay.now - s.released >= self.check_delay:
                 self.move(s, SV_USED)
+
+    def rejuvenate(self):
+        """After a change of check_query or check_delay: servers that need no test any more are idle again."""
+        cdef Server s
+        for s in self.used_servers.all():
+            if self.check_query is None or self.relay.now - s.released < self.check_delay:
+                self.move(s, SV_IDLE)
+
+    def try_one(self):
+        """Test a used server although nobody waits for it: it may have news."""
+        if not self.paused and self.tested_servers.count == 0 and self.used_servers.head is not None:
+            (<Server>self.used_servers.head).check()
+
+    @property
+    def missing(self):
+        """How many wait for whom no server is about to be free."""
+        return 0 if self.waiting_clients.count == 0 else max(0, self.waiting_clients.count - self.coming() - self.used_servers.count)
+
+    def hanging(self, int64_t limit):
+        """Servers that are nobody's and cannot be anybody's, with the log's word for it: for `limit` microseconds they have
+        not answered a reset or check query, or not gone on with the message that they are in the middle of."""
+        cdef Server s
+        found = []
+        for s in self.tested_servers.all() + self.active_servers.all() + self.idle_servers.all():
+            if s.link is not None or self.relay.now - s.last_sign() <= limit:
+                continue
+            if s.state == SV_TESTED:
+                found.append((s, TASK_FAILED[s.task]))
+            elif s.in_mid_message():
+                found.append((s, "incomplete packet from server"))
+        return found
 
     def idle_clients(self, int64_t limit):
         """Clients without a server whose last request is older than `limit` microseconds."""
@@ -247,10 +367,23 @@ cdef class Pool:
             if s.link is not None and s.task == NO_TASK and not s.bound:
                 if query_limit and s.link.query_start and now - s.link.query_start > query_limit:
                     found.append((s, "query timeout"))
-                elif idle_limit and s.in_transaction and s.owed_len == 0 and now - s.requested > idle_limit:
+                elif idle_limit and now - s.heard_at > idle_limit and (
+                        s.in_transaction and s.ledger.is_idle() or s.ledger.may_be_over()):
                     found.append((s, "idle transaction timeout"))
                 elif xact_limit and s.link.xact_start and now - s.link.xact_start > xact_limit:
                     found.append((s, "transaction timeout"))
+            s = <Server>s.next
+        return found
+
+    def idle_pins(self, int64_t limit):
+        """Servers that stay with their clients and were asked for nothing for longer than `limit` microseconds, each with
+        for how long."""
+        cdef Server s = <Server>self.active_servers.head if self.pinned_count else None
+        found = []
+        while s is not None:
+            idle = self.relay.now - s.last_sign()
+            if s.pinned and s.link is not None and s.clean() and s.task == NO_TASK and idle > limit:
+                found.append((s, idle))
             s = <Server>s.next
         return found
 
@@ -260,6 +393,13 @@ cdef class Pool:
         if self.waiting_clients.head is None:
             return 0
         return self.relay.now - (<Client>self.waiting_clients.head).wait_start
+
+    @property
+    def server_lists(self):
+        """The servers by the name of their state."""
+        return {STATES[SV_IDLE]: self.idle_servers, STATES[SV_USED]: self.used_servers,
+                STATES[SV_TESTED]: self.tested_servers, STATES[SV_ACTIVE]: self.active_servers,
+                STATES[SV_BEING_CANCELED]: self.canceled_servers}
 
     @property
     def server_count(self):
@@ -291,5 +431,5 @@ cdef class Pool:
 cdef histogram_array(uint64_t *hist):
     counts = array("Q")
     if hist != NULL:
-        counts.frombytes((<char *>hist)[:1024 * sizeof(uint64_t)])
+        counts.frombytes((<char *>hist)[:bucket_count * sizeof(uint64_t)])
     return counts

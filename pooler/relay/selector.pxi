@@ -8,8 +8,10 @@ cdef class Relay:
     def __init__(self, tracked=(b"client_encoding", b"DateStyle", b"TimeZone", b"standard_conforming_strings",
                                 b"application_name"), io_uring=True):
         """`tracked`: names of the parameters that follow a client, as the server reports them. Bounds that may be set:
-        `max_packet`, bytes of a client's message; `max_statement_bytes`, what the prepared statements of one client may
-        take, and about what those of one server may. `io_uring`: send what a turn sends together, if the kernel can."""
+        `max_packet`, bytes of a message; `max_statement_bytes`, what the prepared statements of one client may
+        take, and about what those of one server may; `patience`, for how many microseconds those who wait count on a
+        server that is asked a query of ours; `wordy`, whether a ServerSet tells what servers are made to take on.
+        `io_uring`: send what a turn sends together, if the kernel can."""
         self.ep = epoll_create1(EPOLL_CLOEXEC)
         if self.ep < 0:
             raise OSError(errno, os.strerror(errno))
@@ -28,9 +30,11 @@ cdef class Relay:
         self.param_sets = {}
         self.max_packet = 0x7fffffff
         self.max_statement_bytes = 64 << 20
+        self.patience = 1000000
         self.tls_direct = True
         self.tracked = tuple(tracked)
-        self.tracked_index = {name: i for i, name in enumerate(self.tracked)}
+        self.tracked_index = {name.lower(): i for i, name in enumerate(self.tracked)}
+        self.judged = {}
         self.computed = -1
         self.now = now_us()
 
@@ -52,16 +56,20 @@ cdef class Relay:
         return self.batch.why_not
 
     @property
+    def param_set_count(self):
+        return len(self.param_sets)
+
+    @property
     def statement_count(self):
         return len(self.statements)
 
     # ---- the data path
 
-    cdef int post(self, tuple event) except -1:
+    cdef int post(self, object event) except -1:
         self.events.append(event)
         return 0
 
-    cdef int lose(self, Conn c, str reason, bint tell) except -1:
+    cdef int lose(self, Conn c, str reason, bint tell, str sqlstate=None) except -1:
         # Take the connection out of everything, at once; Python logs why, says farewell if `tell`, and closes it.
         cdef Pool pool = c.pool
         if c.lost:
@@ -73,32 +81,23 @@ cdef class Relay:
         pool.move(c, NOWHERE)
         self.graveyard.append(c)
         if isinstance(c, Client):
-            self.lose_client(<Client>c, reason, tell)
+            self.lose_client(<Client>c, reason, tell, sqlstate)
         else:
             self.lose_server(<Server>c, reason, tell)
         return 0
 
-    cdef int lose_client(self, Client c, str reason, bint tell) except -1:
+    cdef int lose_client(self, Client c, str reason, bint tell, str sqlstate) except -1:
         cdef Server s = c.link
-        cdef bint clean
-        cdef str why = None
-        if s is not None and s.need and s.task == NO_TASK:
-            # An error in the middle of a row would be read as a part of it.
+        cdef str why
+        if s is not None and (s.said_farewell or s.need and s.task == NO_TASK):
+            # An error in the middle of a row would be read as a part of it, and nothing comes behind the server's FATAL.
             tell = False
-        self.post((CLIENT_LOST, c, reason, tell))
+        self.post(ClientLost(c, reason, tell, sqlstate))
         c.stmts = None
         self.free_slot(c)
         if s is None:
             return 0
-        clean = s.clean() and s.task == NO_TASK
-        if s.bound:
-            why = "replication client disconnected"
-        elif s.olen and s.status == c'I' and s.owed_len == 0:
-            why = "client disconnect before everything was sent to the server"
-        elif not clean:
-            why = ("client disconnected with queries in progress" if s.owed_len > 1 else
-                   "client disconnected with query in progress" if s.owed_len == 1 else
-                   "client disconnect while server was not ready")
+        why = None if salvageable(s, c) else s.unfit()
         s.broken = s.broken or c.half_sent()
         c.link = None
         s.link = None
@@ -112,26 +111,24 @@ cdef class Relay:
         if c is not None:
             s.broken = s.broken or c.half_sent()
         s.settle_loss()
-        self.post((SERVER_LOST, s, reason, tell))
+        self.post(ServerLost(s, reason, tell))
         s.link = None
         if c is not None:
             c.link = None
-            self.lose(c, reason, s.need == 0 or s.task != NO_TASK)
+            self.lose(c, reason, not s.said_farewell and (s.need == 0 or s.task != NO_TASK))
         if s.pool.waiting_clients.count:
             s.pool.full = False
-            s.pool.want()
-            # There may be servers that wait for their check.
             s.pool.serve_waiting()
         return 0
 
-    cdef int fault(self, Conn c, object error) except -1:
+    cdef int fault(self, Socket c, object error) except -1:
         # A bug of ours, or no memory: this connection ends, the others go on, and the log has the error.
-        self.post((FAULT, c, error))
+        self.post(Fault(c, error))
         if isinstance(c, Newcomer):
             # Its login ends by the janitor's deadline.
             (<Newcomer>c).unwatch()
             return 0
-        return self.lose(c, "bouncer resources exhaustion" if isinstance(error, MemoryError) else "failure", True)
+        return self.lose(<Conn>c, "bouncer resources exhaustion" if isinstance(error, MemoryError) else "failure", True)
 
     cdef int run_again(self) except -1:
         cdef Conn c
@@ -164,9 +161,9 @@ cdef class Relay:
         self.lazy_turn = self.now
         for s in list(self.lazy):
             try:
-                if s.manner == PROMPT:
+                if s.read_mode == PROMPT:
                     continue
-                s.set_manner(s.gauge.look(self.now))
+                s.set_read_mode(s.gauge.look(self.now))
                 if s.lost or s.deaf:
                     continue
                 if s.must_wait():
@@ -192,32 +189,76 @@ cdef class Relay:
         return True
 
     cdef tuple intern(self, tuple params):
-        if len(self.param_sets) > 10000:
-            # Values come from clients: forget, rather than grow without bound. Tuples in use stay valid.
-            self.param_sets.clear()
-        return self.param_sets.setdefault(params, params)
+        # The one object for these values. They come from clients: when they have become too many bytes, the sets that
+        # nobody has are forgotten, and those in use decide when that is looked at again.
+        cdef size_t most = 2 * self.params_in_use
+        cdef object found = self.param_sets.get(params)
+        if found is not None:
+            return found
+        if self.param_bytes > (most if most > PARAM_BYTES else PARAM_BYTES):
+            self.forget_params()
+        self.param_sets[params] = params
+        self.param_bytes += set_size(params)
+        return params
+
+    cdef int forget_params(self) except -1:
+        cdef dict kept = {}
+        cdef list known = list(self.param_sets)
+        cdef tuple params
+        cdef size_t total = 0
+        self.param_sets = kept
+        for params in known:
+            # Whoever has it is one more than `known` and `params`.
+            if Py_REFCNT(params) > 2:
+                kept[params] = params
+                total += set_size(params)
+        self.param_bytes = self.params_in_use = total
+        return 0
 
     def changed(self, tuple params, int place, bytes value):
         if params[place] == value:
             return params
         return self.intern(params[:place] + (value,) + params[place + 1:])
 
-    def settled(self, tuple wanted, tuple there):
-        return self.intern(tuple([there[i] if there[i] is not None else wanted[i] for i in range(len(self.tracked))]))
+    def settled(self, tuple wanted, tuple told):
+        """What a server has, and so its client, once it was given the values `wanted`: of what it reports that."""
+        return self.intern(tuple([told[i] if told[i] is not None else wanted[i] for i in range(len(self.tracked))]))
+
+    cdef tuple settle(self, Client c, tuple told):
+        # The same, for a client; whoever reads much of the log is told which of its values are spelled otherwise now.
+        cdef tuple found = self.settled(c.params, told)
+        if self.wordy:
+            for name, wanted, value in zip(self.tracked, c.params, found):
+                if wanted is not None and wanted.lower() != value.lower():
+                    self.post(ClientSet(c, name, wanted, value))
+        return found
+
+    cdef tuple parted(self, tuple values, tuple params, dict places):
+        # Values of a session as (session, params): what is tracked stands among the parameters, at `places`.
+        session, changed = sessions.parted(values, params, places)
+        return self.intern(session), self.intern(changed)
+
+    def doubted(self, tuple there, tuple told):
+        """What a server has after a query that may have taken all: of what it does not report, nobody knows."""
+        return self.intern(tuple([told[i] if told[i] is not None or there[i] is None else b"\0"
+                                  for i in range(len(self.tracked))]))
 
     # ---- connections in and out
 
-    def adopt_client(self, Pool pool, int64_t number, int fd, tls, bytes leftover, params, about, bytes key, since=None):
+    def adopt_client(self, Pool pool, int64_t number, int fd, tls, bytes leftover, params, about, bytes key, since=None, session=()):
         """Take over a logged-in client.
 
         `number` is its id. `tls` is None or (SSL object of _ssl, incoming MemoryBIO, outgoing MemoryBIO); `leftover`: plain bytes read but
         not consumed; `params`: its values of the tracked parameters, in order, None where it has none; `key`: its
-        eight bytes of BackendKeyData; `since`: stamp of its connection on the relay's clock. `about` is kept as it
+        eight bytes of BackendKeyData; `since`: stamp of its connection on the relay's clock; `session`: what it has asked
+        for beside (see pooler/sessions.py). `about` is kept as it
         is. The first bytes are processed in the next turn of the loop, so a welcome can still be sent before. If it
         raises, nothing is left here, and `fd` is still the caller's."""
         cdef Client c = Client.__new__(Client)
         self.take_fd(c, pool, number, fd, tls, leftover, params, about, since)
         c.key = int.from_bytes(key, "big")
+        c.base_params = c.params
+        c.session = c.base = self.intern(tuple(session))
         try:
             self.enter(c)
             self.take_slot(c)
@@ -234,9 +275,10 @@ cdef class Relay:
         With `client`, adopted in the same turn, the two are bound: they belong to each other until both end."""
         cdef Server s = Server.__new__(Server)
         self.take_fd(s, pool, number, fd, tls, leftover, params, about, since)
+        s.told = s.params
         s.pid = pid
         s.cancel_key = key
-        s.status = c'I'
+        s.status = IDLE
         try:
             self.enter(s)
         except BaseException:
@@ -245,7 +287,7 @@ cdef class Relay:
         if client is not None:
             self.bind(client, s)
         elif s.hold_len == 0:
-            pool.make_idle(s)
+            pool.make_idle(s, True)
         else:
             # Something came behind its ReadyForQuery: nobody gets it before that is read.
             pool.move(s, SV_TESTED)
@@ -258,7 +300,6 @@ cdef class Relay:
         s.link = c
         c.link = s
         c.params = s.params
-        s.pool.counts.assignments += 1
         return 0
 
     cdef int take_fd(self, Conn c, Pool pool, int64_t number, int fd, tls, bytes leftover, params, about, since) except -1:
@@ -271,6 +312,7 @@ cdef class Relay:
         c.requested = self.now
         c.about = about
         c.params = self.intern(tuple(params))
+        c.session = self.intern(())
         if tls is not None:
             c.ssl, c.incoming, c.outgoing = tls
             if self.tls_direct:
@@ -308,10 +350,11 @@ cdef class Relay:
         """The next client of a listening TCP socket, by its descriptor; None when there is none now. Raises OSError."""
         return accept_one(self, listener)
 
-    def drop(self, Conn c, str reason, bint tell=True):
-        """End a connection for `reason`; a CLIENT_LOST or SERVER_LOST event follows for it, and for who was linked."""
+    def drop(self, Conn connection, str reason, bint tell=True, str sqlstate=None):
+        """End a connection for `reason`; a ClientLost or ServerLost event follows for it, and for who was linked. A
+        client is told `sqlstate` (None: the usual one)."""
         self.now = now_us()
-        self.lose(c, reason, tell)
+        self.lose(connection, reason, tell, sqlstate)
 
     def stamp(self):
         """The relay's clock, now, in microseconds."""
@@ -536,7 +579,7 @@ cdef class Relay:
                 if evs[i].data.u64 & 1:
                     self.ready_for_asyncio(evs[i].data.u64 >> 1, evs[i].events, ready)
                 else:
-                    self.ready_for_us(<Conn>evs[i].data.ptr, evs[i].events)
+                    self.ready_for_us(<Socket>evs[i].data.ptr, evs[i].events)
         finally:
             self.send_off()
         return 0
@@ -552,7 +595,7 @@ cdef class Relay:
                 ready.append((key, mask))
         return 0
 
-    cdef int ready_for_us(self, Conn c, uint32_t events) except -1:
+    cdef int ready_for_us(self, Socket c, uint32_t events) except -1:
         if c.lost:
             # Closed by an earlier event of this batch; the graveyard keeps it until the batch is done.
             return 0
@@ -565,6 +608,14 @@ cdef class Relay:
         # The end of a turn.
         self.batch.gathers = False
         return self.batch.depart()
+
+
+cdef size_t set_size(tuple params):
+    # About what a set of values takes.
+    cdef size_t total = 0
+    for value in params:
+        total += VALUE_COST + (PyBytes_GET_SIZE(value) if value is not None else 0)
+    return total
 
 
 cdef int descriptor(object fileobj) except -1:

@@ -5,10 +5,8 @@
 
 @cython.no_gc
 cdef class Server(Conn):
-    def __dealloc__(self):
-        while self.owed_len:
-            self.forget_head()
-        free(self.owed)
+    def __cinit__(self):
+        self.ledger = Ledger.__new__(Ledger)
 
     cdef Conn partner(self):
         return self.link
@@ -18,147 +16,80 @@ cdef class Server(Conn):
 
     # ---- what is owed
 
-    cdef int owe(self, uint8_t kind, uint8_t act, object stmt, object name) except -1:
-        cdef Owed *o
-        cdef Owed *fresh
-        cdef int i
-        cdef int cap
-        if self.owed_len == self.owed_cap:
-            cap = self.owed_cap * 2 if self.owed_cap else 8
-            fresh = <Owed *>malloc(cap * sizeof(Owed))
-            if fresh == NULL:
-                raise MemoryError
-            for i in range(self.owed_len):
-                fresh[i] = self.owed[(self.owed_head + i) & (self.owed_cap - 1)]
-            free(self.owed)
-            self.owed = fresh
-            self.owed_cap = cap
-            self.owed_head = 0
-        o = &self.owed[(self.owed_head + self.owed_len) & (self.owed_cap - 1)]
-        o.kind = kind
-        o.act = act
-        o.stmt = NULL
-        o.name = NULL
-        if stmt is not None:
-            Py_INCREF(stmt)
-            o.stmt = <PyObject *>stmt
-        if name is not None:
-            Py_INCREF(name)
-            o.name = <PyObject *>name
-        self.owed_len += 1
+    cdef int take_back(self) except -1:
+        # What the server has skipped has not happened, to the statements that it and its client have.
+        cdef list undone = self.ledger.undone
+        self.ledger.undone = None
+        for kind, act, stmt, name in undone:
+            self.undo(kind, act, stmt, name)
         return 0
 
-    cdef int forget_head(self) except -1:
-        cdef Owed *o = &self.owed[self.owed_head]
-        Py_XDECREF(o.stmt)
-        Py_XDECREF(o.name)
-        self.owed_head = (self.owed_head + 1) & (self.owed_cap - 1)
-        self.owed_len -= 1
-        return 0
-
-    cdef bint owes_copy_end(self) noexcept:
-        return self.owed_len and self.owed[(self.owed_head + self.owed_len - 1) & (self.owed_cap - 1)].kind == c'c'
-
-    cdef int skipped(self) except -1:
-        # The server skipped all up to the next Sync or Query: nothing of what that was sent for has happened. Undone
-        # from the last to the first, so that a name given up and taken again is what it was before.
-        cdef int i
-        cdef int n = 0
-        cdef uint8_t kind
-        while n < self.owed_len:
-            kind = self.owed[(self.owed_head + n) & (self.owed_cap - 1)].kind
-            if kind == c'S' or kind == c'Q':
-                break
-            n += 1
-        for i in range(n - 1, -1, -1):
-            self.undo(&self.owed[(self.owed_head + i) & (self.owed_cap - 1)])
-        for i in range(n):
-            self.forget_head()
-        return 0
-
-    cdef int undo(self, Owed *o) except -1:
-        cdef Statement stmt
-        if o.stmt == NULL:
+    cdef int undo(self, uint8_t kind, uint8_t act, Statement stmt, bytes name) except -1:
+        if act == TWICE or kind == CLOSE and act in (SKIP, UNKNOWN):
             return 0
-        stmt = <Statement>o.stmt
-        if o.kind == c'P':
+        if kind == PARSE:
+            self.ledger.makes_room(stmt, False)
             if self.stmts is not None:
                 self.stmts.pop(stmt, None)
-            if o.name != NULL and self.link is not None:
-                self.link.forget_statement(stmt, <bytes>o.name)
-        elif o.act == AS_PARSE:
-            if self.link is not None:
-                self.link.forget_statement(stmt, <bytes>o.name)
-        elif o.act == EVICTED:
-            self.hold_statement(stmt)
-        elif self.link is not None and self.link.stmts is not None and <bytes>o.name not in self.link.stmts:
+            if name is not None and self.link is not None:
+                self.link.forget_statement(stmt, name)
+        elif act == EVICTED:
+            if not self.ledger.makes_room(stmt, True):
+                hold_statement(self, stmt)
+        elif self.link is None:
+            return 0
+        elif act == AS_PARSE:
+            self.link.forget_statement(stmt, name)
+        elif self.link.stmts is None or name not in self.link.stmts:
             # A Close that was not carried out leaves the client its statement.
-            self.link.remember(<bytes>o.name, stmt)
+            self.link.remember(name, stmt)
         return 0
 
-    cdef int settle_error(self) except -1:
-        # An error in the extended protocol: the server skips everything up to the next Sync.
-        self.copy_in = False
-        self.skipped()
-        if self.extended and self.owed_len == 0:
-            self.extended |= SKIPPING
-        return 0
+    cdef int ask_where_it_is(self) except -1:
+        # With several guesses at what it does, and maybe nothing: what it answers to this settles it. Nobody else can
+        # know the name of the column.
+        cdef iovec iov
+        cdef bytes packet
+        cdef bytes marker
+        if self.link is None or self.link.half_sent():
+            return 0
+        if self.status != IDLE or not self.ledger.may_be_asked():
+            return self.ask_by_sync() if self.ledger.may_be_synced() else 0
+        marker = os.urandom(16).hex().encode()
+        packet = b'SELECT 1 AS "%s"\0' % marker
+        packet = b"Q" + (len(packet) + 4).to_bytes(4, "big") + packet
+        self.ledger.sent(QUERY, FENCED, None, None)
+        self.ledger.fence = marker
+        iov.iov_base = PyBytes_AS_STRING(packet)
+        iov.iov_len = PyBytes_GET_SIZE(packet)
+        return self.write(&iov, 1)
 
-    cdef int settle_copy(self) except -1:
-        # CopyInResponse: the server swallows every Sync that was sent ahead of the end of the data.
-        cdef int i = 0
-        cdef int kept = 0
-        cdef Owed o
-        cdef bint ended = False
-        cdef bint swallowed = False
-        cdef bint simple = self.owed_len and self.owed[self.owed_head].kind == c'Q'
-        for i in range(self.owed_len):
-            o = self.owed[(self.owed_head + i) & (self.owed_cap - 1)]
-            if not ended and o.kind == c'S':
-                swallowed = True
-                continue
-            if not ended and o.kind == c'c':
-                ended = True
-                continue
-            swallowed = swallowed and o.kind != c'S'
-            self.owed[(self.owed_head + kept) & (self.owed_cap - 1)] = o
-            kept += 1
-        self.owed_len = kept
-        self.copy_in = not ended
-        if swallowed and not simple:
-            self.extended |= OPEN
-        return 0
+    cdef int ask_by_sync(self) except -1:
+        cdef iovec iov
+        cdef uint8_t *message = b"S\0\0\0\x04"
+        self.ledger.sent(SYNC, SKIP, None, None)
+        iov.iov_base = message
+        iov.iov_len = 5
+        return self.write(&iov, 1)
 
-    cdef int answered(self, uint8_t kind) except -1:
-        # ParseComplete or CloseComplete: which message it answers says what to do with it (an act, or -2 if unasked).
-        cdef Owed *o
-        cdef int act
-        if self.owed_len == 0:
-            return FORWARD
-        o = &self.owed[self.owed_head]
-        if o.kind != kind:
-            return FORWARD
-        act = o.act
-        self.forget_head()
-        return act
-
-    cdef int settle_ready(self) except -1:
-        # ReadyForQuery answers the next Sync or Query; what stood before it without an answer will get none.
-        self.skipped()
-        if self.owed_len:
-            self.forget_head()
-        while self.owed_len and self.owed[self.owed_head].kind == c'c':
-            self.forget_head()
-        return 0
+    cdef int urge(self) except -1:
+        # Its client is held until an answer comes: where none is certain to come by itself, a Flush brings what there is.
+        cdef iovec iov
+        if self.ledger.urged:
+            return 0
+        self.ledger.urged = True
+        iov.iov_base = FLUSHING
+        iov.iov_len = 5
+        return self.write(&iov, 1)
 
     cdef int settle_loss(self) except -1:
         # Nothing will be answered any more.
-        if self.manner != PROMPT:
-            self.manner = PROMPT
+        if self.read_mode != PROMPT:
+            self.read_mode = PROMPT
             self.relay.lazy.remove(self)
-        while self.owed_len:
-            self.forget_head()
-        return 0
+        self.pool.pinned_count -= self.pinned != 0
+        self.pinned = 0
+        return self.ledger.clear()
 
     cdef int on_drained(self) except -1:
         Conn.on_drained(self)
@@ -168,8 +99,8 @@ cdef class Server(Conn):
         # Released now if it was ready before all that its client sent for it was out.
         if self.link is None or not self.shared() or self.task != NO_TASK or not self.clean():
             return 0
-        self.pool.unlink(self)
-        return self.part_if_read()
+        part_from(self)
+        return self.part_if_read() if self.link is None else 0
 
     cdef int part_if_read(self) except -1:
         # Somebody else may have this server once nothing is left of what it sent before.
@@ -180,15 +111,31 @@ cdef class Server(Conn):
     cdef bint clean(self) noexcept:
         # Free to go to another client: idle, nothing owed, nothing half sent in either direction. What is put off to the
         # end of the turn counts as sent: whole messages, which stay ahead of what the next client says.
-        return (self.status == c'I' and self.owed_len == 0 and not self.extended and not self.copy_in
-                and self.olen == 0
+        # A bound server is nobody's but its client's, and no books are kept of it.
+        return (self.status == IDLE and self.ledger.at_rest() and self.olen == 0 and not self.bound
                 and (self.link is None or self.link.need == 0 or self.link.dropping))
+
+    cdef str unfit(self):
+        # Why it is to nobody else's use when its client goes, in PgBouncer's words: None where it is. There, too, a server
+        # is ready that has ended a transaction after the last it was sent, whatever it still owes.
+        if self.clean() and self.task == NO_TASK:
+            return None
+        if self.asked or self.status != IDLE or self.task != NO_TASK:
+            return "client disconnect while server was not ready"
+        if self.bound:
+            return "replication client was closed"
+        if not self.ledger.at_rest():
+            return "client disconnected with query in progress"
+        return "client disconnect before everything was sent to the server"
 
     cdef bint shared(self) noexcept:
         # Whether it may go to another client when a transaction has ended.
         return self.pool.mode != MODE_SESSION and not self.bound
 
     # ---- a long result: fewer, larger reads
+
+    cdef bint read_by_the_clock(self) noexcept:
+        return self.read_mode != PROMPT
 
     cdef bint is_narrow(self) noexcept:
         # Whether this is a socket that may be pulled. It tells by itself, also after a takeover.
@@ -197,17 +144,17 @@ cdef class Server(Conn):
         getsockopt(self.fd, SOL_SOCKET, SO_RCVBUF, &size, &n)
         return size == 2 * NARROW_BYTES
 
-    cdef int set_manner(self, uint8_t manner) except -1:
+    cdef int set_read_mode(self, uint8_t read_mode) except -1:
         # PROMPT: whatever comes wakes us. LAZY, in the middle of a long result: LAZY_BYTES do (or half the receive buffer,
         # if that is less), not every little segment, and what stays below that is fetched by `Relay.run_lazy` in a
         # millisecond or two. PULLED: nothing wakes us but that. Meanwhile the narrow window of the socket fills, and
         # PostgreSQL's sends are only put on a queue; when we read on, it is our thread that the kernel has carry them
         # over, in large pieces. So the backend, which is what a result waits for, is spared a quarter of its time. A fast
         # one outruns the millisecond.
-        cdef uint8_t old = self.manner
-        cdef int lowat = LAZY_BYTES if manner != PROMPT else 1
+        cdef uint8_t old = self.read_mode
+        cdef int lowat = LAZY_BYTES if read_mode != PROMPT else 1
         self.volume = 0
-        if manner == old:
+        if read_mode == old:
             return 0
         if old == PROMPT:
             if self.gauge is None:
@@ -215,19 +162,19 @@ cdef class Server(Conn):
             else:
                 self.gauge.start(self.relay.now)
             self.relay.lazy.append(self)
-        elif manner == PROMPT:
+        elif read_mode == PROMPT:
             self.relay.lazy.remove(self)
-        self.manner = manner
-        if PULLED in (manner, old):
-            self.relay.watch(self, EPOLL_CTL_MOD, 0 if manner == PULLED else EPOLLIN)
-        if PROMPT in (manner, old):
+        self.read_mode = read_mode
+        if PULLED in (read_mode, old):
+            self.relay.watch(self, EPOLL_CTL_MOD, 0 if read_mode == PULLED else EPOLLIN)
+        if PROMPT in (read_mode, old):
             setsockopt(self.fd, SOL_SOCKET, SO_RCVLOWAT, &lowat, sizeof(lowat))
         return 0
 
     cdef bint goes_on(self) noexcept:
         # Emptying a narrow window lets the next segments in at once, if the server has had to wait with them.
         cdef int n = 0
-        if self.more or self.manner != PULLED:
+        if self.more or self.read_mode != PULLED:
             return self.more
         ioctl(self.fd, FIONREAD, &n)
         return n >= REFILLED_BYTES
@@ -236,13 +183,13 @@ cdef class Server(Conn):
         Conn.on_read(self)
         if self.lost or self.link is None:
             return 0
-        if self.manner != PROMPT:
+        if self.read_mode != PROMPT:
             if self.last_read > 0:
                 self.gauge.gain(self.last_read)
         elif self.last_read > 0:
             self.volume += self.last_read
             if self.volume >= LAZY_AFTER:
-                self.set_manner(LAZY)
+                self.set_read_mode(LAZY)
         return 0
 
     # ---- the stream of a linked server
@@ -255,9 +202,12 @@ cdef class Server(Conn):
         cdef size_t take
         cdef int act
         cdef uint8_t t
+        cdef uint8_t what
         cdef uint8_t *p
+        cdef str fault
         if self.link is None or self.task != NO_TASK:
             return self.process_own(b, n)
+        self.heard_at = self.relay.now
         out_clear(&out)
         while pos < n:
             if self.need:
@@ -270,65 +220,157 @@ cdef class Server(Conn):
             p = b + pos
             t = p[0]
             l = <size_t>be32(p + 1) + 1
-            if l < 5:
-                self.hand_over(&out, b, run, pos)
-                self.relay.lose(self, "bad pkt header", True)
-                return n
-            if t == c'Z':
-                if n - pos < 6:
+            what = HEARD[t]
+            if l < 5 or l > self.relay.max_packet or what == UNHEARD_OF:
+                return self.stop(&out, b, run, pos, n, "bad pkt header")
+            if what == STEP:
+                if n - pos < l <= READ_BYTES and self.to_be_whole(t, l):
                     break
-                if l != 6:
+                act = self.answered(t, p, l if l < n - pos else n - pos)
+                if act == WRONG or act != FORWARD and act != FENCED and l != 5:
+                    return self.stop(&out, b, run, pos, n, "bad packet" if act == WRONG else "bad pkt header")
+                if act == FENCED:
                     self.hand_over(&out, b, run, pos)
-                    self.relay.lose(self, "bad pkt header", True)
-                    return n
-                if p[5] != c'I' and self.pool.mode == MODE_STATEMENT and not self.bound:
-                    self.hand_over(&out, b, run, pos)
-                    self.relay.lose(self, "transaction blocks not allowed in statement pooling mode", True)
-                    return n
-                pos += 6
-                self.hand_over(&out, b, run, pos)
-                run = pos
-                self.ready(p[5], self.relay.now)
-                if self.lost:
-                    return n
-                if self.link is None:
-                    # Released. What follows belongs to nobody, and must be read before anybody gets this server.
-                    return pos + self.process_own(b + pos, n - pos)
-                continue
-            if t == c'1' or t == c'3':
-                act = self.answered(c'P' if t == c'1' else c'C')
+                    self.task = FENCE_TASK
+                    return pos + self.process_own(p, n - pos)
                 if act != FORWARD:
-                    out_add(&out, b + run, pos - run)
+                    self.leave_out(&out, b, run, pos, act)
                     run = pos + 5
-                    if act == AS_PARSE:
-                        out_add(&out, PARSE_COMPLETE, 5)
-                    if out_full(&out):
-                        self.hand_over(&out, b, run, run)
-                pos += 5
-                continue
-            if t == c'S' or t == c'E' or (t == c'C' and (l == 17 or l == 20)):
-                if n - pos < l and (t != c'E' or l <= READ_BYTES):
+            elif what == LOOKED_INTO:
+                if n - pos < l and (t != ERROR_RESPONSE or l <= READ_BYTES):
                     if l > READ_BYTES:
-                        self.hand_over(&out, b, run, pos)
-                        self.relay.lose(self, "broken ParameterStatus packet", True)
-                        return n
+                        return self.stop(&out, b, run, pos, n, "broken ParameterStatus packet" if t == PARAMETER_STATUS
+                                         else "bad pkt header")
                     break
-                if t == c'S':
+                if t == READY_FOR_QUERY:
+                    fault = self.end_of_query(&out, b, run, pos, l)
+                    if fault is not None:
+                        return self.stop(&out, b, run, pos, n, fault)
+                    pos += 6
+                    run = pos
+                    if self.lost:
+                        return n
+                    if self.link is None or self.task != NO_TASK:
+                        # Released, or asked by us. What follows belongs to nobody, and must be read before anybody gets this server.
+                        return pos + self.process_own(b + pos, n - pos)
+                    continue
+                if t == PARAMETER_STATUS:
                     self.parameter(p, l)
                     if self.lost:
                         return n
-                elif t == c'C':
-                    self.command_complete(p, l)
-                else:
-                    self.settle_error()
-                    self.doubt(p, l if l < n - pos else n - pos)
-            elif t == c'G' or t == c'W':
-                self.settle_copy()
+                elif self.erred(p, l, l if l < n - pos else n - pos) == WRONG:
+                    return self.stop(&out, b, run, pos, n, "bad packet")
+                elif l <= n - pos and self.is_about_ours(p, l):
+                    self.hand_over(&out, b, run, pos)
+                    self.reword(p, l)
+                    pos += l
+                    run = pos
+                    continue
             take = n - pos if l > n - pos else l
             self.need = l - take
             pos += take
         self.hand_over(&out, b, run, pos)
+        if self.link is not None and self.link.held:
+            self.link.go_on()
         return pos
+
+    cdef int leave_out(self, Out *out, uint8_t *b, size_t run, size_t pos, int act) except -1:
+        # An answer of five bytes that is not the client's, or that it knows by another letter.
+        out_add(out, b + run, pos - run)
+        if act == AS_PARSE:
+            out_add(out, PARSED, 5)
+        return self.hand_over(out, b, pos, pos) if out_full(out) else 0
+
+    cdef str end_of_query(self, Out *out, uint8_t *b, size_t run, size_t pos, size_t l):
+        # ReadyForQuery, at `pos`: passed on with all ahead of it, unless it answers a question of ours. None, or why not.
+        cdef uint8_t status = b[pos + 5]
+        cdef int act
+        if l != 6 or (status != IDLE and status != IN_TRANSACTION and status != IN_FAILED):
+            return "bad pkt header"
+        if status != IDLE and self.pool.mode == MODE_STATEMENT and not self.bound:
+            return NO_BLOCKS
+        act = self.answered(READY_FOR_QUERY, b + pos, l)
+        if act == WRONG:
+            return "bad packet"
+        self.hand_over(out, b, run, pos if act == SKIP else pos + 6)
+        if act == SKIP:
+            self.is_told_apart(status)
+        else:
+            self.ready(status, self.relay.now)
+        return None
+
+    cdef bint to_be_whole(self, uint8_t t, size_t l) noexcept:
+        # Whether this message is looked into, and so has to be here whole.
+        return (t == COMMAND_COMPLETE and l <= 20) or (t == ROW_DESCRIPTION and self.ledger.fence is not None)
+
+    cdef ssize_t stop(self, Out *out, uint8_t *b, size_t run, size_t pos, size_t n, str reason) except -1:
+        # Up to here all was well; only what is not allowed is not answered as if it had been done.
+        if reason is not NO_BLOCKS:
+            self.hand_over(out, b, run, pos)
+        self.relay.lose(self, reason, True)
+        return n
+
+    cdef int answered(self, uint8_t t, uint8_t *p, size_t have) except -1:
+        # A step of the exchange: what is to be done with this message (see ledger.pxi).
+        cdef int act
+        if self.bound:
+            return FORWARD
+        if t == ROW_DESCRIPTION and self.ledger.fence is not None:
+            if memmem(p, have, PyBytes_AS_STRING(self.ledger.fence), PyBytes_GET_SIZE(self.ledger.fence)) != NULL:
+                t = FENCE_ROW
+        act = self.ledger.heard(t)
+        if self.ledger.undone is not None:
+            self.take_back()
+        if t == COMMAND_COMPLETE and act == FORWARD:
+            self.command_complete(p, have)
+        return act
+
+    cdef int erred(self, uint8_t *p, size_t l, size_t have) except -1:
+        # An ErrorResponse, of which `have` of `l` bytes are here.
+        cdef int act
+        self.said_farewell |= is_last(p, have)
+        self.undone = True
+        self.ledger.failed = None
+        act = FORWARD if self.bound else self.ledger.heard(ERROR_RESPONSE)
+        if self.ledger.undone is not None:
+            self.take_back()
+        if self.ledger.failed is None or not any(sent >= UNKNOWN for _, _, sent in self.ledger.failed):
+            lose_track(self, p, have)
+        return act
+
+    cdef bint is_about_ours(self, uint8_t *p, size_t l) noexcept:
+        # Whether an ErrorResponse may be about a text or a name of ours.
+        return (self.link.refusals is not None and memmem(p, l, <char *>b"POOLER_REFUSES_", 15) != NULL
+                or self.ledger.failed is not None and memmem(p, l, <char *>b"PGBOUNCER_", 10) != NULL)
+
+    cdef int reword(self, uint8_t *p, size_t l) except -1:
+        cdef bytes told
+        if self.link.refusals is None or memmem(p, l, <char *>b"POOLER_REFUSES_", 15) == NULL:
+            return self.say_renamed(p, l)
+        told = refusal_in_words(self.link, p, l)
+        return self.pass_on(<uint8_t *>PyBytes_AS_STRING(told), PyBytes_GET_SIZE(told))
+
+    cdef int say_renamed(self, uint8_t *p, size_t l) except -1:
+        # An error about a statement by the name that it has here, told with the name that its client knows.
+        cdef bytes body = (<char *>p)[5:l]
+        cdef bytes told = body
+        cdef bytes there
+        cdef iovec iov
+        for stmt, name, act in self.ledger.failed:
+            there = b'"%s"' % (<Statement>stmt).name
+            if there not in body:
+                continue
+            told = body.replace(there, b'"%s"' % name)
+            for sent, code, log, detail in STATEMENT_FAULTS:
+                if act == sent and code in body:
+                    told = told[:len(told) - 1] + b"D" + detail + b"\0\0"
+                    self.relay.post(ClientSaid(self.link, log % (<bytes>name).decode("utf-8", "replace")))
+            break
+        told = b"E" + (len(told) + 4).to_bytes(4, "big") + told
+        iov.iov_base = PyBytes_AS_STRING(told)
+        iov.iov_len = PyBytes_GET_SIZE(told)
+        self.pool.counts.sent += iov.iov_len
+        return self.link.write(&iov, 1)
 
     cdef int hand_over(self, Out *out, uint8_t *b, size_t start, size_t end) except -1:
         # What is collected so far, and b[start:end], go to the client.
@@ -346,71 +388,104 @@ cdef class Server(Conn):
         cdef Client c = self.link
         cdef Pool pool = self.pool
         self.status = status
-        self.set_manner(PROMPT)
-        self.settle_ready()
+        self.set_read_mode(PROMPT)
         if c.query_start:
             pool.counts.query_time += now - c.query_start
             pool.measure(&pool.query_hist, now - c.query_start)
             c.query_start = 0
         self.requested = now
-        if status != c'I':
+        if status != IDLE:
             return 0
+        self.asked = False
         if c.xact_start:
             pool.counts.xact_time += now - c.xact_start
             pool.measure(&pool.xact_hist, now - c.xact_start)
             c.xact_start = 0
         if self.shared() and self.clean():
-            pool.unlink(self)
+            part_from(self)
         elif pool.mode == MODE_SESSION and self.close_needed and pool.fast_close and self.clean():
             self.relay.lose(self, "database configuration changed", True)
+        elif self.ledger.count > 1:
+            self.ask_where_it_is()
+        return 0
+
+    cdef int is_told_apart(self, uint8_t status) except -1:
+        # The answer to `ask_by_sync`.
+        self.status = status
+        if self.shared() and self.clean():
+            part_from(self)
         return 0
 
     cdef int parameter(self, uint8_t *b, size_t n) except -1:
-        # ParameterStatus: a tracked one is now the server's, and its client's.
+        # ParameterStatus: a tracked one is now the server's, and its client's. What nobody has set here, since the server
+        # is nobody's or the name is of a fact, is true of the pool's other servers too: who comes in is to be told so.
         cdef size_t key_len = strnlen(<char *>b + 5, n - 5)
         cdef size_t value_len
         cdef object place
+        cdef bytes name
+        cdef bytes value
         if 5 + key_len + 1 >= n:
             return self.relay.lose(self, "broken ParameterStatus packet", True)
         value_len = strnlen(<char *>b + 5 + key_len + 1, n - 5 - key_len - 1)
         if 5 + key_len + 1 + value_len >= n:
             return self.relay.lose(self, "broken ParameterStatus packet", True)
-        place = self.relay.tracked_index.get((<char *>b)[5:5 + key_len])
+        name = (<char *>b)[5:5 + key_len]
+        value = (<char *>b)[5 + key_len + 1:5 + key_len + 1 + value_len]
+        if (self.link is None or name in FACTS) and not self.close_needed:
+            if self.pool.told is not None and self.pool.told.get(name) != value:
+                self.relay.post(ServerFact(self, name, value))
+        place = self.relay.tracked_index.get(name.lower())
         if place is None:
             return 0
-        value = (<char *>b)[5 + key_len + 1:5 + key_len + 1 + value_len]
         self.params = self.relay.changed(self.params, place, value)
+        self.told = self.relay.changed(self.told, place, value)
         if self.link is not None:
             if self.task == NO_TASK:
                 self.link.params = self.relay.changed(self.link.params, place, value)
         return 0
 
     cdef int command_complete(self, uint8_t *b, size_t n) except -1:
-        # DISCARD ALL and DEALLOCATE ALL take the prepared statements with them, on both sides.
-        if n == 17 and memcmp(b + 5, <char *>b"DISCARD ALL", 12) == 0 or (
-                n == 20 and memcmp(b + 5, <char *>b"DEALLOCATE ALL", 15) == 0):
+        cdef int what
+        if self.touches is not None and n >= 13 and memcmp(b + 5, <char *>b"ROLLBACK", 8) == 0:
+            self.undone = True
+        elif self.pinned and self.touches is None and may_end_a_pin(b, n):
+            self.touches = []
+        what = said_of_statements(b, n)
+        if what == ALL_GONE:
             return self.settle_deallocate()
+        if what == SOME_CHANGED:
+            self.stmts, self.unsure = None, True
         return 0
 
     cdef int settle_deallocate(self) except -1:
-        # What was prepared is gone, but for what is still owed: that was sent behind it.
+        # What was prepared is gone, but for what is still owed: that was sent behind it. A Close among it, of what is
+        # gone, brings nothing back if it is skipped. What was sent behind it by one guess and ahead by another may be there
+        # or not: its client keeps it, and the server gets everything anew, behind a Close.
         cdef dict there = {}
         cdef dict names = {}
         cdef Owed *o
         cdef int i
-        for i in range(self.owed_len):
-            o = &self.owed[(self.owed_head + i) & (self.owed_cap - 1)]
-            if o.stmt == NULL:
+        cdef int owing
+        cdef bint uncertain = False
+        for i in range(self.ledger.length):
+            o = self.ledger.at(i)
+            if not self.ledger.changes(o) or o.act == TWICE:
                 continue
-            if o.kind == c'P':
+            owing = self.ledger.owing(i)
+            uncertain |= 0 < owing < self.ledger.count
+            if owing == 0:
+                continue
+            if o.kind == PARSE:
                 there[<object>o.stmt] = None
-            elif o.act == EVICTED:
-                there.pop(<object>o.stmt, None)
-            if o.name != NULL and (o.kind == c'P' or o.act == AS_PARSE):
+            elif o.act == EVICTED and there.pop(<object>o.stmt, there) is there:
+                o.act = SKIP
+            if o.name != NULL and (o.kind == PARSE or o.act == AS_PARSE):
                 names[<object>o.name] = <object>o.stmt
-            elif o.name != NULL:
-                names.pop(<object>o.name, None)
-        if self.stmts is not None:
+            elif o.name != NULL and names.pop(<object>o.name, None) is None:
+                o.act = UNKNOWN
+        if uncertain:
+            self.stmts, self.unsure = None, True
+        elif self.stmts is not None:
             self.stmts = {stmt: held for stmt, held in self.stmts.items() if stmt in there}
         if self.link is not None:
             self.link.remember_only(names)
@@ -423,6 +498,7 @@ cdef class Server(Conn):
         cdef size_t l
         cdef size_t take
         cdef uint8_t t
+        self.heard_at = self.relay.now
         while pos < n:
             if self.need:
                 take = n - pos if self.need > n - pos else <size_t>self.need
@@ -433,23 +509,35 @@ cdef class Server(Conn):
                 break
             t = b[pos]
             l = <size_t>be32(b + pos + 1) + 1
-            if l < 5:
+            if l < 5 or l > self.relay.max_packet or HEARD[t] == UNHEARD_OF:
                 self.relay.lose(self, "bad pkt header", True)
                 return n
-            if (t == c'S' or t == c'E' or t == c'Z') and n - pos < l:
-                if l > READ_BYTES:
+            if n - pos < l and (HEARD[t] == LOOKED_INTO or t == COMMAND_COMPLETE or self.answers_look(t, l)
+                                or t == NOTIFICATION_RESPONSE and self.link is not None):
+                if l > READ_BYTES and (HEARD[t] == LOOKED_INTO or t == COMMAND_COMPLETE):
                     self.relay.lose(self, "bad packet", True)
                     return n
                 break
-            if t == c'S':
+            if t == PARAMETER_STATUS:
                 self.parameter(b + pos, l)
-            elif t == c'E':
+            elif t == ERROR_RESPONSE:
                 self.own_error(b + pos, l)
-            elif self.task == NO_TASK and t != c'N' and t != c'A':
+            elif self.task == NO_TASK and t != NOTICE_RESPONSE and t != NOTIFICATION_RESPONSE:
                 self.relay.lose(self, "idle server got dirty" if self.state != SV_USED else "SV_USED server got dirty", True)
-            elif t == c'Z' and l == 6:
+            elif t == COMMAND_COMPLETE:
+                self.command_complete(b + pos, l)
+            elif self.answers_look(t, l):
+                row_of_look(self, b + pos, l)
+            elif t == DATA_ROW and self.task == LOOK_TASK:
+                self.task_error = "a value is too long"
+            elif t == NOTIFICATION_RESPONSE and self.link is not None:
+                self.pass_on(b + pos, l)
+            elif t == READY_FOR_QUERY and l == 6:
                 self.status = b[pos + 5]
                 self.task_done()
+            elif t == COPY_IN_RESPONSE or t == COPY_BOTH_RESPONSE:
+                # A query of ours that wants data would wait for ever.
+                self.relay.lose(self, TASK_FAILED[self.task], True)
             if self.lost:
                 return n
             take = n - pos if l > n - pos else l
@@ -458,24 +546,52 @@ cdef class Server(Conn):
             if self.link is not None and self.task == NO_TASK:
                 # A client got this server just now; the rest is for it.
                 return pos + self.process(b + pos, n - pos)
-        if self.parting != STAYS and self.need == 0 and pos == n and not self.more and not self.tls_ready:
-            # Where there may be more, `run_again` reads it first.
-            self.part()
+        if self.need == 0 and pos == n:
+            if self.parting != STAYS:
+                if not self.more and not self.tls_ready:
+                    # Where there may be more, `run_again` reads it first.
+                    self.part()
+            elif self.state == SV_IDLE:
+                # What came for nobody is here whole: it may be taken again.
+                self.pool.serve_waiting()
         return pos
+
+    cdef bint answers_look(self, uint8_t t, size_t l) noexcept:
+        return t == DATA_ROW and self.task == LOOK_TASK and l <= LONGEST_ROW
+
+    cdef int pass_on(self, uint8_t *p, size_t l) except -1:
+        # A notification that comes while it answers a query of ours.
+        cdef iovec iov
+        iov.iov_base = p
+        iov.iov_len = l
+        self.pool.counts.sent += l
+        return self.link.write(&iov, 1)
+
+    cdef bint in_mid_message(self) noexcept:
+        # Whether what it says next begins with the rest of something.
+        return self.need != 0 or self.hold_len != 0
+
+    cdef int64_t last_sign(self) noexcept:
+        # When it was last asked something, or said something.
+        return self.heard_at if self.heard_at > self.requested else self.requested
+
+    cdef bint silent(self) noexcept:
+        # Whether nobody should wait for what it has to say.
+        return self.relay.now - self.last_sign() > self.relay.patience
 
     cdef int part(self) except -1:
         # All that was read is dealt with: now somebody else may have this server.
         cdef uint8_t how = self.parting
         self.parting = STAYS
-        return self.pool.release(self) if how == RELEASED else self.pool.make_idle(self)
+        return self.pool.release(self) if how == RELEASED else self.pool.make_idle(self, True)
 
     cdef int own_error(self, uint8_t *b, size_t n) except -1:
         # Keep the message for the log; what it means is decided when the server is ready, or gone.
-        cdef object message = error_message(<bytes>(<char *>b)[5:n])
+        cdef str message = error_message(<bytes>(<char *>b)[5:n])
         self.task_error = message
         if self.task == NO_TASK:
             # An idle server that speaks of an error is about to go (a restart, an administrator): nobody gets it.
-            self.relay.post((SERVER_SAID, self, message))
+            self.relay.post(ServerSaid(self, "got packet 'E' from server when not linked: " + message))
             return self.relay.lose(self, "server conn crashed?", True)
         return 0
 
@@ -496,80 +612,34 @@ cdef class Server(Conn):
         cdef Client c = self.link
         self.task = NO_TASK
         if self.task_error is not None:
-            if task == SET_TASK:
-                return self.relay.lose(self, "invalid server parameter", True)
-            return self.relay.lose(self, "reset query failed" if task == RESET_TASK else "test query failed", True)
+            if task == LOOK_TASK:
+                return not_looked(self)
+            if task == SET_TASK and c.session is not self.session and self.status == IDLE:
+                return not_aligned(self, c)
+            said = "varcache_apply failed" if task == SET_TASK else TASK_FAILED[task]
+            self.relay.post(ServerSaid(self, "%s: %s" % (said, self.task_error)))
+            return self.relay.lose(self, TASK_FAILED[task], True)
         if task == SET_TASK:
             # What the server made of the values is what the client has from now on.
-            c.params = self.params = self.relay.settled(c.params, self.params)
+            c.params = self.params = self.relay.settle(c, self.told)
+            self.session = c.session
             return c.resume()
-        if self.status != c'I':
-            return self.relay.lose(self, "reset query failed" if task == RESET_TASK else "test query failed", True)
-        if task == RESET_TASK and b"DISCARD ALL" in self.pool.reset_query.upper():
-            self.stmts = None
-        self.parting = CHECKED
-        return 0
-
-    # ---- prepared statements
-
-    cdef int hold_statement(self, Statement stmt) except -1:
-        cdef Held held = Held.__new__(Held)
-        self.relay.tick += 1
-        held.stmt = stmt
-        held.used = self.relay.tick
-        if self.stmts is None:
-            self.stmts = {}
-        self.stmts[stmt] = held
-        return 0
-
-    cdef int prepare(self, Out *out, Statement stmt) except -1:
-        # The Parse of `stmt`, behind the Close of the least recently used one if the server is full; of two, while it
-        # has more than a limit that was lowered allows. Of the largest, if it is the bytes that are too many: only a
-        # statement of more than its share can bring that about.
-        cdef int i
-        cdef size_t size = PyBytes_GET_SIZE(stmt.body)
-        cdef size_t most = self.relay.max_statement_bytes
-        cdef bint heavy = size * self.pool.max_prepared > most
-        for i in range(2):
-            if self.stmts is not None and len(self.stmts) >= self.pool.max_prepared:
-                self.evict(out, False)
-            elif heavy and self.held_bytes() + size > most and self.stmts:
-                self.evict(out, True)
-        if self.wary:
-            # It may be there all the same, or something else by its name.
-            put_close(out, stmt.name)
-            self.owe(c'C', SKIP, None, None)
-        self.hold_statement(stmt)
-        self.pool.counts.server_parses += 1
-        return put_parse(out, stmt)
-
-    cdef size_t held_bytes(self) except? 0:
-        cdef Statement stmt
-        cdef size_t total = 0
-        if self.stmts is not None:
-            for stmt in self.stmts:
-                total += PyBytes_GET_SIZE(stmt.body)
-        return total
-
-    cdef int evict(self, Out *out, bint largest) except -1:
-        cdef Held held
-        cdef Held found = None
-        for held in self.stmts.values():
-            if found is None or (PyBytes_GET_SIZE(held.stmt.body) > PyBytes_GET_SIZE(found.stmt.body) if largest
-                                 else held.used < found.used):
-                found = held
-        del self.stmts[found.stmt]
-        put_close(out, found.stmt.name)
-        return self.owe(c'C', EVICTED, found.stmt, None)
-
-    cdef int doubt(self, uint8_t *b, size_t n) except -1:
-        # An error about a statement by a name of ours: somebody has said PREPARE or DEALLOCATE with it. What is there
-        # is no longer known: everything is prepared anew, from now on behind a Close, which never fails.
-        if self.stmts is None and self.wary or memmem(b, n, <char *>b"PGBOUNCER_", 10) == NULL:
-            return 0
-        if memmem(b, n, <char *>b"C26000", 7) != NULL or memmem(b, n, <char *>b"C42P05", 7) != NULL:
-            self.stmts = None
-            self.wary = True
+        if task == FENCE_TASK:
+            self.ledger.heard(READY_FOR_QUERY)
+            if self.shared() and self.clean():
+                part_from(self)
+            return c.resume() if self.task == NO_TASK else 0
+        if self.status != IDLE:
+            return self.relay.lose(self, TASK_FAILED[task], True)
+        if task == LOOK_TASK:
+            return looked(self)
+        if task != CHECK_TASK:
+            self.params = self.relay.doubted(self.params, self.told)
+        if task == RESET_TASK:
+            self.session = self.relay.intern(sessions.doubted(self.session))
+        if task == DISCARD_TASK:
+            forget_session(self)
+        self.parting = RELEASED if task == ROLLBACK_TASK else CHECKED
         return 0
 
     # ---- for Python
@@ -579,17 +649,22 @@ cdef class Server(Conn):
         return self.link
 
     @property
-    def manner_name(self):
+    def read_mode_name(self):
         """How it is read."""
-        return MANNERS[self.manner]
+        return READ_MODES[self.read_mode]
 
     @property
     def in_transaction(self):
-        return self.status == c'T' or self.status == c'E'
+        return self.status == IN_TRANSACTION or self.status == IN_FAILED
 
     @property
     def is_clean(self):
         return self.clean()
+
+    @property
+    def is_aligning(self):
+        """Whether it is about to take on its client's parameters."""
+        return self.task == SET_TASK
 
     @property
     def idle_us(self):
@@ -603,7 +678,7 @@ cdef class Server(Conn):
     def cancel_ends(self):
         self.cancels -= 1
         if self.cancels == 0 and self.state == SV_BEING_CANCELED and not self.lost:
-            self.pool.make_idle(self)
+            self.pool.make_idle(self, False)
 
     def check(self):
         """Send the check query: the server answers before it is used again."""
@@ -611,11 +686,6 @@ cdef class Server(Conn):
         self.run_task(CHECK_TASK, self.pool.check_query)
 
 
-cdef uint8_t *PARSE_COMPLETE = b"1\0\0\0\x04"
-
-
-cdef str error_message(bytes body):
-    # 'FATAL 57P01: text' of an ErrorResponse's fields.
-    fields = {part[:1]: part[1:] for part in body.split(b"\0") if part}
-    words = b"%s %s: %s" % (fields.get(b"S", b"ERROR"), fields.get(b"C", b"?"), fields.get(b"M", b""))
-    return words.decode("utf-8", "replace")
+cdef tuple TASK_FAILED = ("failure", "invalid server parameter", "reset query failed", "test query failed", "bad packet",
+                           "session state is not known", "rollback failed", "discard failed")
+# By task.

@@ -1,15 +1,20 @@
 # C declarations, constants and the two smallest tools (clock, big-endian length). Nothing here holds state but the
 # read buffers, which are shared by all connections: one turn of the loop reads one connection at a time.
 import os
+import re
 import sys
 from array import array
-from ssl import SSLError, SSLEOFError, SSLWantReadError, SSLWantWriteError, SSLZeroReturnError
+from ssl import PROTOCOL_TLS_SERVER, SSLError, SSLEOFError, SSLWantReadError, SSLWantWriteError, SSLZeroReturnError
+
+from pooler import sessions, stats, touches
+from pooler.relay.events import (ClientLost, ClientSaid, ClientSet, ClientTouched, Fault, ServerFact, ServerLost, ServerPinned,
+                                 ServerReady, ServerSaid, ServerSet, WantServer)
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.memoryview cimport PyMemoryView_FromMemory
-from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF, PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_REFCNT, Py_XDECREF, PyObject
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
@@ -138,28 +143,37 @@ cdef enum:
     # Long work in Python looks after the connections this often.
     BREATH_US = 500
     EVENTS = 256
+# Sets of parameters' values of which nobody has one may take so many bytes, those in use the same again; what one value
+# takes beside its text.
+cdef enum:
+    PARAM_BYTES = 1048576
+    VALUE_COST = 48
 # The largest message that is ever collected whole (the text of a named Parse).
 cdef enum:
     HELD_LIMIT = 1073741824
 
+cdef enum:
+    # Texts up to so long, and so many of them, whose Touch is remembered; touches that are counted before Python takes them
+    # (`Pool.take_seen`), and that one transaction collects.
+    JUDGED_BYTES = 1024
+    JUDGED_TEXTS = 2048
+    SEEN_TEXTS = 500
+    TOUCHES = 64
+    # Of an answer to a look: who sets a longer value keeps the server.
+    LONGEST_ROW = 1048576
+
 cdef uint8_t *rbuf = <uint8_t *>malloc(READ_BYTES)
 cdef uint8_t *cipher = <uint8_t *>malloc(CIPHER_BYTES)
 
-# What Python hears of, as the first item of each tuple in Relay.events.
-WANT_SERVER, CLIENT_LOST, SERVER_LOST, SERVER_READY, SERVER_SAID, FAULT = range(6)
-
 SESSION, TRANSACTION, STATEMENT = range(3)
 NARROW = NARROW_BYTES
+OWED_BYTES = sizeof(Owed)
 cdef enum:
     MODE_SESSION = 0
     MODE_TRANSACTION = 1
     MODE_STATEMENT = 2
 
 cdef enum:
-    FORWARD = 0
-    SKIP = 1
-    AS_PARSE = 2
-    EVICTED = 3
     # Bytes that a prepared statement takes beside its name and text.
     STATEMENT_COST = 512
 
@@ -169,19 +183,19 @@ cdef enum:
     RELEASED = 1
     CHECKED = 2
 
-# What a server has of an extended exchange: messages without their Sync, and maybe an error, by which it skips all that
-# comes up to that Sync.
-cdef enum:
-    OPEN = 1
-    SKIPPING = 2
-
 cdef enum:
     NO_TASK = 0
     SET_TASK = 1
     RESET_TASK = 2
     CHECK_TASK = 3
+    FENCE_TASK = 4
+    # What a client has left there, when its transaction has ended.
+    LOOK_TASK = 5
+    # Its client has gone: in a transaction; with something of its own there.
+    ROLLBACK_TASK = 6
+    DISCARD_TASK = 7
 
-MANNERS = ("prompt", "lazy", "pulled")
+READ_MODES = ("prompt", "lazy", "pulled")
 STATES = ("new", "active", "waiting", "idle", "used", "tested", "active", "being_canceled")
 
 
@@ -209,15 +223,20 @@ cdef inline void put32(uint8_t *p, uint32_t v) noexcept nogil:
     memcpy(p, &v, 4)
 
 
+cdef int bucket_count = stats.BUCKETS
+cdef int sub_bits = stats.SUB_BITS
+cdef int max_exponent = stats.MAX_EXPONENT
+
+
 cdef inline int bucket(int64_t v) noexcept nogil:
-    # The same log-linear buckets as pooler.stats.bucket_of; a unit test compares the two.
+    # The same log-linear buckets as pooler.stats.bucket_of; a unit test compares the two. Always below bucket_count.
     cdef int e
-    if v < 32:
+    if v < 1 << sub_bits:
         return <int>v if v > 0 else 0
     e = 63 - __builtin_clzll(<uint64_t>v)
-    if e >= 36:
-        return 1023
-    return ((e - 5) << 5) + <int>(v >> (e - 5))
+    if e >= max_exponent:
+        return bucket_count - 1
+    return ((e - sub_bits) << sub_bits) + <int>(v >> (e - sub_bits))
 
 
 cdef extern from *:

@@ -6,16 +6,39 @@ cdef dict WAYS = {CL_WAITING: (CL_ACTIVE, CL_WAITING), SV_USED: (SV_IDLE, SV_USE
 # Through which states a connection made again gets to its own; one that was being cancelled is free by now.
 
 
-def record(Conn c, dict table):
+def record(Conn connection, dict table):
     """The state of a connection as a dict of numbers, bytes, lists and None. Statements are named by their id; `table`
     gets (text, whether new clients share it) for each."""
     state = {
-        "id": c.id, "state": c.state, "params": list(c.params), "hold": (<char *>c.hold)[:c.hold_len] if c.hold_len else b"",
-        "unsent": (<char *>c.obuf + c.ohead)[:c.olen] if c.olen else b"", "need": c.need, "dropping": c.dropping,
-        "connected": c.connected, "requested": c.requested, "close_needed": c.close_needed, "bound": c.bound,
-        "broken": c.broken,
+        "id": connection.id, "state": connection.state, "params": list(connection.params), "hold": (<char *>connection.hold)[:connection.hold_len] if connection.hold_len else b"",
+        "unsent": (<char *>connection.obuf + connection.ohead)[:connection.olen] if connection.olen else b"", "need": connection.need, "dropping": connection.dropping,
+        "connected": connection.connected, "requested": connection.requested, "close_needed": connection.close_needed, "bound": connection.bound,
+        "broken": connection.broken, "session": list(connection.session),
     }
-    return record_client(<Client>c, state, table) if isinstance(c, Client) else record_server(<Server>c, state, table)
+    return record_client(<Client>connection, state, table) if isinstance(connection, Client) else record_server(<Server>connection, state, table)
+
+
+cdef list recorded_touch(touch):
+    # A Touch as plain values; None of none.
+    if touch is None:
+        return None
+    return [touch.kinds, touch.looks, touch.statement.encode("utf-8", "surrogatepass"), [name.encode("utf-8", "surrogatepass") for name in sorted(touch.names)],
+            [name.encode("utf-8", "surrogatepass") for name in sorted(touch.resets)]]
+
+
+cdef object revived_touch(state):
+    if state is None:
+        return None
+    kinds, looks, statement, names, resets = state
+    return touches.Touch(kinds, looks, statement.decode("utf-8", "surrogatepass"), frozenset([name.decode("utf-8", "surrogatepass") for name in names]),
+                         frozenset([name.decode("utf-8", "surrogatepass") for name in resets]))
+
+
+cdef dict UNTOUCHED = {
+    "session": (), "base": (), "told_kinds": 0, "judgement": None, "reading": (False, 0, 0), "refusals": (), "pinned": 0, "pinned_since": 0,
+    "undone": False, "look_failed": False, "touches": None, "rows": None,
+}
+# The state of a connection that comes from a process which knows nothing of session state.
 
 
 cdef int note_statement(Relay relay, Statement stmt, dict table) except -1:
@@ -31,36 +54,32 @@ cdef dict record_client(Client c, dict state, dict table):
         names.append((name, stmt.id))
     state.update(
         statements=names, key=c.key.to_bytes(8, "big"), query_start=c.query_start, xact_start=c.xact_start,
-        wait_start=c.wait_start, notified=c.notified, server=c.link.id if c.link is not None else None,
+        wait_start=c.wait_start, notified=c.notified, base=list(c.base), base_params=list(c.base_params), told_kinds=c.told_kinds,
+        judgement=recorded_touch(c.judgement), reading=[c.reading, c.first_word, c.anywhere],
+        refusals=[[kinds, recorded_touch(touch)] for kinds, touch in (c.refusals or {}).items()], server=c.link.id if c.link is not None else None,
     )
     return state
 
 
 cdef dict record_server(Server s, dict state, dict table):
     cdef Held held
-    cdef Owed *o
-    cdef int i
-    owed = []
     there = sorted((s.stmts or {}).values(), key=last_use)
     for held in there:
         note_statement(s.relay, held.stmt, table)
-    for i in range(s.owed_len):
-        o = &s.owed[(s.owed_head + i) & (s.owed_cap - 1)]
-        if o.stmt != NULL:
-            note_statement(s.relay, <Statement>o.stmt, table)
-        owed.append((o.kind, o.act, (<Statement>o.stmt).id if o.stmt != NULL else None,
-                     <bytes>o.name if o.name != NULL else None))
+    ledger = s.ledger.record()
+    for place, (kind, act, skipped, stmt, name) in enumerate(ledger["entries"]):
+        if stmt is not None:
+            note_statement(s.relay, stmt, table)
+        ledger["entries"][place] = (kind, act, skipped, (<Statement>stmt).id if stmt is not None else None, name)
     state.update(
-        statements=[(<Held>each).stmt.id for each in there], owed=owed, pid=s.pid, cancel_key=s.cancel_key,
-        status=s.status, task=s.task, task_error=s.task_error, parting=s.parting, copy_in=s.copy_in,
-        extended=s.extended, released=s.released,
-        wary=s.wary,
+        told=list(s.told), statements=[(<Held>each).stmt.id for each in there], ledger=ledger, pid=s.pid, cancel_key=s.cancel_key,
+        status=s.status, task=s.task, task_error=s.task_error, parting=s.parting, released=s.released,
+        unsure=s.unsure, said_farewell=s.said_farewell, pinned=s.pinned, pinned_since=s.pinned_since, undone=s.undone,
+        look_failed=s.look_failed,
+        touches=None if s.touches is None else [recorded_touch(touch) for touch in s.touches],
+        rows=None if s.rows is None else [list(row) for row in s.rows],
     )
     return state
-
-
-def last_use(Held held):
-    return held.used
 
 
 def statement(Relay relay, int64_t number, bytes body, bint shared):
@@ -69,6 +88,7 @@ def statement(Relay relay, int64_t number, bytes body, bint shared):
     stmt.id = number
     stmt.body = body
     stmt.name = b"PGBOUNCER_%d" % number
+    stmt.touch = judged(relay, body[:strnlen(<char *>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))])
     if shared:
         relay.statements[body] = stmt
     return stmt
@@ -87,12 +107,19 @@ def revive_client(Pool pool, int fd, dict state, params, about, dict table):
     """The client of this `record`, not linked yet. `table`: id -> `statement`. If it raises, nothing is left here, and
     `fd` is still the caller's."""
     cdef Client c = Client.__new__(Client)
+    state = UNTOUCHED | state
     revive(c, pool, fd, state, params, about)
     c.key = int.from_bytes(state["key"], "big")
     c.query_start, c.xact_start, c.wait_start = state["query_start"], state["xact_start"], state["wait_start"]
     c.notified = state["notified"]
+    c.base, c.base_params = pool.relay.intern(tuple(state["base"])), pool.relay.intern(tuple(state["base_params"]))
+    c.told_kinds, c.judgement = state["told_kinds"], revived_touch(state["judgement"])
+    c.reading, c.first_word, c.anywhere = state["reading"]
+    c.refusals = {kinds: revived_touch(touch) for kinds, touch in state["refusals"]} or None
     for name, number in state["statements"]:
         c.remember(name, table[number])
+        touch = (<Statement>table[number]).touch
+        c.named_late = c.named_late or touch is not None and (<int>touch.looks) & NAMED_LATER
     settle(c, state["state"])
     return c
 
@@ -101,14 +128,21 @@ def revive_server(Pool pool, int fd, dict state, params, about, dict table):
     """The server of this `record`, not linked yet. See `revive_client`."""
     cdef Server s = Server.__new__(Server)
     cdef int lowat = 1
+    state = UNTOUCHED | state
     revive(s, pool, fd, state, params, about)
+    s.told = pool.relay.intern(tuple(state["told"]))
     s.pid, s.cancel_key, s.status, s.task = state["pid"], state["cancel_key"], state["status"], state["task"]
     s.task_error, s.parting, s.released = state["task_error"], state["parting"], state["released"]
-    s.copy_in, s.extended, s.wary = state["copy_in"], state["extended"], state["wary"]
+    s.unsure, s.said_farewell = state["unsure"], state["said_farewell"]
+    s.undone, s.look_failed, s.pinned_since = state["undone"], state["look_failed"], state["pinned_since"]
+    s.touches = None if state["touches"] is None else [revived_touch(touch) for touch in state["touches"]]
+    s.rows = None if state["rows"] is None else [tuple(row) for row in state["rows"]]
+    pin(s, state["pinned"])
     for number in state["statements"]:
-        s.hold_statement(table[number])
-    for kind, act, number, name in state["owed"]:
-        s.owe(kind, act, table[number] if number is not None else None, name)
+        hold_statement(s, table[number])
+    entries = [(kind, act, skipped, table[number] if number is not None else None, name)
+               for kind, act, skipped, number, name in state["ledger"]["entries"]]
+    s.ledger.revive({**state["ledger"], "entries": entries})
     settle(s, state["state"])
     setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &lowat, sizeof(lowat))
     if s.parting != STAYS:
@@ -122,6 +156,7 @@ cdef int revive(Conn c, Pool pool, int fd, dict state, params, about) except -1:
     c.requested = state["requested"]
     c.need, c.dropping, c.broken = state["need"], state["dropping"], state["broken"]
     c.close_needed, c.bound = state["close_needed"], state["bound"]
+    c.session = pool.relay.intern(tuple(state["session"]))
     if unsent:
         c.queue(<uint8_t *>PyBytes_AS_STRING(unsent), PyBytes_GET_SIZE(unsent))
     return 0
@@ -150,26 +185,26 @@ cdef int place(Conn c, uint8_t state) except -1:
     return 0
 
 
-def tie(Client c, Server s):
+def link_again(Client client, Server server):
     """These two were linked."""
-    c.link = s
-    s.link = c
+    client.link = server
+    server.link = client
 
 
-def abandon(Conn c):
+def abandon(Conn connection):
     """Another process has this connection now: forget it, and neither say nor log anything."""
-    cdef Relay relay = c.relay
-    if c.lost:
+    cdef Relay relay = connection.relay
+    if connection.lost:
         return
-    epoll_ctl(relay.ep, EPOLL_CTL_DEL, c.fd, NULL)
-    c.lost = True
-    c.pool.move(c, NOWHERE)
-    relay.graveyard.append(c)
-    if isinstance(c, Client):
-        (<Client>c).link = None
-        relay.free_slot(<Client>c)
+    epoll_ctl(relay.ep, EPOLL_CTL_DEL, connection.fd, NULL)
+    connection.lost = True
+    connection.pool.move(connection, NOWHERE)
+    relay.graveyard.append(connection)
+    if isinstance(connection, Client):
+        (<Client>connection).link = None
+        relay.free_slot(<Client>connection)
     else:
-        (<Server>c).link = None
-        (<Server>c).settle_loss()
-    c_close(c.fd)
-    c.fd = -1
+        (<Server>connection).link = None
+        (<Server>connection).settle_loss()
+    c_close(connection.fd)
+    connection.fd = -1

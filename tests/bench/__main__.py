@@ -1,6 +1,6 @@
 """`python -m tests.bench`: run the benchmark, or a part of it, and print tables.
 
-Progress goes to stderr, tables to stdout: `--markdown` prints what README shows.
+Progress goes to stderr, tables to stdout: `--markdown` prints what RESULTS.md shows.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import sys
 import time
 from collections.abc import Iterator
 
-from tests.fixtures.bouncer import PROGRAM
+from tests.fixtures.bouncer import INSTALLED
 
-from . import bulk, console, idle, logins, pgbench, start
+from . import bulk, console, idle, logins, pgbench, start, tenants
 from .servers import Contestant, arena
 from .table import Table
 
@@ -26,7 +26,7 @@ def options() -> argparse.Namespace:
     )
     only = (
         "cells whose name contains TEXT: pgbench, simple, TLS, 'transactions, 16', idle, bulk, COPY, logins,"
-        " start, console, 'console gaps'"
+        " start, tenants, console, 'console gaps'"
     )
     parser.add_argument("--only", default="", metavar="TEXT", help=only)
     parser.add_argument("--rounds", type=int, help="alternating rounds a cell (default 5)")
@@ -40,7 +40,7 @@ def options() -> argparse.Namespace:
         "--calibrate", action="store_true", help="pgbouncer against itself: what the machine's noise is"
     )
     parser.add_argument(
-        "--against", default=PROGRAM, metavar="PROGRAM", help="another pgbouncer than the installed one"
+        "--against", default=INSTALLED, metavar="PROGRAM", help="another pgbouncer than the installed one"
     )
     given = parser.parse_args()
     defaults = (3, 1.0, "16", 1000) if given.quick else (5, 3.0, "1,16,64", 5000)
@@ -51,7 +51,7 @@ def options() -> argparse.Namespace:
 
 
 def tables(ours: Contestant, theirs: Contestant, given: argparse.Namespace) -> Iterator[Table | None]:
-    """In the order of README."""
+    """In the order of RESULTS.md."""
     clients = [int(count) for count in given.clients.split(",")]
     rows = []
     for cell in pgbench.cells(clients, given.only):
@@ -63,6 +63,7 @@ def tables(ours: Contestant, theirs: Contestant, given: argparse.Namespace) -> I
     yield logins.table(ours, theirs, given.rounds, given.idle, given.only, say)
     yield idle.table(ours, theirs, given.idle, given.only)
     yield start.table(ours, theirs, given.only, say)
+    yield tenants.table(ours, theirs, given.rounds, given.only)
     if not given.calibrate:
         yield from console.tables(ours, given.rounds, given.seconds, given.crowd, given.only, say)
 

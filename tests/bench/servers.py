@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.fixtures import account
 from tests.fixtures.authority import Pair
-from tests.fixtures.bouncer import PROGRAM, PgBouncer, version
+from tests.fixtures.bouncer import INSTALLED, PgBouncer, version
 from tests.fixtures.cluster import SUPERUSER, Cluster, scratch
 from tests.fixtures.process import Bouncer
 
@@ -89,7 +89,7 @@ def opponent(program: str) -> tuple[type[Bouncer], str, bool]:
 
 
 @contextmanager
-def arena(program: str | None = PROGRAM, *, calibrate: bool = False) -> Iterator[tuple[Contestant, Contestant]]:
+def arena(program: str | None = INSTALLED, *, calibrate: bool = False) -> Iterator[tuple[Contestant, Contestant]]:
     """Ours and the pgbouncer `program` on a fresh PostgreSQL; `calibrate`: it twice, to see the machine's noise."""
     if program is None:
         raise SystemExit("pgbouncer is not installed: apt-get install pgbouncer")
@@ -109,8 +109,8 @@ def arena(program: str | None = PROGRAM, *, calibrate: bool = False) -> Iterator
         account.own(pair.key)
         kind, name, prepares = opponent(program)
         ours = (kind, f"{name} again", prepares) if calibrate else (Bouncer, "pooler", True)
-        for contestant in (ours, (kind, name, prepares)):
-            contestants.append(Contestant(*contestant, cluster, pair, directory))
+        for entered in (ours, (kind, name, prepares)):
+            contestants.append(Contestant(*entered, cluster, pair, directory))
         yield contestants[0], contestants[1]
     finally:
         for contestant in contestants:

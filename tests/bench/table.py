@@ -1,4 +1,4 @@
-"""Results as rows and as a table, for a terminal or for README (Markdown)."""
+"""Results as rows and as a table, for a terminal or for RESULTS.md (Markdown)."""
 
 from __future__ import annotations
 

@@ -15,8 +15,10 @@ import asyncpg
 import psycopg
 import pytest
 
+from tests.fixtures import stream
 from tests.fixtures.cluster import SUPERUSER, Cluster
 from tests.fixtures.process import ADMIN, Bouncer, StartBouncer
+from tests.fixtures.stream import Stream
 from tests.fixtures.waiting import until
 
 
@@ -34,7 +36,7 @@ def refusal(bouncer: Bouncer, command: str, **options: Any) -> tuple[str, str]:
 REFUSALS = {
     "frobnicate": "invalid command 'frobnicate', use SHOW HELP;",
     "SHOW NOTHING;": "invalid command 'SHOW NOTHING;', use SHOW HELP;",
-    "RESUME": "pooler is not paused/suspended",
+    "RESUME": "pooler is not paused",
     "RESUME app": "database app is not paused",
     "PAUSE nowhere": "no such database: nowhere",
     "PAUSE pgbouncer": "cannot pause admin db: pgbouncer",
@@ -48,16 +50,18 @@ REFUSALS = {
 }
 
 
-def test_refusals_are_in_pgbouncers_words(start_either: StartBouncer) -> None:
-    bouncer = start_either()
+@pytest.mark.slow
+def test_refusals_are_in_pgbouncers_words(start_same: StartBouncer) -> None:
+    bouncer = start_same()
     answers = {command: refusal(bouncer, command) for command in REFUSALS}
     assert answers == {command: ("08P01", message) for command, message in REFUSALS.items()}
 
 
+@pytest.mark.slow
 def test_a_stats_user_may_only_look(start_either: StartBouncer) -> None:
     bouncer = start_either(stats_users="app_user", users={"app_user": "", "nobody": "", SUPERUSER: ""})
     assert bouncer.admin("SHOW POOLS", user="app_user") == bouncer.admin("SHOW POOLS", user="app_user")
-    for command in ("RELOAD", "PAUSE", "KILL app", "SHUTDOWN", "SET max_client_conn = 5", "SHOW FDS"):
+    for command in ("RELOAD", "PAUSE", "KILL app", "SHUTDOWN", "SET max_client_conn = 5"):
         assert refusal(bouncer, command, user="app_user") == ("08P01", "admin access needed")
     with pytest.raises(psycopg.OperationalError, match="not allowed"):
         bouncer.admin("SHOW POOLS", user="nobody")
@@ -106,8 +110,8 @@ def open_sockets(bouncer: Bouncer) -> list[dict[str, Any]]:
     return sorted(bouncer.admin("SHOW FDS"), key=lambda row: (row["task"], row["addr"], row["fd"]))
 
 
-def test_fds_are_the_open_sockets_of_pools_and_listeners(start_either: StartBouncer) -> None:
-    bouncer = start_either(server_tls_sslmode="disable")
+def test_fds_are_the_open_sockets_of_pools_and_listeners(start_suspendable: StartBouncer) -> None:
+    bouncer = start_suspendable(server_tls_sslmode="disable")
     with bouncer.connect() as busy, bouncer.connect() as idle:
         idle.execute("SELECT 1")
         busy.execute("SET client_encoding = 'LATIN1'")
@@ -156,12 +160,36 @@ def test_mem_counts_the_objects_there_are(start_pooler: StartBouncer) -> None:
         client.execute("SELECT 1")
         rows = {row["name"]: row for row in bouncer.admin("SHOW MEM")}
     counted = {name: row["used"] for name, row in rows.items()}
-    assert counted["client_cache"] == counted["server_cache"] == counted["pool_cache"] == 1
+    assert counted["client_cache"] == 2  # with the console that asks
+    assert counted["server_cache"] == counted["pool_cache"] == 1
     assert counted["prepared_statement_cache"] == counted["server_prepared_statement_cache"] == 1
     assert (counted["db_cache"], counted["user_cache"], counted["peer_cache"]) == (1, 1, 0)
-    for row in rows.values():
-        assert row["size"] > 0
+    assert (counted["outstanding_request_cache"], counted["iobuf_cache"], counted["credentials_cache"]) == (0, 0, 0)
+    assert counted["var_list_cache"] >= 1
+    for name, row in rows.items():
+        assert row["size"] > 0 or name == "iobuf_cache"
         assert row["memtotal"] == row["size"] * (row["used"] + row["free"])
+
+
+def test_mem_counts_what_is_under_way(start_pooler: StartBouncer) -> None:
+    """A query that is not answered, and the beginning of a message of which the rest is to come."""
+    bouncer = start_pooler()
+    address = ("127.0.0.1", bouncer.port)
+    with Stream(address).login() as one, Stream(address).login() as other:
+        one.send(stream.query("SELECT pg_sleep(30)"))
+        other.send(stream.query("SELECT 1")[:3])
+
+        def counted() -> tuple[int, int]:
+            used = {row["name"]: row["used"] for row in bouncer.admin("SHOW MEM")}
+            return used["outstanding_request_cache"], used["iobuf_cache"]
+
+        until(lambda: counted() == (1, 1), "both to be counted")
+
+
+def test_mem_has_the_names_of_pgbouncer(start_pooler: StartBouncer, start_newest_pgbouncer: StartBouncer) -> None:
+    both = (start_pooler(), start_newest_pgbouncer())
+    ours, theirs = ([row["name"] for row in bouncer.admin("SHOW MEM")] for bouncer in both)
+    assert [name for name in ours if name != "prepared_statement_cache"] == theirs
 
 
 # ---- counted traffic
@@ -193,6 +221,7 @@ def test_queries_and_transactions_are_counted(start_either: StartBouncer) -> Non
     assert after["bytes_sent"] > after["bytes_received"]
 
 
+@pytest.mark.slow
 def test_every_front_shows_the_same_counts(pooler: Bouncer) -> None:
     for _ in range(4):
         pooler.sql("SELECT 1")
@@ -242,6 +271,7 @@ def waiting_clients(bouncer: Bouncer, count: int) -> Iterator[None]:
                 thread.join()
 
 
+@pytest.mark.slow
 def test_sql_finds_who_waits_and_for_whom(start_pooler: StartBouncer) -> None:
     pooler = start_pooler(default_pool_size=1)
     with waiting_clients(pooler, 3), pooler.connect(ADMIN) as console:
@@ -256,6 +286,21 @@ def test_sql_finds_who_waits_and_for_whom(start_pooler: StartBouncer) -> None:
         assert [row[0] for row in shown] == ["app"]
 
 
+@pytest.mark.slow
+def test_sql_reckons_with_times_and_an_unknown_name_has_a_hint(start_pooler: StartBouncer) -> None:
+    pooler = start_pooler()
+    with pooler.connect("app") as client, pooler.connect(ADMIN) as console:
+        client.execute("SELECT 1")
+        aged = "SELECT now() - connect_time, connect_time > now() - interval '1 hour' FROM clients"
+        ((age, young),) = console.execute(f"{aged} WHERE database = 'app'").fetchall()
+        assert (0 <= age.total_seconds() < 3600, young) == (True, True)
+        for command, hint in (("PAUSE ap", 'Perhaps you meant "app".'), ("RESUME xyzzy", None)):
+            with pytest.raises(psycopg.Error, match="no such database") as refused:
+                console.execute(command)
+            assert refused.value.diag.message_hint == hint
+
+
+@pytest.mark.slow
 def test_killing_the_client_that_sql_found(start_pooler: StartBouncer) -> None:
     pooler = start_pooler(default_pool_size=1)
     with pooler.connect(application_name="victim") as victim, pooler.connect(ADMIN) as console:
@@ -329,12 +374,13 @@ def test_an_admin_who_leaves_while_waiting_is_noticed(start_pooler: StartBouncer
         console.close()
         assert before
         until(lambda: "closing because: client" in pooler.log_text())
-        assert pooler.admin("SHOW VERSION") == [{"version": "PgBouncer 1.25.2"}]
+        assert pooler.admin("SHOW VERSION") == [{"version": "PgBouncer 1.26.1"}]
 
 
 # ---- other ways in
 
 
+@pytest.mark.slow
 def test_asyncpg_and_psql_at_the_real_console(pooler: Bouncer) -> None:
     async def scenario() -> list[str]:
         url = f"postgresql://postgres@127.0.0.1:{pooler.port}/{ADMIN}"
@@ -348,10 +394,24 @@ def test_asyncpg_and_psql_at_the_real_console(pooler: Bouncer) -> None:
     assert asyncio.run(scenario()) == ["app", "other"]
     listed = pooler.psql("-c", r"\d", dbname=ADMIN)
     assert "public|pools|view|postgres" in listed
-    assert pooler.psql("-c", "SHOW VERSION", dbname=ADMIN).strip() == "PgBouncer 1.25.2"
+    assert pooler.psql("-c", "SHOW VERSION", dbname=ADMIN).strip() == "PgBouncer 1.26.1"
 
 
 def test_startup_parameters_of_any_driver_are_taken(pooler: Bouncer) -> None:
     options = "-c extra_float_digits=2 -c search_path=x -c statement_timeout=5000"
     with pooler.connect(ADMIN, options=options, application_name="probe") as console:
         assert console.execute("SHOW application_name").fetchone() == ("probe",)
+
+
+def test_a_session_that_asks_is_one_query_of_the_admin_database(start_same: StartBouncer) -> None:
+    """However much it asks, as with PgBouncer; it stands in the totals too."""
+    bouncer = start_same()
+    bouncer.sql("SELECT 1")
+    bouncer.admin("SHOW VERSION")
+    address = ("127.0.0.1", bouncer.port)
+    with Stream(address).login(ADMIN) as silent, Stream(address).login(ADMIN) as session:
+        for _ in range(3):
+            assert [b"total_query_count", b"3"] in session.rows("SHOW TOTALS")
+        silent.query("SHOW VERSION")
+    (row,) = [row for row in bouncer.admin("SHOW STATS") if row["database"] == ADMIN]
+    assert (row["total_query_count"], row["total_xact_count"], row["total_query_time"]) == (4, 4, 0)

@@ -20,6 +20,7 @@ ALLOWED = 16_000_000
 """Bytes the pooler may grow by: buffers and the allocator's slack, far from the hundreds of MB that pass."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
 def test_a_client_that_stops_reading_makes_nothing_grow(start_pooler: StartBouncer, tls: bool) -> None:
     bouncer = start_pooler(**tls_settings(start_pooler) if tls else {})
@@ -73,13 +74,14 @@ class Settled:
 
 
 def tls_settings(start_pooler: StartBouncer) -> dict[str, object]:
-    from pooler import certificate
+    from pooler.commands import certificate
     from tests.fixtures.cluster import scratch
 
     cert, key = certificate.ensure(scratch())
     return {"client_tls_sslmode": "require", "client_tls_cert_file": cert, "client_tls_key_file": key}
 
 
+@pytest.mark.slow
 def test_a_server_that_stops_reading_makes_nothing_grow(start_pooler: StartBouncer, start_proxy, cluster) -> None:  # type: ignore[no-untyped-def]
     proxy: FaultProxy = start_proxy(cluster.port)
     bouncer = start_pooler(

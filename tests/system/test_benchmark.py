@@ -8,11 +8,11 @@ import pytest
 
 from tests import TREE
 from tests.fixtures import account
-from tests.fixtures.bouncer import PROGRAM
+from tests.fixtures.bouncer import INSTALLED
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(PROGRAM is None, reason="pgbouncer is not installed: apt-get install pgbouncer")
+@pytest.mark.skipif(INSTALLED is None, reason="pgbouncer is not installed: apt-get install pgbouncer")
 def test_every_part_of_the_benchmark_runs() -> None:
     said = account.run(
         [

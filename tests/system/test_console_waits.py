@@ -14,7 +14,7 @@ import pytest
 
 from tests.fixtures.cluster import SUPERUSER, Cluster
 from tests.fixtures.process import ADMIN, Bouncer, StartBouncer
-from tests.fixtures.waiting import until
+from tests.fixtures.waiting import free_port, until
 
 Rows = list[tuple[Any, ...]]
 
@@ -98,8 +98,6 @@ def test_pause_of_one_database_leaves_the_others(start_either: StartBouncer) -> 
     bouncer.admin("PAUSE app")
     assert paused(bouncer)
     assert bouncer.sql("SELECT 1", dbname="other") == [(1,)]
-    with pytest.raises(psycopg.Error, match="cannot suspend with paused databases"):
-        bouncer.admin("SUSPEND")
     newcomer = Asked(lambda: bouncer.sql("SELECT 4"))
     until(lambda: bouncer.pool()["cl_waiting"] == 1)
     bouncer.admin("RESUME app")
@@ -118,17 +116,24 @@ def test_a_session_holds_a_pause_up_until_it_ends(start_either: StartBouncer) ->
     bouncer.admin("RESUME")
 
 
-# ---- SUSPEND
+# ---- SUSPEND, which PgBouncer had until 1.26
 
 
-def test_suspend_holds_everything_and_resume_lets_go(start_either: StartBouncer) -> None:
-    bouncer = start_either()
+def test_a_paused_database_cannot_be_suspended(start_suspendable: StartBouncer) -> None:
+    bouncer = start_suspendable()
+    bouncer.admin("PAUSE app")
+    with pytest.raises(psycopg.Error, match="cannot suspend with paused databases"):
+        bouncer.admin("SUSPEND")
+
+
+def test_suspend_holds_everything_and_resume_lets_go(start_suspendable: StartBouncer) -> None:
+    bouncer = start_suspendable()
     with bouncer.connect() as client, bouncer.connect(ADMIN, cursor_factory=psycopg.ClientCursor) as console:
         client.execute("BEGIN")
         console.execute(b"SUSPEND")
         waiting = ask(client)
         for word in (b"SUSPEND", b"PAUSE"):
-            with pytest.raises(psycopg.Error, match="already suspended/paused"):
+            with pytest.raises(psycopg.Error, match="already suspended"):
                 console.execute(word)
         assert waiting.pending
         console.execute(b"RESUME")
@@ -136,8 +141,8 @@ def test_suspend_holds_everything_and_resume_lets_go(start_either: StartBouncer)
         client.execute("COMMIT")
 
 
-def test_an_admin_who_is_gone_suspends_nothing(start_either: StartBouncer) -> None:
-    bouncer = start_either()
+def test_an_admin_who_is_gone_suspends_nothing(start_suspendable: StartBouncer) -> None:
+    bouncer = start_suspendable()
     with bouncer.connect() as client:
         with closing(bouncer.connect(ADMIN, cursor_factory=psycopg.ClientCursor)) as console:
             console.execute(b"SUSPEND")
@@ -164,7 +169,7 @@ def test_kill_drops_all_and_the_database_waits_for_resume(start_pooler: StartBou
             assert other.execute("SELECT 1").fetchone() == (1,)
         newcomer = Asked(lambda: bouncer.sql("SELECT 4"))
         until(lambda: bouncer.pool()["cl_waiting"] == 1)
-        bouncer.admin(f"RESUME {name}".strip())
+        bouncer.admin("RESUME app")
         assert newcomer.outcome() == [(4,)]
 
 
@@ -305,3 +310,78 @@ def test_set_counts_at_once(start_either: StartBouncer) -> None:
         assert waiting.outcome() == [(1,)]
         bouncer.admin("SET query_wait_timeout = '17'")
         assert any(r["key"] == "query_wait_timeout" and r["value"] == "17" for r in bouncer.admin("SHOW CONFIG"))
+
+
+# ---- databases by `*`
+
+
+def wild(cluster: Cluster) -> dict[str, str]:
+    where = f"host={cluster.host} port={cluster.port}"
+    return {"app": f"{where} dbname=app", "*": where}
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_clients_of_databases_by_the_star_are_let_end_when_it_goes(
+    start_either: StartBouncer, cluster: Cluster, again: bool
+) -> None:
+    bouncer = start_either(databases=wild(cluster), default_pool_size=1)
+    with bouncer.connect("other") as busy, bouncer.connect("other") as queued, bouncer.connect("other") as idle:
+        busy.execute("BEGIN")
+        waiting = ask(queued)
+        until(lambda: bouncer.pool("other")["cl_waiting"] == 1)
+        star = bouncer.databases.pop("*")
+        bouncer.write()
+        bouncer.admin("RELOAD")
+        if again:
+            bouncer.databases["*"] = star
+            bouncer.write()
+            bouncer.admin("RELOAD")
+        assert busy.execute("SELECT 2").fetchone() == (2,)
+        busy.execute("COMMIT")
+        assert waiting.outcome() == [(1,)]
+        assert idle.execute("SELECT 3").fetchone() == (3,)
+        assert bouncer.sql("SELECT 4", dbname="other") == [(4,)]
+
+
+def test_no_database_is_made_by_a_star_that_has_gone(start_pooler: StartBouncer, cluster: Cluster) -> None:
+    """PgBouncer goes on making them."""
+    bouncer = start_pooler(databases=wild(cluster))
+    del bouncer.databases["*"]
+    bouncer.write()
+    bouncer.admin("RELOAD")
+    with pytest.raises(psycopg.OperationalError, match="no such database: other"):
+        bouncer.sql("SELECT 1", dbname="other")
+
+
+# ---- what has never been used
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["PAUSE", "DISABLE", "KILL"])
+def test_a_word_about_a_database_that_nobody_has_used_holds(
+    start_pooler: StartBouncer, cluster: Cluster, command: str
+) -> None:
+    """PgBouncer forgets it within a second."""
+    bouncer = start_pooler(databases=wild(cluster), autodb_idle_timeout=1)
+    bouncer.admin(f"{command} other")
+    bouncer.admin("RECONNECT postgres")
+    assert state(bouncer, "postgres") == (False, False)
+    until(lambda: state(bouncer, "postgres") is None, "the other one to be forgotten")
+    assert state(bouncer, "other") == (command != "DISABLE", command == "DISABLE")
+    bouncer.admin(f"{'ENABLE' if command == 'DISABLE' else 'RESUME'} other")
+    assert bouncer.sql("SELECT 1", dbname="other") == [(1,)]
+
+
+def state(bouncer: Bouncer, database: str) -> tuple[bool, bool] | None:
+    """(paused, disabled); None when it is not known."""
+    rows = [row for row in bouncer.admin("SHOW DATABASES") if row["name"] == database]
+    return (bool(rows[0]["paused"]), bool(rows[0]["disabled"])) if rows else None
+
+
+@pytest.mark.slow
+def test_a_pool_that_nobody_has_used_is_not_cleaned_up_at_once(start_pooler: StartBouncer, cluster: Cluster) -> None:
+    """Nor, over and over, one that its database keeps for its user although no server can be had."""
+    nowhere = f"host=127.0.0.1 port={free_port()} dbname=app user=postgres min_pool_size=1"
+    bouncer = start_pooler(databases={"kept": nowhere}, pool_idle_timeout=1, server_login_retry=1)
+    bouncer.wait_log("(?s)closing because: connect failed.*closing because: connect failed")
+    assert "cleaning up idle pool" not in bouncer.log_text()

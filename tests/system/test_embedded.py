@@ -19,8 +19,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pooler import embedded, programs
-from pooler.embedded import Embedded, EmbeddedError
+from pooler import programs
+from pooler.commands import embedded
+from pooler.commands.embedded import Embedded, EmbeddedError
 from tests.fixtures import account
 from tests.fixtures.cluster import scratch
 from tests.fixtures.process import imports
@@ -28,7 +29,7 @@ from tests.fixtures.waiting import free_port, until
 
 STARTED_AND_KILLED = """
 import os, sys, pathlib
-from pooler import embedded
+from pooler.commands import embedded
 print(embedded.start(pathlib.Path(sys.argv[1]), port=int(sys.argv[2])).pid, flush=True)
 os.kill(os.getpid(), 9)
 """
@@ -59,6 +60,7 @@ def query(server: Embedded, sql: str) -> object:
         return row[0]
 
 
+@pytest.mark.slow
 def test_data_and_password_survive_a_restart(place: Path) -> None:
     with started(place) as server:
         assert query(server, "SELECT current_user || ' ' || current_database()") == "pooler pooler"
@@ -72,6 +74,7 @@ def test_data_and_password_survive_a_restart(place: Path) -> None:
         assert query(server, "SELECT answer FROM kept") == 42
 
 
+@pytest.mark.slow
 def test_only_who_knows_the_password_enters(place: Path) -> None:
     with started(place) as server:
         for user in (server.user, "postgres"):
@@ -178,6 +181,7 @@ def test_data_of_another_version_is_one_clear_line(place: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another account")
 def test_programs_behind_a_closed_door_are_copied(tmp_path: Path, place: Path) -> None:
     """As in a virtual environment below /root. pytest's own tmp_path is closed to others as well."""

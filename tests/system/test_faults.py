@@ -71,6 +71,7 @@ def test_a_server_killed_while_idle_is_not_noticed(start_either: StartBouncer, c
         assert one.rows("SELECT 2") == [[b"2"]]
 
 
+@pytest.mark.slow
 def test_a_backend_that_crashes_takes_only_connections_with_it(
     start_either: StartBouncer, own_cluster: Cluster
 ) -> None:
@@ -83,6 +84,7 @@ def test_a_backend_that_crashes_takes_only_connections_with_it(
     until(lambda: works(bouncer), "the pool to recover")
 
 
+@pytest.mark.slow
 def test_postgresql_restarts(start_either: StartBouncer, own_cluster: Cluster) -> None:
     bouncer = start_either(server=own_cluster, server_login_retry=0.3)
     with client(bouncer) as idle, client(bouncer) as busy:
@@ -94,6 +96,7 @@ def test_postgresql_restarts(start_either: StartBouncer, own_cluster: Cluster) -
         assert idle.rows("SELECT 'still here'") == [[b"still here"]]
 
 
+@pytest.mark.slow
 def test_a_client_that_came_while_postgresql_was_away_is_served(
     start_either: StartBouncer, own_cluster: Cluster
 ) -> None:
@@ -108,6 +111,7 @@ def test_a_client_that_came_while_postgresql_was_away_is_served(
         assert [m.values for m in one.until() if m.type == "D"] == [[b"waited"]]
 
 
+@pytest.mark.slow
 def test_queries_are_turned_away_while_postgresql_is_away(start_either: StartBouncer, own_cluster: Cluster) -> None:
     """Who asks first waits; once an attempt has failed the others come in, and are told with their first query."""
     bouncer = start_either(server=own_cluster, server_login_retry=0.3)
@@ -148,6 +152,7 @@ def test_the_network_breaks_in_a_result(
     assert works(bouncer)
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers_a_login(
     start_either: StartBouncer, cluster: Cluster, start_proxy: StartProxy
 ) -> None:

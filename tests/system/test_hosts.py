@@ -90,6 +90,7 @@ def test_all_addresses_of_a_name_are_used_in_turn(named: Named) -> None:
     leave(clients)
 
 
+@pytest.mark.slow
 def test_servers_at_an_address_that_vanished_go(named: Named) -> None:
     """Idle ones at once, busy ones when they come free; nobody's transaction is cut."""
     named.are("127.0.0.1 db.test")
@@ -110,6 +111,7 @@ def test_servers_at_an_address_that_vanished_go(named: Named) -> None:
     bouncer.wait_log(r"S-\S+ app/postgres@127.0.0.1\S+ closing because: (obsolete connection|database configuration)")
 
 
+@pytest.mark.slow
 def test_a_name_that_nobody_knows_until_it_is_known(named: Named) -> None:
     named.are()
     bouncer = named.start()
@@ -151,6 +153,7 @@ def test_a_list_of_hosts_is_used_in_turn(start_pooler: StartBouncer, cluster: Cl
     leave(clients)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["round-robin", "disable"])
 def test_the_next_host_is_tried_after_a_failure(start_pooler: StartBouncer, cluster: Cluster, how: str) -> None:
     hosts = "127.0.0.9,127.0.0.2"
@@ -171,6 +174,7 @@ def test_unix_sockets(start_either: StartBouncer, cluster: Cluster) -> None:
     assert addresses(bouncer) == addresses(bouncer, "bare") == {"unix": 1}
 
 
+@pytest.mark.slow
 def test_an_abstract_unix_socket(start_either: StartBouncer) -> None:
     """One listens there and another has its servers there."""
     name = f"@pooler-test-{os.getpid()}"

@@ -12,7 +12,7 @@ import pytest
 
 from tests.fixtures import stream
 from tests.fixtures.cluster import Cluster
-from tests.fixtures.process import Bouncer, StartBouncer
+from tests.fixtures.process import ADMIN, Bouncer, StartBouncer
 from tests.fixtures.stream import Stream
 from tests.fixtures.waiting import until
 
@@ -33,7 +33,15 @@ def test_max_client_conn(start_either: StartBouncer) -> None:
             stack.enter_context(client(bouncer))
         with pytest.raises(psycopg.OperationalError, match=r"no more connections allowed \(max_client_conn\)"):
             bouncer.connect()
-    until(lambda: bouncer.sql("SELECT 1") == [(1,)])
+    until(lambda: is_let_in(bouncer), "the end of the others to be noticed")
+
+
+def is_let_in(bouncer: Bouncer) -> bool:
+    try:
+        return bouncer.sql("SELECT 1") == [(1,)]
+    except psycopg.OperationalError as error:
+        assert "(max_client_conn)" in str(error)  # noqa: PT017
+        return False
 
 
 @pytest.mark.parametrize("dbname", ["app", "nowhere"])
@@ -63,6 +71,7 @@ def test_no_more_servers_than_allowed(start_either: StartBouncer, cluster: Clust
             one.until()
 
 
+@pytest.mark.slow
 def test_min_pool_size_keeps_servers_ready(start_either: StartBouncer) -> None:
     bouncer = start_either(min_pool_size=3)
     with client(bouncer) as one:
@@ -70,6 +79,7 @@ def test_min_pool_size_keeps_servers_ready(start_either: StartBouncer) -> None:
         until(lambda: bouncer.pool()["sv_idle"] >= 3)
 
 
+@pytest.mark.slow
 def test_the_reserve_helps_those_who_wait(start_either: StartBouncer, cluster: Cluster) -> None:
     bouncer = start_either(default_pool_size=1, reserve_pool_size=1, reserve_pool_timeout=0.3)
     with client(bouncer) as holder, client(bouncer) as other:
@@ -78,6 +88,7 @@ def test_the_reserve_helps_those_who_wait(start_either: StartBouncer, cluster: C
         assert len(cluster.backends("app")) == 2
 
 
+@pytest.mark.slow
 def test_query_wait_timeout(start_either: StartBouncer) -> None:
     bouncer = start_either(default_pool_size=1, query_wait_timeout=0.3)
     with client(bouncer) as holder, client(bouncer) as other:
@@ -87,12 +98,14 @@ def test_query_wait_timeout(start_either: StartBouncer) -> None:
         assert holder.rows("SELECT 1") == [[b"1"]]
 
 
+@pytest.mark.slow
 def test_client_idle_timeout(start_either: StartBouncer) -> None:
     bouncer = start_either(client_idle_timeout=0.3)
     with client(bouncer) as one:
         assert farewell(one) == "client_idle_timeout"
 
 
+@pytest.mark.slow
 def test_idle_transaction_timeout(start_either: StartBouncer) -> None:
     bouncer = start_either(idle_transaction_timeout=0.3)
     with client(bouncer) as one:
@@ -101,6 +114,7 @@ def test_idle_transaction_timeout(start_either: StartBouncer) -> None:
     until(lambda: bouncer.pool()["sv_active"] == 0)
 
 
+@pytest.mark.slow
 def test_query_timeout(start_either: StartBouncer, cluster: Cluster) -> None:
     bouncer = start_either(query_timeout=0.3)
     with client(bouncer) as one:
@@ -109,12 +123,14 @@ def test_query_timeout(start_either: StartBouncer, cluster: Cluster) -> None:
     cluster.terminate("app")
 
 
+@pytest.mark.slow
 def test_client_login_timeout(start_either: StartBouncer) -> None:
     bouncer = start_either(client_login_timeout=0.3)
     with Stream(("127.0.0.1", bouncer.port)) as one:
         assert farewell(one) == "client_login_timeout"
 
 
+@pytest.mark.slow
 def test_server_idle_timeout(start_either: StartBouncer, cluster: Cluster) -> None:
     bouncer = start_either(server_idle_timeout=0.3)
     with client(bouncer) as one:
@@ -124,6 +140,7 @@ def test_server_idle_timeout(start_either: StartBouncer, cluster: Cluster) -> No
         assert one.rows("SELECT 1") == [[b"1"]]
 
 
+@pytest.mark.slow
 def test_server_lifetime(start_either: StartBouncer) -> None:
     bouncer = start_either(server_lifetime=0.3)
     with client(bouncer) as one:
@@ -132,6 +149,7 @@ def test_server_lifetime(start_either: StartBouncer) -> None:
         assert one.rows("SELECT pg_backend_pid()") != first
 
 
+@pytest.mark.slow
 def test_transaction_timeout(start_pooler: StartBouncer) -> None:
     bouncer = start_pooler(transaction_timeout=0.3)
     with client(bouncer) as one:
@@ -139,6 +157,7 @@ def test_transaction_timeout(start_pooler: StartBouncer) -> None:
         assert farewell(one) == "transaction timeout"
 
 
+@pytest.mark.slow
 def test_waiting_is_announced(start_pooler: StartBouncer) -> None:
     bouncer = start_pooler(default_pool_size=1, query_wait_notify=1)
     with client(bouncer) as holder, client(bouncer) as other:
@@ -159,3 +178,41 @@ def test_a_database_and_a_user_have_limits_of_their_own(start_either: StartBounc
         two.send(stream.query("SELECT 1"))
         until(lambda: bouncer.pool()["cl_waiting"] == 1)
         assert bouncer.sql("SELECT 1", dbname="other") == [(1,)]
+
+
+def packets(size: int) -> tuple[bytes, bytes, bytes]:
+    """A startup packet, a password and a query whose length fields say that."""
+    known = {"user": "postgres", "database": "app"}
+    rest = size - len(stream.startup(known | {"application_name": ""}))
+    startup = stream.startup(known | {"application_name": "x" * rest})
+    return startup, stream.message("p", b"x" * (size - 5) + b"\0"), stream.query("SHOW timezone;".ljust(size - 5))
+
+
+def test_max_packet_size_holds_for_every_packet(start_same: StartBouncer) -> None:
+    """Of a startup packet, a login, the console, a pool's client and its server; where there is a type, it counts."""
+    bouncer = start_same(max_packet_size=600, auth_type="plain", users={"postgres": "secret"})
+    address = ("127.0.0.1", bouncer.port)
+    for length, fits in ((599, True), (601, False)):
+        startup, password, query = packets(length)
+        with Stream(address) as one, Stream(address) as other:
+            one.send(startup)
+            other.send(stream.startup({"user": "postgres", "database": "app"}))
+            other.until("R")
+            other.send(password)
+            told = [first_error(one), first_error(other)]
+        for dbname in (ADMIN, "app"):
+            with Stream(address).login(dbname, password="secret") as one:
+                one.send(query)
+                told.append(first_error(one))
+        with Stream(address).login(password="secret") as one:
+            # A DataRow's length: itself, the number of columns, the column's length, and the column.
+            one.send(stream.query(f"SELECT repeat('x', {length - 4 - 2 - 4})"))
+            told.append(first_error(one))
+        expected = [""] * 4 if fits else ["bad packet header"] * 3 + ["bad pkt header"]
+        assert [text.partition(":")[0] for place, text in enumerate(told) if place != 1] == expected
+        assert told[1].startswith("password authentication failed" if fits else "bad packet header")
+
+
+def first_error(one: Stream) -> str:
+    """What the pooler says against what was sent; nothing if it asks for a password or answers."""
+    return next((m.error["M"] for m in one.until("R", "E", "Z") if m.type == "E"), "")

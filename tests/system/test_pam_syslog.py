@@ -64,7 +64,7 @@ def test_pam_decides_who_comes_in(start_pooler: StartBouncer) -> None:
 LISTENER = """
 import socket, sys
 from pooler.log import LOG, WARNING, Log
-from pooler.config import parse
+from pooler.config.whole import parse
 
 log = Log(stderr=False)
 log.configure(parse(sys.stdin.read()).settings)

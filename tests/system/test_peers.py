@@ -6,6 +6,8 @@ import os
 import socket
 import struct
 
+import pytest
+
 from tests.fixtures import stream
 from tests.fixtures.cluster import Cluster
 from tests.fixtures.process import Bouncer, StartBouncer
@@ -33,6 +35,7 @@ def sleeping(cluster: Cluster) -> int:
     return len(cluster.sql(query, (SLEEP,)))
 
 
+@pytest.mark.slow
 def test_a_request_finds_its_peer(start_pooler: StartBouncer, cluster: Cluster) -> None:
     one, two = pair(start_pooler)
     one.start()
@@ -54,6 +57,7 @@ def test_a_request_finds_its_peer(start_pooler: StartBouncer, cluster: Cluster) 
     assert (lists["peers"], lists["peer_pools"]) == (2, 2)
 
 
+@pytest.mark.slow
 def test_peers_on_one_port(start_pooler: StartBouncer, cluster: Cluster) -> None:
     """so_reuseport: the kernel sends the request to either process, as libpq's does."""
     one, two = pair(start_pooler, so_reuseport=1, listen_port=free_port(), auth_type="trust")
@@ -103,6 +107,7 @@ def test_a_peer_that_is_gone(start_pooler: StartBouncer, cluster: Cluster) -> No
     assert two.process is None
 
 
+@pytest.mark.slow
 def test_requests_wait_in_turn(start_pooler: StartBouncer) -> None:
     """pool_size of a peer and cancel_wait_timeout, with a peer that stalls."""
     one, _ = pair(start_pooler, cancel_wait_timeout=1)

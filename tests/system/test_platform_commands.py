@@ -134,6 +134,7 @@ def test_promotion(example: Commands) -> None:
     assert error(again) == "postgresql-flat-54321 is already promoted on example-app"
 
 
+@pytest.mark.slow
 def test_psql_with_a_password_full_of_special_characters(example: Commands) -> None:
     done = succeeded(
         example.process(
@@ -213,6 +214,7 @@ def test_waiting_is_silent_when_there_is_nothing_to_wait_for(example: Commands, 
     assert "password authentication failed" in error(example("pg:wait", "BAD", "-a", "example-app"))
 
 
+@pytest.mark.slow
 def test_two_attaches_at_once(example: Commands) -> None:
     """Of one name for two databases, one gets it and the other hears so; of one name for one database, both
     agree."""
@@ -265,6 +267,7 @@ def test_essential_plans_are_refused_a_pool(example: Commands) -> None:
     assert error(done) == "You can't perform this operation on Essential-tier databases."
 
 
+@pytest.mark.slow
 def test_a_url_given_as_an_argument_is_blotted_out(pooler: Commands) -> None:
     """While the command waits for a database that never answers, its argument list holds no password."""
     succeeded(pooler("apps:create", "example-app"))
@@ -281,6 +284,7 @@ def test_a_url_given_as_an_argument_is_blotted_out(pooler: Commands) -> None:
     assert "sesame" in succeeded(pooler("config:get", "DATABASE_URL", "-a", "example-app")).out
 
 
+@pytest.mark.slow
 def test_a_state_in_postgresql(server: Cluster, tmp_path: Path) -> None:
     """The same commands, several at once on an empty database, and nothing in it that is not named pooler_*."""
     pooler = Commands(url(server, "state"))
@@ -309,6 +313,7 @@ def test_tokens(example: Commands) -> None:
     assert succeeded(example("authorizations")).out == "No OAuth authorizations.\n"
 
 
+@pytest.mark.slow
 def test_waiting_for_a_database_to_come(own_cluster: Cluster, pooler: Commands) -> None:
     succeeded(pooler("apps:create", "example-app"))
     own_cluster.stop()

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.platform import World
+from admin.platform.operations.drains import add_drain
+from tests.fixtures.platform import ROOT, World
 
 from .test_platform_heroku import served
 
@@ -25,6 +26,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     made = World(tmp_path_factory.mktemp("fuzz") / "state.db")
     made.app("example-app")
     made.database("example-app", "postgresql-octagonal-12345")
+    with made.state.write() as store:
+        add_drain(store, ROOT, "example-app", KNOWN["drain"])
     yield made
     made.state.close()
 
@@ -59,6 +62,7 @@ KNOWN = {
     "credential": "default",
     "namespace": "credential:default",
     "release": "1",
+    "drain": "https://logs.example/in",
 }
 """What exists, so that not everything ends at "not found": put in place of what was drawn, in half of the good
 requests."""

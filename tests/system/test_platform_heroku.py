@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -25,8 +26,7 @@ from admin.platform.plane import environment_lines
 from tests.fixtures.cluster import PASSWORDS, Cluster
 from tests.fixtures.platform import World
 from tests.fixtures.waiting import accepts, free_port, until
-
-from ..unit.test_platform_api import Line, Lines
+from tests.unit.admin.platform.test_api import Line, Lines
 
 pytestmark = pytest.mark.slow
 
@@ -61,12 +61,12 @@ def heroku() -> Path:
 
 
 @contextmanager
-def served(application: object) -> Iterator[str]:
+def served(application: Any) -> Iterator[str]:
     """The application on HTTP; its URL."""
     port = free_port()
     server = uvicorn.Server(
         uvicorn.Config(application, host="127.0.0.1", port=port, log_level="warning", lifespan="off")
-    )  # type: ignore[arg-type]
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -149,9 +149,9 @@ def example(cli: Heroku, cluster: Cluster) -> Iterator[Heroku]:
         world.database("example-app", name, place, plan=plan, attachment=attachment, connection_limit=400)
     yield cli
     with world.state.write() as store:
-        for attachment in store.attachments():
-            if attachment.app_name != "example-app":
-                store.remove_attachment(attachment)
+        for attached in store.attachments():
+            if attached.app_name != "example-app":
+                store.remove_attachment(attached)
         for app in store.apps():
             destroy_app(store, ROOT, app.name, app.name)
 
@@ -258,8 +258,11 @@ def test_listings_are_those_of_our_own_command(example: Heroku, monkeypatch: pyt
     ):
         theirs = example.good(*words, TZ="UTC")
         assert lines(ours(*words).out) == lines(theirs.out), words
-    theirs = [re.sub(r" \(~.*", "", line) for line in lines(example.good("releases", "-a", "example-app").out)]
-    assert [re.sub(r" \(~.*", "", line) for line in lines(ours("releases", "-a", "example-app").out)][4:] == theirs[4:]
+    told, oracle = (
+        [re.sub(r" \(~.*", "", line) for line in lines(ran.out)]
+        for ran in (ours("releases", "-a", "example-app"), example.good("releases", "-a", "example-app"))
+    )
+    assert told[4:] == oracle[4:]
 
 
 def lines(text: str) -> list[str]:
@@ -300,6 +303,36 @@ def test_psql_and_wait(example: Heroku) -> None:
 def test_logs(example: Heroku) -> None:
     done = example.good("logs", "-p", "heroku-pgbouncer", "-a", "example-app")
     assert done.out == f"{LINE}\n"
+
+
+def test_what_an_app_is(example: Heroku) -> None:
+    done = example.good("apps:info", "-a", "example-app")
+    assert done.out.startswith("=== example-app\n")
+    assert re.search(r"^Repo Size: +0 B$", done.out, re.M)
+    assert "addons=" in example.good("apps:info", "--shell", "-a", "example-app").out
+    assert example.good("ps", "-a", "example-app").out == "No dynos on example-app\n"
+
+
+def test_drains(example: Heroku) -> None:
+    url = "https://me:sesame@logs.example/in?a=b"
+    assert example.good("drains", "-a", "example-app").out == ""
+    added = example.good("drains:add", url, "-a", "example-app")
+    assert added.out == f"Successfully added drain {url}\n"
+    listed = example.good("drains", "-a", "example-app").out
+    assert re.fullmatch(rf"=== Drains\n\n{re.escape(url)} \(d\.[0-9a-f-]+\)\n", listed)
+    refused = example("drains:add", "file:///etc/passwd", "-a", "example-app")
+    assert "Url is invalid" in refused.err
+    assert example.good("drains:remove", url, "-a", "example-app").out == f"Successfully removed drain {url}\n"
+    assert example.good("drains", "-a", "example-app").out == ""
+
+
+def test_settings_of_a_database(example: Heroku, cluster: Cluster) -> None:
+    done = example.good("pg:settings", "DATABASE", "-a", "example-app")
+    assert done.out.startswith("=== postgresql-octagonal-12345\n")
+    found = dict(line.split(":", 1) for line in done.out.splitlines() if ":" in line)
+    ((said,),) = cluster.sql("SHOW log_statement", dbname="app")
+    assert found["log-statement"].strip() == said
+    assert {"log-lock-waits", "log-min-duration-statement", "track-functions"} <= set(found)
 
 
 def test_errors(example: Heroku) -> None:

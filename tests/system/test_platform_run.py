@@ -13,6 +13,7 @@ import pytest
 
 from tests.fixtures.cluster import Cluster
 from tests.fixtures.platform import Commands
+from tests.fixtures.understudy import Understudy
 from tests.fixtures.waiting import until
 
 APP = """
@@ -77,6 +78,7 @@ def alive(pid: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_the_commands_status_is_ours(pooler: Commands) -> None:
     pooler("config:set", "A=1", "-a", "example-app")
     done = pooler.process("run", "-a", "example-app", "--", "sh", "-c", 'echo "A is $A"; exit 3')
@@ -89,6 +91,7 @@ def test_the_commands_status_is_ours(pooler: Commands) -> None:
     assert "Couldn't find that app." in pooler.process("run", "-a", "no-app", "--", "true").err
 
 
+@pytest.mark.slow
 def test_a_release_restarts_it(pooler: Commands, start: Start, tmp_path: Path) -> None:
     process = start("-a", "example-app", *python())
     said(tmp_path, "up None")
@@ -104,6 +107,7 @@ def test_a_release_restarts_it(pooler: Commands, start: Start, tmp_path: Path) -
     assert output(tmp_path).endswith(" \nended None\n") or output(tmp_path).endswith("ended None\n")
 
 
+@pytest.mark.slow
 def test_one_that_does_not_listen_is_killed(pooler: Commands, start: Start, tmp_path: Path) -> None:
     process = start("-a", "example-app", "--grace", "0.2", *python("deaf"))
     said(tmp_path, "up None")
@@ -116,6 +120,7 @@ def test_one_that_does_not_listen_is_killed(pooler: Commands, start: Start, tmp_
             assert not alive(int(line.split()[2]))
 
 
+@pytest.mark.slow
 def test_what_the_command_left_running_ends_with_it(pooler: Commands, start: Start, tmp_path: Path) -> None:
     process = start("-a", "example-app", "--", "sh", "-c", "sleep 1000 & echo child $!; exit 0")
     assert process.wait(30) == 0
@@ -123,6 +128,7 @@ def test_what_the_command_left_running_ends_with_it(pooler: Commands, start: Sta
     until(lambda: not alive(child), "the child to end")
 
 
+@pytest.mark.slow
 def test_a_release_without_change_restarts_nothing(pooler: Commands, start: Start, tmp_path: Path) -> None:
     """A database's other name is no change of another app; nor is a value set again."""
     process = start("-a", "example-app", *python())
@@ -154,6 +160,7 @@ def test_the_private_pooler(pooler: Commands, cluster: Cluster, tmp_path: Path) 
     assert done.err.rstrip().endswith("exiting")
 
 
+@pytest.mark.slow
 def test_without_the_pooler_there_is_none(pooler: Commands) -> None:
     pooler.environment |= {"DATABASE_URL": "postgres://u:p@127.0.0.1:1/d", "PGBOUNCER_ENABLED": "0"}
     done = pooler.process("run", "--pool", "--", "sh", "-c", "echo $DATABASE_URL")
@@ -161,6 +168,21 @@ def test_without_the_pooler_there_is_none(pooler: Commands) -> None:
     pooler.environment["PGBOUNCER_ENABLED"] = "1"
     del pooler.environment["DATABASE_URL"]
     assert "DATABASE_URL is empty. Exiting..." in pooler.process("run", "--pool", "--", "true").err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", ["", "?sslmode=verify-full"])
+def test_a_database_without_tls_is_told_at_once(pooler: Commands, told: str) -> None:
+    """Where the buildpack's pooler would turn away every login, a minute later."""
+    with Understudy() as server:
+        pooler.environment["DATABASE_URL"] = f"postgres://u:p@127.0.0.1:{server.port}/d{told}"
+        done = pooler.process("run", "--pool", "--", "echo", "ran")
+        assert (done.status, done.out) == (2, "")
+        told_ = " ".join(done.err.replace("\u203a", " ").split())
+        assert f"The database at 127.0.0.1:{server.port} has no TLS" in told_
+        assert "PGBOUNCER_SERVER_TLS_SSLMODE=prefer" in told_
+        pooler.environment["PGBOUNCER_SERVER_TLS_SSLMODE"] = "prefer"
+        assert pooler.process("run", "--pool", "--", "echo", "ran").out == "ran\n"
 
 
 def private_pooler(parent: int) -> int | None:
@@ -171,6 +193,7 @@ def private_pooler(parent: int) -> int | None:
     return None
 
 
+@pytest.mark.slow
 def test_the_app_goes_first_and_the_pooler_last(start: Start, tmp_path: Path) -> None:
     process = start("--pool", *python(), DATABASE_URL="postgres://u:p@127.0.0.1:1/d")
     said(tmp_path, "up None")
@@ -183,6 +206,7 @@ def test_the_app_goes_first_and_the_pooler_last(start: Start, tmp_path: Path) ->
     assert not alive(pid)
 
 
+@pytest.mark.slow
 def test_the_poolers_end_is_the_apps(start: Start, tmp_path: Path) -> None:
     process = start("--pool", *python(), DATABASE_URL="postgres://u:p@127.0.0.1:1/d")
     said(tmp_path, "up None")

@@ -5,17 +5,25 @@ pools' clients notice nothing.
 
 from __future__ import annotations
 
+import os
+import re
+import resource
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
 from tests.fixtures.cluster import PASSWORDS, Cluster
+from tests.fixtures.disk import Disk
 from tests.fixtures.platform import Commands
 from tests.fixtures.waiting import accepts, free_port, until
 
@@ -83,7 +91,7 @@ class Serving:
         self.run("db:register", place, "--name", name, "--as", attachment, "--pool-port", str(port), *words)
         return port
 
-    def connect(self, name: str, **more: str) -> psycopg.Connection[tuple[object, ...]]:
+    def connect(self, name: str, **more: Any) -> psycopg.Connection[tuple[object, ...]]:
         return psycopg.connect(self.url(name), autocommit=True, connect_timeout=10, **more)
 
     def opened(self, port: int) -> None:
@@ -158,6 +166,7 @@ def test_attach_opens_and_the_last_detach_closes(serving: Serving) -> None:
     serving.says("pool postgresql-octagonal-12345/scram_user closes")
 
 
+@pytest.mark.slow
 def test_all_pools_of_a_database_stay_within_three_quarters(serving: Serving) -> None:
     started(serving)
     port = serving.register("other", "postgresql-octagonal-12345", "DATABASE", "--connection-limit", "5")
@@ -189,6 +198,7 @@ def direct_admin(serving: Serving) -> psycopg.Connection[tuple[object, ...]]:
     return psycopg.connect(f"{place}/pgbouncer", autocommit=True)
 
 
+@pytest.mark.slow
 def test_promotion_serves_the_new_leader_under_the_same_name(serving: Serving) -> None:
     started(serving)
     leader = serving.register("app", "postgresql-octagonal-12345", "DATABASE")
@@ -204,6 +214,7 @@ def test_promotion_serves_the_new_leader_under_the_same_name(serving: Serving) -
         assert client.execute("SELECT current_database()").fetchone() == ("other",)
 
 
+@pytest.mark.slow
 def test_who_may_come_in(serving: Serving) -> None:
     """A password opens its own database and no other, even where the pooler itself trusts everybody."""
     listen = started(serving, auth="trust")
@@ -226,6 +237,7 @@ def test_who_may_come_in(serving: Serving) -> None:
             psycopg.connect(url)
 
 
+@pytest.mark.slow
 def test_a_credential_has_its_own_pool(serving: Serving) -> None:
     serving.cluster.sql("ALTER ROLE scram_user CREATEROLE")
     try:
@@ -253,6 +265,7 @@ def test_a_credential_has_its_own_pool(serving: Serving) -> None:
         )
 
 
+@pytest.mark.slow
 def test_reload_and_kill_leave_the_pools_as_the_state_has_them(serving: Serving) -> None:
     ini, _ = write_ini(serving)
     serving.start(ini, "--http", "off")
@@ -271,6 +284,7 @@ def test_reload_and_kill_leave_the_pools_as_the_state_has_them(serving: Serving)
         assert client.execute("SELECT current_database()").fetchone() == ("other",)
 
 
+@pytest.mark.slow
 def test_beside_a_database_of_its_own_with_tls(serving: Serving) -> None:
     """Without an ini: Heroku's numbers, TLS for the asking, and the lines that point a Heroku CLI here."""
     place = f"postgres://scram_user:{SECRET.replace(' ', '%20')}@127.0.0.1:{serving.cluster.port}/app"
@@ -279,7 +293,8 @@ def test_beside_a_database_of_its_own_with_tls(serving: Serving) -> None:
         "--database-url", place, "--port", str(own), "--data-dir", str(serving.directory), "--http", f"127.0.0.1:{http}"
     )
     serving.says(f"export HEROKU_HOST=http://127.0.0.1:{http}")
-    serving.says("export HEROKU_API_KEY=HRKU-")
+    serving.says("export HEROKU_API_KEY='<shown at first start on a terminal;")
+    assert "HRKU-" not in serving.text()
     port = serving.register("other", "postgresql-octagonal-12345", "DATABASE")
     serving.run("pg:connection-pooling:attach")
     serving.opened(port)
@@ -301,6 +316,29 @@ def test_beside_a_database_of_its_own_with_tls(serving: Serving) -> None:
     assert "Connection Pooling:    Available" in info
 
 
+@pytest.mark.slow
+def test_a_new_process_goes_on_with_the_pools_of_the_state(serving: Serving) -> None:
+    ini, _ = write_ini(serving)
+    text = Path(ini).read_text().replace("unix_socket_dir =\n", f"unix_socket_dir = {serving.directory}\n")
+    Path(ini).write_text(text + "server_tls_sslmode = disable\n")
+    port = serving.register("app?sslmode=disable", "postgresql-octagonal-12345", "DATABASE")
+    serving.run("pg:connection-pooling:attach")
+    serving.start(ini)
+    serving.opened(port)
+    name = "DATABASE_CONNECTION_POOL"
+    with serving.connect(name, sslmode="disable") as session:
+        session.execute("SET application_name = 'stays'")
+        old = serving.process
+        assert old is not None
+        serving.start("-R", ini)
+        assert old.wait(20) == 0
+        assert session.execute("SHOW application_name").fetchone() == ("stays",)
+    serving.opened(port)
+    with serving.connect(name, sslmode="disable") as session:
+        assert session.execute("SELECT current_database()").fetchone() == ("app",)
+
+
+@pytest.mark.slow
 def test_a_state_that_cannot_be_is_one_line(serving: Serving) -> None:
     ini, _ = write_ini(serving)
     (serving.directory / "none").touch()
@@ -314,3 +352,119 @@ def test_a_state_that_cannot_be_is_one_line(serving: Serving) -> None:
     assert done.returncode == 1
     assert "cannot be used" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# ---- without room
+
+
+@pytest.fixture
+def cramped(cluster: Cluster, tmp_path: Path, small_disk: Callable[[int], Disk]) -> Iterator[tuple[Serving, Disk]]:
+    """With the state on a disk that can be filled."""
+    disk = small_disk(2048)
+    made = Serving(Commands(str(disk.path / "state.db")), tmp_path, cluster)
+    (tmp_path / "log").touch()
+    (tmp_path / "users.txt").write_text(f'"scram_user" "{SECRET}"\n')
+    assert made.commands("apps:create", "example-app").status == 0
+    yield made, disk
+    made.stop()
+    assert "Traceback" not in made.text()
+    assert "fault in" not in made.text()
+
+
+@pytest.mark.slow
+def test_on_a_full_disk_an_attach_fails_with_its_reason_and_the_pools_go_on(cramped: tuple[Serving, Disk]) -> None:
+    serving, disk = cramped
+    started(serving)
+    port = serving.register("other", "postgresql-octagonal-12345", "DATABASE")
+    serving.run("pg:connection-pooling:attach", "--as", "FIRST")
+    serving.opened(port)
+    with serving.connect("FIRST") as client:
+        disk.fill()
+        for _ in range(2):
+            done = serving.commands("pg:connection-pooling:attach", "--as", "SECOND", "-a", "example-app")
+            assert done.status != 0
+            assert "The state cannot be used: database or disk is full." in done.err
+        assert client.execute("SELECT 1").fetchone() == (1,)
+        with serving.connect("FIRST") as another:
+            assert another.execute("SELECT current_database()").fetchone() == ("other",)
+        assert serving.commands("addons:detach", "FIRST", "-a", "example-app").status != 0
+        disk.room()
+        serving.run("pg:connection-pooling:attach", "--as", "SECOND")
+        assert serving.url("SECOND") == serving.url("FIRST")
+        serving.run("addons:detach", "FIRST")
+        serving.run("addons:detach", "SECOND")
+        until(lambda: not accepts(port), "the port to close")
+
+
+@pytest.mark.slow
+def test_without_descriptors_a_port_of_the_state_rests(serving: Serving) -> None:
+    """47,577 lines in half a second."""
+    started(serving)
+    port = serving.register("other", "postgresql-octagonal-12345", "DATABASE")
+    serving.run("pg:connection-pooling:attach", "--as", "FIRST")
+    serving.opened(port)
+    assert serving.process is not None
+    pid = serving.process.pid
+    with serving.connect("FIRST") as client, ExitStack() as stack:
+        assert client.execute("SELECT 1").fetchone() == (1,)
+        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        most = len(os.listdir(f"/proc/{pid}/fd")) + 5
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, before[1]))
+        for _ in range(20):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+        serving.says("accept() failed: Too many open files")
+        for number in range(200):
+            assert client.execute(f"SELECT {number}").fetchone() == (number,)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+    assert serving.text().count("accept() failed") == 1
+    with serving.connect("FIRST") as client:
+        assert client.execute("SELECT 1").fetchone() == (1,)
+
+
+@pytest.mark.slow
+def test_figures_of_what_is_detached_and_attached_again(serving: Serving) -> None:
+    """avg_query_count was -86."""
+    ini, _ = write_ini(serving)
+    Path(ini).write_text(Path(ini).read_text() + "stats_period = 2\n")
+    serving.start(ini, "--http", "off")
+    port = serving.register("other", "postgresql-octagonal-12345", "DATABASE")
+    for queries in (300, 5, 2):
+        serving.run("pg:connection-pooling:attach")
+        serving.opened(port)
+        with serving.connect("DATABASE_CONNECTION_POOL") as client:
+            for number in range(queries):
+                client.execute(f"SELECT {number}")
+        with direct_admin(serving) as console:
+            for view in ("STATS", "POOLS", "LATENCY", "HISTORY"):
+                for row in console.execute(f"SHOW {view}"):
+                    assert all(value >= 0 for value in row if isinstance(value, int | float | Decimal)), (view, row)
+        serving.run("addons:detach", "DATABASE_CONNECTION_POOL")
+        until(lambda: not accepts(port), "the port to close")
+    lines = re.findall(r" LOG stats: (.*)", serving.text())
+    assert lines
+    assert not [line for line in lines if "-" in line]
+
+
+@pytest.mark.slow
+def test_a_drain_of_an_app_gets_the_lines_about_its_databases(serving: Serving) -> None:
+    """From the moment it is added to the moment it is removed, beside what the pooler writes anyway."""
+    ini, _ = write_ini(serving)
+    serving.start(ini, "--http", "off", "--metrics-period", "1")
+    port = serving.register("other", "postgresql-octagonal-12345", "DATABASE")
+    serving.run("pg:connection-pooling:attach")
+    serving.opened(port)
+    with socket.create_server(("127.0.0.1", 0)) as collector:
+        collector.settimeout(20)
+        url = f"syslog://127.0.0.1:{collector.getsockname()[1]}"
+        serving.run("drains:add", url)
+        there, _ = collector.accept()
+        with there:
+            there.settimeout(20)
+            received = b""
+            while received.count(b"source=pgbouncer") < 2:
+                received += there.recv(65536)
+            serving.run("drains:remove", url)
+            while data := there.recv(65536):
+                received += data
+    assert received.count(b"source=pgbouncer") == received.count(b"addon=postgresql-octagonal-12345 ")
+    assert "addon=app " in serving.text()

@@ -48,8 +48,7 @@ def test_waiting_for_clients(pooler: Bouncer, how: str) -> None:
         client.execute("COMMIT")
         with local(pooler) as console:
             assert console.execute("SHOW POOLS").fetchall()
-            with pytest.raises(psycopg.Error, match="pooler is shutting down"):
-                console.execute("SHUTDOWN WAIT_FOR_CLIENTS")
+            console.execute("SHUTDOWN WAIT_FOR_CLIENTS")
             with pytest.raises(psycopg.Error, match="pooler is shutting down"):
                 console.execute("RESUME")
         with pytest.raises(psycopg.OperationalError, match="pooler is shutting down"):
@@ -113,6 +112,7 @@ def test_a_signal_while_a_shutdown_waits_is_immediate(pooler: Bouncer, form: str
         assert pooler.wait() == 0
 
 
+@pytest.mark.slow
 def test_at_once(start_pooler: StartBouncer) -> None:
     pooler = start_pooler()
     with closing(pooler.connect()) as client:
@@ -143,13 +143,13 @@ def test_pause_and_resume_by_signal(pooler: Bouncer) -> None:
         return {row["key"]: row["value"] for row in pooler.admin("SHOW STATE")}
 
     pooler.signal(signal.SIGUSR2)
-    pooler.wait_log("got SIGUSR2, but not paused/suspended")
+    pooler.wait_log("got SIGUSR2, but not paused")
     pooler.signal(signal.SIGUSR1)
     pooler.wait_log("got SIGUSR1, pausing all activity")
     assert state()["paused"] == "yes"
     pooler.signal(signal.SIGUSR1)
-    pooler.wait_log("got SIGUSR1, but already paused/suspended")
-    with pytest.raises(psycopg.Error, match="already suspended/paused"):
+    pooler.wait_log("got SIGUSR1, but already paused")
+    with pytest.raises(psycopg.Error, match="already paused"):
         pooler.admin("PAUSE")
     pooler.signal(signal.SIGUSR2)
     pooler.wait_log("got SIGUSR2, continuing from PAUSE")
@@ -180,6 +180,7 @@ def test_hup_reads_the_ini_and_opens_the_log_anew(pooler: Bouncer) -> None:
 # ---- start
 
 
+@pytest.mark.slow
 def test_a_stale_pidfile_is_removed_and_a_live_one_respected(start_pooler: StartBouncer) -> None:
     pooler = start_pooler(run=False)
     pidfile = Path(str(pooler.settings["pidfile"]))
@@ -197,6 +198,7 @@ def test_a_stale_pidfile_is_removed_and_a_live_one_respected(start_pooler: Start
     assert pidfile.read_text() == f"{os.getpid()}\n"
 
 
+@pytest.mark.slow
 def test_in_the_background(start_pooler: StartBouncer) -> None:
     pooler = start_pooler(run=False)
     pidfile = Path(str(pooler.settings["pidfile"]))
@@ -283,11 +285,12 @@ def test_control_characters_of_strangers_stay_out(pooler: Bouncer) -> None:
     assert not re.search(r"^\S+ \S+ UTC \[1\]", pooler.log.read_text(), re.M)
 
 
+@pytest.mark.slow
 def test_the_stats_line(start_pooler: StartBouncer) -> None:
     pooler = start_pooler(stats_period=1)
     pooler.wait_log(
         r"LOG stats: \d+ xacts/s, \d+ queries/s, \d+ client parses/s, \d+ server parses/s, \d+ binds/s, "
-        r"in \d+ B/s, out \d+ B/s, xact \d+ us, query \d+ us, wait \d+ us"
+        r"\d+ client logins/s, in \d+ B/s, out \d+ B/s, xact \d+ us, query \d+ us, wait \d+ us"
     )
     pooler.admin("SET log_stats = 0")
 

@@ -21,16 +21,15 @@ TEST_COMMAND = "python3 -m venv .venv && .venv/bin/pip install '.[test]' && .ven
 
 
 def commands() -> Iterator[list[str]]:
-    """Each command line of a code block, cut at shell operators, without variables in front."""
-    for block in re.findall(r"^```\w*\n(.*?)^```|((?:^ {4}.*\n)+)", README, re.MULTILINE | re.DOTALL):
-        for line in "".join(block).replace("\\\n", " ").splitlines():
-            text = line.strip().removeprefix("$ ")
-            try:
-                lexer = shlex.shlex(text, posix=True, punctuation_chars=True)
-                lexer.whitespace_split = True  # else a colon ends a word
-                words = list(lexer)
-            except ValueError:
-                continue  # an unmatched quote: output, not a command
+    """Each command line of a block of shell, and each command of ours in a sentence, cut at shell operators, without
+    variables in front."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in [*blocks, *re.findall(r"(?<!`)`(pooler [^`]+)`", README)]:
+        for line in block.replace("\\\n", " ").splitlines():
+            lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+            lexer.whitespace_split = True  # else a colon ends a word
+            words = list(lexer)
             current: list[str] = []
             for word in [*words, "&&"]:
                 if word in {"&&", "||", "|", ";", "&", ">", ">>"}:
@@ -61,6 +60,25 @@ def test_every_command_of_readme_exists_with_its_flags(line: str) -> None:
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\((?!https?:|#)([^)#]+)", README))))
 def test_every_linked_file_is_there(path: str) -> None:
     assert (TREE / path).exists()
+
+
+def rows(text: str) -> dict[str, list[set[str]]]:
+    """The rows of its tables: what stands first -> the other cells, of each row that begins like that."""
+    found: dict[str, list[set[str]]] = {}
+    for line in re.findall(r"^\| (.*) \|$", text, re.MULTILINE):
+        first, *cells = line.split(" | ")
+        found.setdefault(first, []).append(set(cells))
+    return found
+
+
+def test_the_six_figures_are_those_of_the_results() -> None:
+    costs = README.partition("\n## Against PgBouncer: what it costs\n")[2].partition("\n## ")[0]
+    table = costs[costs.index("| ---") :].partition("\n")[2].partition("\n\n")[0]
+    shown = [line.strip("| ").split(" | ") for line in table.splitlines()]
+    measured = rows((TREE / "tests" / "bench" / "RESULTS.md").read_text())
+    assert len(shown) == 6
+    for label, _, *figures in shown:
+        assert any(set(figures) <= cells for cells in measured.get(label, [])), label
 
 
 def test_the_test_command_is_the_one_ci_runs() -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from admin.repl import main
 from tests.fixtures.bouncer import version
+from tests.fixtures.cluster import Cluster
 from tests.fixtures.process import Bouncer, StartBouncer
 from tests.fixtures.terminal import Terminal, environment, pooler_command
 
@@ -41,7 +42,7 @@ def open_terminal(tmp_path: Path) -> Iterator[Open]:
 
 @pytest.fixture(params=["pooler", pytest.param("pgbouncer", marks=pytest.mark.slow)])
 def bouncer(request: pytest.FixtureRequest) -> Bouncer:
-    """A running console: ours; as a slow test PgBouncer 1.18's."""
+    """A running console: ours; as a slow test PgBouncer's."""
     start: StartBouncer = request.getfixturevalue(f"start_{request.param}")
     return start()
 
@@ -88,6 +89,7 @@ def run(home: Path, *arguments: str, input: str = "", **variables: str) -> Done:
 # ---- scripts
 
 
+@pytest.mark.slow
 def test_scripts(bouncer: Bouncer, tmp_path: Path) -> None:
     here = url(bouncer)
     done = run(tmp_path, here, "-c", "SHOW DATABASES", "-c", "RELOAD", "--format", "json")
@@ -106,10 +108,13 @@ def test_scripts(bouncer: Bouncer, tmp_path: Path) -> None:
 
     done = run(tmp_path, here, "-c", "SHOW LISTS WHERE list = 'databases'", "-f", "markdown")
     assert done.stdout.splitlines()[-1].split() == ["|", "databases", "|", "3", "|"]
+    several = here.replace("127.0.0.1:", "127.0.0.1:1,127.0.0.1:")
+    assert run(tmp_path, several, "-c", "SHOW VERSION").stdout.splitlines()[0] == " version", "the second host answers"
     done = run(tmp_path, here, "-x", "-c", "SHOW VERSION")
     assert done.stdout.splitlines()[0].startswith("-[ RECORD 1 ]")
 
 
+@pytest.mark.slow
 def test_exit_status(bouncer: Bouncer, tmp_path: Path) -> None:
     here = url(bouncer)
     done = run(tmp_path, here, "-c", "SHOW NONSENSE", "-c", "SHOW VERSION")
@@ -173,7 +178,7 @@ def test_variables_and_passfile(start_pgbouncer: StartBouncer, tmp_path: Path) -
 
 def test_a_person(bouncer: Bouncer, open_terminal: Open) -> None:
     bouncer.sql("SELECT 1")
-    terminal = open_terminal(url(bouncer), env={"PAGER": ""})
+    terminal = open_terminal(url(bouncer), columns=260, env={"PAGER": ""})
     terminal.wait(r"^Connected to 127\.0\.0\.1:\d+/pgbouncer as \"postgres\", version 1\.")
     terminal.wait(r"^ ● 127\.0\.0\.1:\d+/pgbouncer 1\.\d+\.\d │ 1 pool │ waiting 0 │ max wait 0 │ [\d…]+ tps")
     terminal.type("sho")
@@ -183,11 +188,25 @@ def test_a_person(bouncer: Bouncer, open_terminal: Open) -> None:
     terminal.press("Tab", "Enter")
     terminal.wait(r"^ app +\|.*\n[\s\S]*^\(\d rows\)")
     terminal.enter("SELECT database, cl_active")
-    terminal.wait(r"^ +\.\.\.")
+    terminal.wait(r"; or an empty line runs it$")
+    terminal.wait(r"^ +; runs it \.\.\.$")
     terminal.enter("FROM pools WHERE database = 'app';")
     terminal.wait(r"^ app +\| +0$")
     terminal.enter("SHOW POLS")
-    terminal.wait(r"^ERROR:  invalid command 'SHOW POLS', use SHOW HELP;\nHINT:  Did you mean SHOW POOLS\?")
+    terminal.wait(r"^ERROR:  invalid command 'SHOW POLS', use SHOW HELP;\nHINT: .* you mean\w? \"?SHOW POOLS")
+    terminal.enter("SELECT max(maxwait) AS longest")
+    terminal.enter("FROM pools")
+    terminal.enter("")
+    terminal.wait(r"^ +longest$")
+    terminal.type("SHOW P")
+    terminal.wait(r"^ +POOLS +clients and servers of each pool")
+    terminal.press("C-u")
+    terminal.enter("\\h pause")
+    terminal.wait(r"^ PAUSE \[<db>\] +\| wait for running work")
+    terminal.enter("PAUSE")
+    terminal.wait(r"^PAUSE: holds back all work of every database until RESUME\. Really\? \[y/N\]")
+    terminal.enter("")
+    terminal.wait(r"^not done$")
     terminal.enter("PAUSE app")
     terminal.wait(r"^PAUSE$")
     terminal.wait(r"1 pool, paused: app")
@@ -205,6 +224,7 @@ def test_a_person(bouncer: Bouncer, open_terminal: Open) -> None:
     assert terminal.status() == 0
 
 
+@pytest.mark.slow
 def test_wide_and_narrow(pgbouncer: Bouncer, open_terminal: Open) -> None:
     pgbouncer.sql("SELECT 1")
     terminal = open_terminal(url(pgbouncer), columns=200, lines=20, env={"PAGER": ""})
@@ -222,6 +242,7 @@ def test_wide_and_narrow(pgbouncer: Bouncer, open_terminal: Open) -> None:
     terminal.wait(rf"^ ● 127\.0\.0\.1:\d+/pgbouncer {re.escape(version().split()[1])} │ 1 pool")
 
 
+@pytest.mark.slow
 def test_waiting_clients_stand_out(pgbouncer: Bouncer, open_terminal: Open) -> None:
     terminal = open_terminal(url(pgbouncer), columns=230, env={"PAGER": ""})
     with pgbouncer.connect() as client:
@@ -247,6 +268,7 @@ def test_no_colours(pgbouncer: Bouncer, open_terminal: Open, env: dict[str, str]
     assert not re.search("\x1b\\[[0-9;]*3[1-7]", terminal.screen(colours=True))
 
 
+@pytest.mark.slow
 def test_watch(bouncer: Bouncer, open_terminal: Open) -> None:
     terminal = open_terminal(url(bouncer), columns=200)
     terminal.wait(PROMPT)
@@ -268,10 +290,12 @@ def test_watch(bouncer: Bouncer, open_terminal: Open) -> None:
     assert terminal.status() == 0
 
 
+@pytest.mark.slow
 def test_a_wrong_password_asks_again(start_pgbouncer: StartBouncer, open_terminal: Open) -> None:
     bouncer = start_pgbouncer(auth_type="md5", users={"postgres": "s3cret"})
     terminal = open_terminal(url(bouncer, password="first"))
     terminal.wait(r"password authentication failed")
+    assert terminal.screen().count("authentication failed") == 1
     terminal.wait(r'^Password for "postgres" at 127\.0\.0\.1:\d+:')
     assert "postgres:" in terminal.arguments()
     assert "first" not in terminal.arguments()
@@ -284,8 +308,60 @@ def test_a_wrong_password_asks_again(start_pgbouncer: StartBouncer, open_termina
     assert terminal.status() == 0
 
 
+def test_watching_pools_is_one_line_a_pool(pgbouncer: Bouncer, open_terminal: Open) -> None:
+    pgbouncer.sql("SELECT 1")
+    pgbouncer.sql("SELECT 1", dbname="other")
+    terminal = open_terminal(url(pgbouncer), columns=80, lines=24)
+    terminal.wait(PROMPT)
+    terminal.enter("SHOW POOLS \\watch 0.3")
+    terminal.wait(r"^ app +\| postgres +\|.*\n other +\| postgres ")
+    terminal.wait(r"^\(3 rows; \d+ columns are empty or 0\)$")
+    terminal.press("C-c")
+    terminal.wait(r"127\.0\.0\.1:\d+ > *$")
+
+
+@pytest.mark.slow
+def test_a_wrong_password_of_the_environment_is_told_and_tried_once(
+    start_pooler: StartBouncer, open_terminal: Open, cluster: Cluster
+) -> None:
+    """Over TLS too, where libpq by itself would say it again without."""
+    bouncer = start_pooler(
+        auth_type="md5",
+        users={"postgres": "s3cret"},
+        client_tls_sslmode="allow",
+        client_tls_cert_file=cluster.server_pair.cert,
+        client_tls_key_file=cluster.server_pair.key,
+    )
+    known = {"PGHOST": "127.0.0.1", "PGPORT": str(bouncer.port), "PGUSER": "postgres", "PGPASSWORD": "wrong"}
+    terminal = open_terminal(env=known)
+    terminal.wait(r'^the password for "postgres" was refused: .* failed\nPassword for "postgres" at 127\.0\.0\.1:')
+    attempts = {line for line in bouncer.log_text().splitlines() if "login attempt: db=pgbouncer" in line}
+    assert len(attempts) == 1, attempts
+    assert "tls=TLS" in attempts.pop()
+    terminal.enter("s3cret")
+    terminal.wait(r"^Connected to")
+
+
+@pytest.mark.slow
+def test_what_is_shown_after_a_restart_during_watch_is_of_now(bouncer: Bouncer, open_terminal: Open) -> None:
+    terminal = open_terminal(url(bouncer), columns=200)
+    terminal.wait(r" tps\b")
+    terminal.enter("SHOW VERSION \\watch 0.5")
+    terminal.wait(r"every 0\.5 s: SHOW VERSION")
+    bouncer.stop()
+    bouncer.start()
+    terminal.wait(r"connected to .* again|^ PgBouncer 1\.")
+    terminal.wait(r"every 0\.5 s: SHOW VERSION")
+    terminal.type("q")
+    seen = []
+    while not re.search(r"● .* tps\b", shown := terminal.screen()):
+        seen.append(shown)
+    assert not [screen for screen in seen if "not connected" in screen]
+
+
+@pytest.mark.slow
 def test_a_lost_connection_comes_back(bouncer: Bouncer, open_terminal: Open) -> None:
-    terminal = open_terminal(url(bouncer), env={"PAGER": ""})
+    terminal = open_terminal(url(bouncer), columns=260, env={"PAGER": ""})
     terminal.wait(r" tps\b")
     bouncer.stop()
     terminal.wait(r"✗ .* not connected, trying")
@@ -297,8 +373,9 @@ def test_a_lost_connection_comes_back(bouncer: Bouncer, open_terminal: Open) -> 
     terminal.wait(r"^ PgBouncer 1\.")
 
 
+@pytest.mark.slow
 def test_ctrl_c_gives_up_a_command_that_waits(bouncer: Bouncer, open_terminal: Open) -> None:
-    terminal = open_terminal(url(bouncer), env={"PAGER": ""})
+    terminal = open_terminal(url(bouncer), columns=260, env={"PAGER": ""})
     terminal.wait(PROMPT)
     with bouncer.connect() as client, client.transaction():
         client.execute("SELECT 1")
@@ -310,6 +387,7 @@ def test_ctrl_c_gives_up_a_command_that_waits(bouncer: Bouncer, open_terminal: O
     terminal.wait(r"^ PgBouncer 1\.")
 
 
+@pytest.mark.slow
 def test_history_lasts_and_is_private(pgbouncer: Bouncer, open_terminal: Open, tmp_path: Path) -> None:
     first = open_terminal(url(pgbouncer), env={"PAGER": ""})
     first.wait(PROMPT)

@@ -52,7 +52,8 @@ def test_pg_receivewal(start_pooler: StartBouncer, cluster: Cluster, mode: str) 
             process.terminate()
             process.wait(20)
     until(lambda: bouncer.pool("replication", "replicator")["sv_active"] == 0)
-    bouncer.wait_log(r"S-\w+: replication/replicator@\S+ closing because: replication client disconnected \(age=")
+    why = "client disconnect while server was not ready"
+    bouncer.wait_log(rf"S-\w+: replication/replicator@\S+ closing because: {why} \(age=")
     bouncer.wait_log(r"login attempt: db=replication user=replicator tls=no replication=yes")
 
 
@@ -136,6 +137,7 @@ def test_cancel(start_pooler: StartBouncer, cluster: Cluster) -> None:
         assert [m.error["C"] for m in client.until() if m.type == "E"] == ["57014"]
 
 
+@pytest.mark.slow
 def test_limits_hold(start_pooler: StartBouncer, cluster: Cluster) -> None:
     bouncer = replicating(start_pooler, cluster, default_pool_size=1, query_wait_timeout=0.5)
     bouncer.sql("SELECT 1", user="replicator")
@@ -147,6 +149,7 @@ def test_limits_hold(start_pooler: StartBouncer, cluster: Cluster) -> None:
         assert client.rows("SELECT 1") == [[b"1"]]
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer(
     start_pooler: StartBouncer, cluster: Cluster, start_proxy: Callable[[int], FaultProxy]
 ) -> None:
@@ -162,6 +165,7 @@ def test_a_server_that_does_not_answer(
     with pytest.raises(AssertionError, match="query_wait_timeout"):
         logged_in(bouncer)
     until(lambda: not rows(bouncer))
+    assert sum(row["sv_login"] for row in bouncer.admin("SHOW POOLS")) == 0
     proxy.resume()
     with logged_in(bouncer) as client:
         assert client.rows("SELECT 1") == [[b"1"]]
@@ -171,7 +175,7 @@ def test_who_may(start_pooler: StartBouncer, cluster: Cluster) -> None:
     """HBA has a database of its own for physical replication; PostgreSQL's refusals reach the client."""
     bouncer = replicating(start_pooler, cluster, run=False, auth_type="hba")
     hba = bouncer.directory / "hba.conf"
-    hba.write_text("host replication replicator 127.0.0.1/32 trust\nhost app all 127.0.0.1/32 trust\n")
+    hba.write_text("host replication replicator 127.0.0.1/32 trust\nhost app,pgbouncer all 127.0.0.1/32 trust\n")
     bouncer.settings["auth_hba_file"] = hba
     bouncer.start()
     logged_in(bouncer, "true").socket.close()
@@ -180,3 +184,24 @@ def test_who_may(start_pooler: StartBouncer, cluster: Cluster) -> None:
         Stream(("127.0.0.1", bouncer.port)).login("app", "postgres", replication="on")
     with pytest.raises(AssertionError, match="must be superuser or replication role"):
         Stream(("127.0.0.1", bouncer.port)).login("app", "trusty", replication="database")
+    # What was counted for it is not: it would keep the pool from any other server.
+    assert sum(row["sv_login"] for row in bouncer.admin("SHOW POOLS")) == 0
+    with Stream(("127.0.0.1", bouncer.port)).login("app", "trusty") as client:
+        assert client.rows("SELECT 1") == [[b"1"]]
+
+
+def test_pool_size_holds_for_those_who_come_first(start_pooler: StartBouncer, cluster: Cluster) -> None:
+    """Nobody has been greeted yet, which is no reason to give all of them a server at once."""
+    bouncer = replicating(start_pooler, cluster, default_pool_size=2)
+    came = [Stream(("127.0.0.1", bouncer.port)) for _ in range(4)]
+    try:
+        for client in came:
+            client.send(stream.startup({"user": "replicator", "database": "app", "replication": "database"}))
+        until(lambda: bouncer.pool("app", "replicator")["sv_active"] == 2, "two of them to have a server")
+        assert bouncer.log.read_text().count("new connection to server") == 2
+        for client in came:
+            client.until()
+            client.socket.close()
+    finally:
+        for client in came:
+            client.socket.close()

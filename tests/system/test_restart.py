@@ -6,18 +6,21 @@ from __future__ import annotations
 
 import functools
 import os
+import socket
 import threading
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from pooler import wire
-from pooler.config import load
-from pooler.daemon import knock
-from pooler.door import SUCCESSOR
-from pooler.passing import Line
+from pooler.clients.door import SUCCESSOR
+from pooler.config.whole import load
+from pooler.process.daemon import knock
+from pooler.process.passing import Passage
 from tests.fixtures import account
 from tests.fixtures.cluster import SUPERUSER, Cluster
 from tests.fixtures.process import Bouncer, StartBouncer
@@ -69,6 +72,7 @@ def test_a_transaction_goes_on(start_plain: StartBouncer) -> None:
     assert "got pooler socket: " in pooler.log_text()
 
 
+@pytest.mark.slow
 def test_a_session_keeps_its_server_and_its_settings(start_plain: StartBouncer) -> None:
     pooler = start_plain(pool_mode="session")
     with pooler.connect(prepare_threshold=0) as session:
@@ -84,6 +88,7 @@ def test_a_session_keeps_its_server_and_its_settings(start_plain: StartBouncer) 
         assert session.execute("SHOW TimeZone").fetchone() == ("Asia/Tokyo",)
 
 
+@pytest.mark.slow
 def test_statements_and_parameters_of_clients_without_a_server(start_plain: StartBouncer) -> None:
     pooler = start_plain(default_pool_size=2, max_prepared_statements=3)
     with ExitStack() as stack:
@@ -119,6 +124,7 @@ def test_in_the_middle_of_queries_and_of_the_queue(start_plain: StartBouncer, cl
         assert answers == [(5,)] * 3
 
 
+@pytest.mark.slow
 def test_a_cancel_key_stays_good(start_plain: StartBouncer) -> None:
     pooler = start_plain()
     with pooler.connect() as client:
@@ -140,6 +146,7 @@ def test_a_cancel_key_stays_good(start_plain: StartBouncer) -> None:
         assert client.execute("SELECT 1").fetchone() == (1,)
 
 
+@pytest.mark.slow
 def test_a_large_result_and_a_copy(start_plain: StartBouncer) -> None:
     pooler = start_plain()
     with pooler.connect() as reader, pooler.connect() as writer, pooler.connect() as rows:
@@ -198,6 +205,7 @@ def test_no_error_and_no_lost_row_under_load(start_plain: StartBouncer, cluster:
     pooler.sql(f"DROP TABLE {table}")
 
 
+@pytest.mark.slow
 def test_tls_ends(start_plain: StartBouncer, cluster: Cluster) -> None:
     pair = cluster.server_pair
     pooler = start_plain(client_tls_sslmode="allow", client_tls_cert_file=pair.cert, client_tls_key_file=pair.key)
@@ -210,26 +218,180 @@ def test_tls_ends(start_plain: StartBouncer, cluster: Cluster) -> None:
         assert backend(plain) == server
 
 
-def test_a_new_process_that_dies_takes_nothing(start_plain: StartBouncer) -> None:
+# ---- a new process that dies or stalls, at each moment
+
+
+def successor(bouncer: Bouncer) -> socket.socket:
+    """Who asks to take over, and has read nothing yet."""
+    sock = knock(load(str(bouncer.ini)).settings)
+    assert sock is not None
+    startup = {"user": "pgbouncer", "database": "pgbouncer", "application_name": SUCCESSOR}
+    sock.sendall(wire.startup_message(startup))
+    return sock
+
+
+def greeted(sock: socket.socket) -> Passage:
+    assert sock.recv(9) == wire.authentication_ok()
+    return Passage(sock, 10)
+
+
+def reads(count: int) -> Callable[[Passage], None]:
+    """Takes so many frames, or all."""
+
+    def act(line: Passage) -> None:
+        for _ in range(count):
+            fact, descriptor = line.take()
+            if descriptor is not None:
+                os.close(descriptor)
+            if fact["kind"] == "end":
+                break
+
+    return act
+
+
+def says(fact: dict[str, str]) -> Callable[[Passage], None]:
+    def act(line: Passage) -> None:
+        reads(1000)(line)
+        line.put(fact)
+
+    return act
+
+
+def dribbles(line: Passage) -> None:
+    """Always something moves, but never enough."""
+    reads(1000)(line)
+    text = b'{"kind":"taken"}'
+    with suppress(OSError):
+        for byte in b"-" + len(text).to_bytes(4, "big") + text:
+            line.sock.sendall(bytes([byte]))
+            threading.Event().wait(0.3)
+
+
+def jabbers(line: Passage) -> None:
+    with suppress(OSError):
+        line.sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+
+
+@contextmanager
+def traffic(bouncer: Bouncer) -> Iterator[list[float]]:
+    """Seconds that each query of a client took meanwhile, and that a newcomer had to wait for its answer."""
+    done = threading.Event()
+    gaps: list[float] = []
+
+    def work() -> None:
+        with bouncer.connect() as client:
+            while not done.is_set():
+                began = time.monotonic()
+                client.execute("SELECT 1")
+                gaps.append(time.monotonic() - began)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        until(lambda: gaps)
+        yield gaps
+        began = time.monotonic()
+        assert bouncer.sql("SELECT 2") == [(2,)]
+        gaps.append(time.monotonic() - began)
+    finally:
+        done.set()
+        thread.join(20)
+
+
+STANDSTILL = 1.5
+"""Seconds. Half a second is given to one that stalls, a second to one that dribbles; it was twenty."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "act",
+    [
+        pytest.param(reads(0), id="at once"),
+        pytest.param(reads(1), id="after one frame"),
+        pytest.param(reads(3), id="after some"),
+        pytest.param(reads(1000), id="after all"),
+        pytest.param(says({"kind": "no, thank you"}), id="with another answer"),
+        pytest.param(says({}), id="with no answer"),
+        pytest.param(jabbers, id="with no frame"),
+        pytest.param(dribbles, id="dribbling"),
+    ],
+)
+@pytest.mark.parametrize("dies", [False, True], ids=["stalls", "dies"])
+def test_a_new_process_that_stalls_or_dies_takes_nothing(
+    start_plain: StartBouncer, act: Callable[[Passage], None], dies: bool
+) -> None:
     pooler = start_plain()
-    with pooler.connect() as client:
+    with pooler.connect() as client, traffic(pooler) as gaps:
         client.execute("BEGIN")
-        sock = knock(load(str(pooler.ini)).settings)
-        assert sock is not None
-        startup = {"user": "pgbouncer", "database": "pgbouncer", "application_name": SUCCESSOR}
-        sock.sendall(wire.startup_message(startup))
-        assert sock.recv(9) == wire.authentication_ok()
-        line = Line(sock, 10)
-        while line.take()[0]["kind"] != "end":
-            pass
-        sock.close()
-        pooler.wait_log("the new process did not take over")
-        assert client.execute("SELECT 1").fetchone() == (1,)
-        assert pooler.sql("SELECT 2") == [(2,)]
+        with successor(pooler) as sock:
+            act(greeted(sock))
+            if dies:
+                sock.close()
+            pooler.wait_log("the new process did not take over")
+            assert client.execute("SELECT 1").fetchone() == (1,)
+    assert max(gaps) < STANDSTILL
+    with pooler.connect() as client:
         restart(pooler)
         assert client.execute("SELECT 3").fetchone() == (3,)
 
 
+@pytest.mark.slow
+def test_a_new_process_that_does_not_even_come_in_is_awaited_beside_the_traffic(start_plain: StartBouncer) -> None:
+    pooler = start_plain()
+    with traffic(pooler) as gaps, successor(pooler) as sock:
+        pooler.wait_log("a new process wants to take over")
+        before = len(gaps)
+        until(lambda: len(gaps) > before + 500)
+        # Nor can another one in its stead.
+        with successor(pooler) as second:
+            pooler.wait_log("the new process did not take over: another one is about to")
+            assert second.recv(100) == b""
+        assert pooler.sql("SELECT 2") == [(2,)]
+        sock.close()
+        until(lambda: pooler.log.read_text().count("the new process did not take over") == 2)
+    assert max(gaps) < STANDSTILL
+    restart(pooler)
+    assert pooler.sql("SELECT 3") == [(3,)]
+
+
+@pytest.mark.slow
+def test_a_new_process_that_never_comes_in_is_given_up(start_plain: StartBouncer) -> None:
+    pooler = start_plain()
+    with traffic(pooler) as gaps, successor(pooler):
+        pooler.wait_log("the new process did not take over: no answer in time", deadline=30)
+    assert max(gaps) < STANDSTILL
+
+
+@pytest.mark.parametrize("frames", [0, 1, 2])
+@pytest.mark.parametrize("ends", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["dies", "stalls"])
+def test_an_old_process_that_dies_or_stalls_leaves_the_new_one_with_nothing(
+    start_pooler: StartBouncer, frames: int, ends: bool
+) -> None:
+    """It says so and ends: somebody else may be at work there."""
+    new = start_pooler(run=False)
+    new.write()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(new.directory / f".s.PGSQL.{new.port}"))
+        listener.listen()
+        process = new.launch("-R")
+        sock, _ = listener.accept()
+        with sock:
+            assert SUCCESSOR.encode() in sock.recv(1000)
+            line = Passage(sock, 10)
+            if frames:
+                sock.sendall(wire.authentication_ok())
+                line.put({"kind": "house"})
+            if frames == 2:
+                line.put({"kind": "end"})
+                assert line.take() == ({"kind": "taken"}, None)
+            if ends:
+                sock.close()
+            assert process.wait(30) == 1
+    assert "cannot take over from the old process: " in new.log_text()
+    assert not Path(str(new.settings["pidfile"])).exists()
+
+
+@pytest.mark.slow
 def test_pauses_stay(start_plain: StartBouncer) -> None:
     pooler = start_plain()
     pooler.sql("SELECT 1")
@@ -242,6 +404,7 @@ def test_pauses_stay(start_plain: StartBouncer) -> None:
     assert pooler.sql("SELECT 1") == [(1,)]
 
 
+@pytest.mark.slow
 def test_tls_to_the_servers_ends_them_when_they_are_free(start_pooler: StartBouncer, cluster: Cluster) -> None:
     """A client on such a server ends with it; one without a server goes on, on a new server."""
     pooler = start_pooler(server_tls_sslmode="require")

@@ -4,6 +4,7 @@ clear line. Ports are chosen by the test, since 5432 and 5433 may be somebody's.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -20,6 +21,8 @@ import pytest
 from tests.fixtures import account
 from tests.fixtures.cluster import PASSWORDS, Cluster, scratch
 from tests.fixtures.process import StartBouncer, imports
+from tests.fixtures.proxy import FaultProxy
+from tests.fixtures.understudy import Understudy, refusal
 from tests.fixtures.waiting import free_port, until
 
 URL = re.compile(r"postgres://\S+")
@@ -36,6 +39,7 @@ class Serve:
     """One run of `pooler serve` with its stdout and stderr in files."""
 
     def __init__(self, directory: Path, *arguments: str, **environment: str) -> None:
+        self.given = [*arguments, *environment.values()]
         self.stdout, self.stderr = directory / "stdout", directory / "stderr"
         with self.stdout.open("wb") as out, self.stderr.open("wb") as err:
             self.process = subprocess.Popen(
@@ -58,10 +62,19 @@ class Serve:
 
     @property
     def url(self) -> str:
-        """The application's URL, as printed."""
+        """The application's URL, as printed, with the password in it, which is not printed into a file."""
         found = URL.search(self.text())
         assert found, self.text()
-        return found[0]
+        return found[0].replace("****", self.password)
+
+    @property
+    def password(self) -> str:
+        """Where the text says that it is: in the file with passwords, or in the URL that was given."""
+        if file := re.search(r"\(the password is in (\S+);", self.text()):
+            kept = [line.split(":") for line in Path(file[1]).read_text().splitlines()]
+            return next(fields[4] for fields in kept if fields[3:4] == ["pooler"])
+        (url,) = (text for text in self.given if text.startswith("postgres://"))
+        return url.rpartition("@")[0].split(":")[-1]
 
     def psql(self, *arguments: str, password: str = "") -> str:
         """stdout of the printed psql command with more arguments; the password where psql would ask for it."""
@@ -121,12 +134,13 @@ def test_one_command(serve: StartServe, data: Path) -> None:
     assert fetch(run.url, "SELECT current_database()") == "pooler"
     assert fetch(run.url, "SELECT 1", sslmode="require") == 1
     assert fetch(run.url, "SELECT 1", sslmode="disable") == 1
-    assert run.psql("-X", "-A", "-t", "-c", "SHOW VERSION").strip() == "PgBouncer 1.25.2"
+    assert run.psql("-X", "-A", "-t", "-c", "SHOW VERSION").strip() == "PgBouncer 1.26.1"
     assert "pool_mode|transaction" in run.psql("-X", "-A", "-t", "-c", "SHOW CONFIG")
     assert "\ncl_active " in run.psql("-X", "-x", "-c", "SHOW POOLS")
     until(lambda: METRICS.search(run.stdout.read_text()), "a metrics line")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_the_embedded_database_stops_with_it_and_keeps_its_data(
     serve: StartServe, data: Path, how: signal.Signals
@@ -141,6 +155,7 @@ def test_the_embedded_database_stops_with_it_and_keeps_its_data(
     assert fetch(again.url, "SELECT answer FROM kept") == 42
 
 
+@pytest.mark.slow
 def test_a_killed_pooler_can_be_started_again(serve: StartServe, data: Path) -> None:
     run = serve("--data-dir", str(data), "--port", str(free_port()), "--http", "off").ready()
     run.stop(signal.SIGKILL)
@@ -199,7 +214,8 @@ def test_a_busy_port(serve: StartServe, cluster: Cluster) -> None:
         ("mysql://user@host/db", "postgres://"),
         ("postgres://user:secret@host:notaport/db", "port"),
         ("postgres://127.0.0.1:1/db", "no user"),
-        ("postgres://user@127.0.0.1:1/db", "cannot reach the database at 127.0.0.1:1"),
+        ("postgres://user:secret@x/y@127.0.0.1:1/db", "cannot be reached; a password's @"),
+        ("postgres://user:sec/ret@127.0.0.1:1/db", "%2F"),
     ],
 )
 def test_a_bad_url_is_one_line(serve: StartServe, url: str, told: str) -> None:
@@ -212,6 +228,101 @@ def test_a_wrong_password_for_the_database_is_one_line(serve: StartServe, cluste
     url = f"postgres://scram_user:wrong@127.0.0.1:{cluster.port}/app"
     line = refused(serve("--database-url", url, "--port", str(free_port()), "--http", "off"))
     assert "password authentication failed" in line
+
+
+@pytest.mark.slow
+def test_a_database_that_comes_later(serve: StartServe, cluster: Cluster) -> None:
+    """As at boot: it is there a while after the pooler, and the pool is then as large as its limit says."""
+    with FaultProxy(("127.0.0.1", cluster.port)) as proxy:
+        proxy.refuse()
+        url = f"postgres://trusty@127.0.0.1:{proxy.port}/app"
+        run = serve("--database-url", url, "--port", str(free_port()), "--http", "off").ready()
+        assert f"WARNING the database at 127.0.0.1:{proxy.port} cannot be reached: " in run.text()
+        assert "Pooling the database" in run.text()
+        proxy.accept()
+        until(lambda: "is there: the pool takes 150 of its 200 connections" in run.text(), "the limit to be asked for")
+        assert fetch(run.url, "SELECT current_user") == "trusty"
+        shown = run.psql("-X", "-A", "-t", "-c", "SHOW CONFIG")
+        assert "default_pool_size|150|" in shown
+        assert "max_db_connections|150|" in shown
+
+
+def test_a_database_that_is_not_ready_is_waited_for(serve: StartServe) -> None:
+    with Understudy() as server:
+        server.login = refusal("57P03", "the database system is starting up")
+        url = f"postgres://u@127.0.0.1:{server.port}/app"
+        run = serve("--database-url", url, "--port", str(free_port()), "--http", "off").ready()
+        assert "is not ready: the database system is starting up" in run.text()
+
+
+def test_a_database_without_tls_is_told_of_the_sslmode(serve: StartServe) -> None:
+    with Understudy() as server:
+        url = f"postgres://u@127.0.0.1:{server.port}/app?sslmode=require"
+        line = refused(serve("--database-url", url, "--port", str(free_port()), "--http", "off"))
+        assert "server refused SSL, and the URL asks for sslmode=require" in line
+
+
+@pytest.mark.slow
+def test_a_busy_port_is_told_before_a_database_is_made(serve: StartServe, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = str(busy.getsockname()[1])
+        for words in (("--port", port, "--http", "off"), ("--port", str(free_port()), "--http", f"127.0.0.1:{port}")):
+            data = tmp_path / words[1]
+            line = refused(serve("--data-dir", str(data), *words))
+            assert f"cannot listen on 127.0.0.1:{port}: Address already in use; choose another port" in line
+            assert not data.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("x.ini", "--port", "7009"), "--port is for a start without an ini file; there it is listen_port"),
+        (("x.ini", "--listen", "*"), "listen_addr"),
+        (("x.ini", "--plain"), "client_tls_sslmode"),
+        (("x.ini", "--data-dir", "d"), "--data-dir is for"),
+        (("x.ini", "--embedded"), "[databases]"),
+        (("x.ini", "--database-url", "postgres://u@h/d"), "[databases]"),
+        (("x.ini", "--connection-limit", "5"), "default_pool_size"),
+        (("-d",), "-d needs an ini file"),
+        (("-R",), "-R needs an ini file"),
+        (("--http-key", "k"), "--http-key needs --http-cert"),
+        (("--embedded", "--database-url", "postgres://u@h/d"), "either"),
+    ],
+)
+def test_what_cannot_be_meant_is_wrong_usage(serve: StartServe, words: tuple[str, ...], told: str) -> None:
+    assert told in refused(serve(*words), status=2)
+
+
+@pytest.mark.slow
+def test_a_hangup_without_an_ini_is_no_error(serve: StartServe, cluster: Cluster) -> None:
+    url = f"postgres://trusty@127.0.0.1:{cluster.port}/app"
+    run = serve("--database-url", url, "--port", str(free_port()), "--http", "off").ready()
+    run.process.send_signal(signal.SIGHUP)
+    until(lambda: "LOG got SIGHUP, reopening logs" in run.text(), "the signal to be heard")
+    assert fetch(run.url, "SELECT 1") == 1
+    assert "ERROR" not in run.text()
+
+
+@pytest.mark.slow
+def test_a_state_alone_starts_no_database(serve: StartServe, tmp_path: Path) -> None:
+    """The console is there for who started it."""
+    port = free_port()
+    run = serve("--state", str(tmp_path / "state.db"), "--port", str(port), "--http", "off").ready()
+    assert not (tmp_path / "xdg" / "pooler" / "data").exists()
+    assert not (run.stdout.parent / "xdg" / "pooler" / "data").exists()
+    assert "no database beside it" in run.text()
+    assert run.psql("-X", "-A", "-t", "-c", "SHOW VERSION").strip() == "PgBouncer 1.26.1"
+
+
+def test_the_log_as_objects(serve: StartServe, cluster: Cluster) -> None:
+    url = f"postgres://trusty@127.0.0.1:{cluster.port}/app"
+    run = serve("--database-url", url, "--port", str(free_port()), "--http", "off", "--log-format", "json").ready()
+    assert fetch(run.url, "SELECT 1") == 1
+    until(lambda: "login attempt" in run.stderr.read_text(), "the login to be logged")
+    lines = [json.loads(line) for line in run.stderr.read_text().splitlines()]
+    assert {"time", "level", "pid", "message"} <= set(lines[0])
+    (login,) = (line for line in lines if line["message"].startswith("login attempt"))
+    assert (login["database"], login["user"], login["level"]) == ("app", "trusty", "LOG")
 
 
 def test_an_ini_that_is_not_there_is_one_line(serve: StartServe) -> None:
@@ -230,7 +341,7 @@ def test_an_address_for_http_that_is_none_is_wrong_usage(serve: StartServe, addr
 def test_version_and_help(serve: StartServe) -> None:
     version = serve("--version")
     assert version.process.wait(30) == 0
-    assert version.stdout.read_text().splitlines()[0] == "PgBouncer 1.25.2"
+    assert version.stdout.read_text().splitlines()[0] == "PgBouncer 1.26.1"
     help_ = serve("--help")
     assert help_.process.wait(30) == 0
     assert "--database-url" in help_.stdout.read_text()
@@ -242,7 +353,7 @@ def test_version_and_help(serve: StartServe) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"nowhere": 1}, r"ERROR unknown parameter: pgbouncer/nowhere\n"),
+        ({"nowhere": 1}, r"ERROR unknown parameter: pgbouncer/nowhere \(.*\.ini:\d+\)\n"),
         ({"verbose": "many"}, r'ERROR invalid value "many" for parameter verbose in configuration \(.*\.ini:\d+\)'),
         ({"auth_type": "cert"}, r"auth_type=cert requires client_tls_sslmode=SSLMODE_VERIFY_FULL"),
         ({"listen_addr": "192.0.2.1"}, r"FATAL failed to listen on any address in listen_addr list: 192\.0\.2\.1"),

@@ -1,27 +1,23 @@
 """TLS between clients and the pooler, by libpq: sslmodes, certificates, HBA rules, direct TLS, reload, and
 HBA's other ways in.
 
-Where PgBouncer 1.18 has the feature, the test runs against it too.
+Where PgBouncer has the feature, the test runs against it too.
 """
 
 from __future__ import annotations
 
-import contextlib
 import getpass
-import socket
 import ssl
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from tests.fixtures import account, stream
+from tests.fixtures import stream
 from tests.fixtures.cluster import PASSWORDS, Cluster
 from tests.fixtures.process import Bouncer, StartBouncer
 from tests.fixtures.stream import Stream
-from tests.fixtures.waiting import until
 
 Start = Callable[..., Bouncer]
 NO_RULE = ("no authentication method is found", "login rejected")
@@ -70,6 +66,28 @@ def test_tls_for_those_who_want_it(start: Start, mode: str) -> None:
         assert bouncer.sql("SELECT 1", sslmode="disable") == [(1,)]
 
 
+@pytest.mark.parametrize(
+    ("curve", "protocol", "said"),
+    [
+        ("auto", "tlsv1.2", r"TLSv1\.2/ECDHE-ECDSA-AES256-GCM-SHA384/ECDH=X25519"),
+        ("secp384r1", "tlsv1.2", r"TLSv1\.2/ECDHE-ECDSA-AES256-GCM-SHA384/ECDH=secp384r1"),
+        ("prime256v1", "tlsv1.3", r"TLSv1\.3/TLS_AES_256_GCM_SHA384"),
+    ],
+)
+def test_what_the_log_says_of_tls(start: Start, curve: str, protocol: str, said: str) -> None:
+    bouncer = start(client_tls_ecdhcurve=curve, client_tls_protocols=protocol)
+    assert bouncer.sql("SELECT 1", sslmode="require") == [(1,)]
+    bouncer.wait_log(rf"login attempt: db=app user=postgres tls={said} replication=no")
+
+
+@pytest.mark.parametrize("protocol", ["tlsv1.2", "tlsv1.3"])
+def test_what_the_log_says_of_a_server_s_tls(start_either: StartBouncer, protocol: str) -> None:
+    bouncer = start_either(server_tls_protocols=protocol)
+    assert bouncer.sql("SELECT 1") == [(1,)]
+    suites = {"tlsv1.2": "TLSv1.2/ECDHE-ECDSA-AES256-GCM-SHA384", "tlsv1.3": "TLSv1.3/TLS_AES_256_GCM_SHA384"}
+    bouncer.wait_log(f"SSL established: {suites[protocol]}\n")
+
+
 def test_a_bouncer_without_tls(start_either: StartBouncer) -> None:
     bouncer = start_either()
     assert "does not support SSL" in refused(bouncer, sslmode="require")
@@ -110,6 +128,78 @@ def test_plaintext_behind_the_request_is_an_attack(start: Start) -> None:
     assert "login attempt" not in bouncer.log_text(), heard
 
 
+def test_direct_tls(start: Start) -> None:
+    if psycopg.pq.version() < 170000:
+        pytest.skip("this libpq knows no sslnegotiation=direct")
+    bouncer = start()
+    assert bouncer.sql("SELECT 1", sslmode="require", sslnegotiation="direct") == [(1,)]
+    assert cipher(bouncer).startswith("TLSv1.3/")
+
+
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("named", [[], ["postgresql"], ["h2", "postgresql"], ["h2"], ["http/1.1", "h2"]])
+def test_who_names_protocols_names_postgresql(start: Start, named: list[str], direct: bool) -> None:
+    """So that no browser can be led here; who names none is let in, also without asking for TLS first."""
+    bouncer, context = start(), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    if named:
+        context.set_alpn_protocols(named)
+    with Stream(("127.0.0.1", bouncer.port)) as client:
+        if not direct:
+            client.send(stream.request(stream.SSL_REQUEST))
+            assert client.read_bytes(1) == b"S"
+        if named and "postgresql" not in named:
+            with pytest.raises(ssl.SSLError, match="no application protocol"):
+                context.wrap_socket(client.socket, server_hostname="localhost")
+            bouncer.wait_log("TLS handshake error: handshake failed: .*no application protocol")
+        else:
+            client.socket = context.wrap_socket(client.socket, server_hostname="localhost")
+            client.login()
+
+
+@pytest.mark.parametrize("mode", ["prefer", "require"])
+def test_unix_sockets_need_and_have_no_tls(start: Start, mode: str) -> None:
+    bouncer = start(mode)
+    bouncer.wait_log("process up")  # the socket's file is there a moment before anybody listens at it
+    with Stream(f"{bouncer.directory}/.s.PGSQL.{bouncer.port}") as client:
+        client.send(stream.request(stream.SSL_REQUEST))
+        assert client.read_bytes(1) == b"N"
+        client.login()
+
+
+@pytest.mark.parametrize("first", [stream.GSSENC_REQUEST, stream.SSL_REQUEST])
+def test_gssapi_is_not_offered_and_tls_is(start: Start, first: int) -> None:
+    """In either order: within TLS the other request is refused as well."""
+    bouncer = start()
+    with Stream(("127.0.0.1", bouncer.port)) as client:
+        if first == stream.GSSENC_REQUEST:
+            client.send(stream.request(first))
+            assert client.read_bytes(1) == b"N"
+            client.start_tls()
+        else:
+            client.start_tls()
+            client.send(stream.request(stream.GSSENC_REQUEST))
+            assert client.read_bytes(1) == b"N"
+        client.login()
+
+
+@pytest.mark.parametrize("what", ["SSL request", "GSSAPI encryption request"])
+def test_plaintext_behind_any_request_for_encryption(start: Start, what: str) -> None:
+    bouncer = start("prefer")
+    code = stream.SSL_REQUEST if what.startswith("SSL") else stream.GSSENC_REQUEST
+    with Stream(("127.0.0.1", bouncer.port)) as client:
+        client.send(stream.request(code) + stream.startup({"user": "postgres", "database": "app"}))
+        [answer] = client.rest()
+        assert (answer.error["C"], answer.error["M"]) == ("08P01", f"received unencrypted data after {what}")
+
+
+@pytest.mark.parametrize("mode", ["allow", "prefer", "require"])
+def test_servers_are_asked_for_tls_first(start_either: StartBouncer, mode: str) -> None:
+    bouncer = start_either(server_tls_sslmode=mode)
+    assert bouncer.sql("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()") == [(True,)]
+
+
 # ---- what only newer ones have
 
 
@@ -124,26 +214,6 @@ def test_what_is_not_tls_is_refused_and_others_are_served(start_pooler: StartBou
     assert bouncer.sql("SELECT 1") == [(1,)]
 
 
-def test_direct_tls(start_pooler: StartBouncer, cluster: Cluster) -> None:
-    if psycopg.pq.version() < 170000:
-        pytest.skip("this libpq knows no sslnegotiation=direct")
-    bouncer = start_pooler(**tls_settings(cluster))
-    assert bouncer.sql("SELECT 1", sslmode="require", sslnegotiation="direct") == [(1,)]
-    assert cipher(bouncer).startswith("TLSv1.3/")
-
-
-def test_direct_tls_without_its_protocol_s_name(start_pooler: StartBouncer, cluster: Cluster) -> None:
-    bouncer = start_pooler(**tls_settings(cluster))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(cluster.authority.root)
-    with (
-        socket.create_connection(("127.0.0.1", bouncer.port)) as plain,
-        context.wrap_socket(plain, server_hostname="localhost") as client,
-    ):
-        client.sendall(stream.startup({"user": "postgres", "database": "app"}))
-        assert b"direct TLS connection without ALPN" in client.recv(1000)
-
-
 def test_newer_protocols(start_pooler: StartBouncer) -> None:
     bouncer = start_pooler()
     if psycopg.pq.version() >= 180000:
@@ -154,45 +224,6 @@ def test_newer_protocols(start_pooler: StartBouncer) -> None:
         got = client.read()
         assert (got.type, got.body) == ("v", b"\0\3\0\0" + b"\0\0\0\1" + b"_pq_.tag\0")
         client.until("Z")
-
-
-def test_a_new_certificate_counts_after_a_reload(start_pooler: StartBouncer, cluster: Cluster) -> None:
-    bouncer = start_pooler(run=False, **tls_settings(cluster))
-    own = cluster.authority.sign("localhost", names=("localhost",), file="replaced")
-    account.own(own.key)
-    bouncer.start()
-
-    def serial() -> int:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.load_verify_locations(cluster.authority.root)
-        with Stream(("127.0.0.1", bouncer.port)) as client:
-            client.start_tls(context)
-            assert isinstance(client.socket, ssl.SSLSocket)
-            certificate = client.socket.getpeercert()
-            assert certificate is not None
-            return int(str(certificate["serialNumber"]), 16)
-
-    before = serial()
-    with bouncer.connect(sslmode="require") as kept:
-        bouncer.settings["client_tls_cert_file"] = own.cert
-        bouncer.settings["client_tls_key_file"] = own.key
-        bouncer.write()
-        bouncer.admin("RELOAD")
-        until(lambda: serial() != before, "the new certificate")
-        assert kept.execute("SELECT 1").fetchone() == (1,)
-
-
-def test_a_reload_with_a_broken_certificate_keeps_the_old_one(
-    start_pooler: StartBouncer, cluster: Cluster, tmp_path: Path
-) -> None:
-    bouncer = start_pooler(**tls_settings(cluster))
-    (tmp_path / "broken").write_text("no certificate")
-    bouncer.settings["client_tls_cert_file"] = tmp_path / "broken"
-    bouncer.write()
-    with contextlib.suppress(psycopg.Error):
-        bouncer.admin("RELOAD")
-    assert bouncer.sql("SELECT 1", sslmode="require") == [(1,)]
-    bouncer.wait_log("client_tls_cert_file|client_tls_key_file|TLS")
 
 
 # ---- HBA
@@ -233,6 +264,7 @@ def test_peer(start_pooler: StartBouncer, cluster: Cluster) -> None:
     hba(bouncer, "local all all peer\nhost all all 127.0.0.1/32 trust\n")
     bouncer.databases["app"] = f"host={cluster.host} port={cluster.port} dbname=app user=trusty"
     bouncer.start()
+    bouncer.wait_log("process up")  # the socket is there a moment after the port
     assert bouncer.sql("SELECT 1", user=me, host=bouncer.directory) == [(1,)]
     assert "unix socket login rejected" in refused(bouncer, user="trusty", host=bouncer.directory)
 
@@ -245,5 +277,6 @@ def test_an_ident_map(start_pooler: StartBouncer, cluster: Cluster) -> None:
     ident.write_text(f"house {me} trusty\n")
     bouncer.settings["auth_ident_file"] = ident
     bouncer.start()
+    bouncer.wait_log("process up")  # the socket is there a moment after the port
     assert bouncer.sql("SELECT 1", user="trusty", host=bouncer.directory) == [(1,)]
     assert "unix socket login rejected" in refused(bouncer, user="postgres", host=bouncer.directory)

@@ -1,9 +1,11 @@
 """PostgreSQL's query phase as a small exact model: frontend bytes in, backend bytes out, no socket.
 
 It is strict where the relay could go wrong: a statement prepared twice, used without being there, or parsed in a failed
-transaction is an error as PostgreSQL has it; after an error everything is skipped up to Sync; a Sync during COPY is
-swallowed. It plays the server behind the relay, and, fed with a client's own bytes, the oracle of what that client has
-to see. SQL is what `Backend.statement` knows; any other text is a query that returns itself.
+transaction is an error as PostgreSQL has it; after an error in the extended protocol everything is skipped up to Sync,
+Queries too; a Sync during COPY is swallowed, and any other message there ends the connection. (That this is so is
+shown by tests/system/test_differential.py, which holds the relay to PostgreSQL itself by the same messages.) It plays
+the server behind the relay, and, fed with a client's own bytes, the oracle of what that client has to see. SQL is what
+`Backend.statement` knows; any other text is a query that returns itself.
 """
 
 from __future__ import annotations
@@ -23,15 +25,18 @@ PARAMETERS = {
 }
 CANONICAL = {"utc": "UTC", "german": "German, DMY", "iso": "ISO, MDY", "latin1": "LATIN1", "utf8": "UTF8"}
 ASSIGNMENT = re.compile(r"SET (\w+) ?= ?E?'((?:[^']|'')*)'")
+COLUMN = re.compile(r'AS "(\w+)"')
 SAFE_WHEN_FAILED = ("COMMIT", "ROLLBACK")
 
 
 class Failure(Exception):
-    """An ERROR: (SQLSTATE, message)."""
+    """An ERROR: (SQLSTATE, message), and what was said before it."""
+
+    before = b""
 
 
 class Backend:
-    """See the module. `log` has every statement that was run."""
+    """One server's session, from startup to the end. `log` has every statement that was run."""
 
     def __init__(self) -> None:
         self.statements: dict[str, str] = {}
@@ -79,6 +84,8 @@ class Backend:
         if kind == "Q":
             return self.simple(body[:-1].decode())
         if kind == "F":
+            if self.status == "E":
+                return self.failed(Failure("25P02", "current transaction is aborted")) + self.ready()
             return wire.message(b"V", b"\xff\xff\xff\xff") + self.ready()
         try:
             return EXTENDED[kind](self, body)
@@ -90,8 +97,10 @@ class Backend:
         return wire.ready_for_query(self.status.encode())
 
     def failed(self, error: Failure) -> bytes:
+        if self.status == "I":
+            self.portals.clear()
         self.status = "I" if self.status == "I" else "E"
-        return wire.error_response("ERROR", *error.args)
+        return error.before + wire.error_response("ERROR", *error.args)
 
     # ---- the simple protocol
 
@@ -120,17 +129,19 @@ class Backend:
         except Failure as error:
             out += self.failed(error)
         self.rest = None
+        if self.status == "I":
+            self.portals.clear()
         return bytes(out) + self.ready()
 
     # ---- the extended protocol
 
     def parse(self, body: bytes) -> bytes:
         name, sql, _ = (part.decode() for part in body.split(b"\0", 2))
-        self.check(sql)
         if sql.startswith("BROKEN"):
             raise Failure("42601", f"syntax error: {sql}")
+        self.check(sql)
         if name and name in self.statements:
-            raise Failure("42P05", f"prepared statement {name} already exists")
+            raise Failure("42P05", f'prepared statement "{name}" already exists')
         self.statements[name] = sql
         return wire.parse_complete()
 
@@ -162,7 +173,9 @@ class Backend:
 
     def known(self, names: dict[str, str], name: str) -> str:
         if name not in names:
-            raise Failure("26000" if names is self.statements else "34000", f"{name!r} does not exist")
+            if names is self.statements:
+                raise Failure("26000", f'prepared statement "{name}" does not exist')
+            raise Failure("34000", f'portal "{name}" does not exist')
         return names[name]
 
     def check(self, sql: str) -> None:
@@ -183,10 +196,16 @@ class Backend:
             raise Failure("22012", sql)
         if word == "NOTICE":
             return wire.notice_response("NOTICE", "00000", sql) + wire.command_complete("DO")
-        if sql in ("DISCARD ALL", "DEALLOCATE ALL"):
+        if sql.split() in (["DISCARD", "ALL"], ["DEALLOCATE", "ALL"]):
+            sql = " ".join(sql.split())
             self.statements.clear()
             return wire.command_complete(sql) + (self.reset_parameters() if sql == "DISCARD ALL" else b"")
         if sql.startswith("COPY IN"):
+            if sql.startswith("COPY IN NONE"):
+                # A trigger refuses it before anything is read.
+                refused = Failure("P0001", "refused")
+                refused.before = wire.message(b"G", b"\0\0\0")
+                raise refused
             self.copying = []
             return wire.message(b"G", b"\0\0\0")
         if sql.startswith("COPY OUT"):
@@ -199,7 +218,8 @@ class Backend:
         text = self.parameters[rest] if word == "SHOW" else sql
         if word == "BIG":
             text = sql + "." * int(rest.split()[0])
-        head = b"" if described else wire.row_description([("text", 25)])
+        named = COLUMN.search(sql)
+        head = b"" if described else wire.row_description([(named[1] if named else "text", 25)])
         return head + wire.data_row([text]) + wire.command_complete("SELECT 1")
 
     def set_parameter(self, sql: str) -> bytes:
@@ -227,6 +247,10 @@ class Backend:
         assert self.copying is not None
         if kind in "SH":
             return b""
+        if kind not in "dcf":
+            self.ended = True
+            error = wire.error_response("ERROR", "08P01", "unexpected message type during COPY from stdin")
+            return error + wire.error_response("FATAL", "08P01", "protocol synchronization was lost")
         if kind == "d" and body != b"bad":
             self.copying.append(body)
             return b""
@@ -251,3 +275,18 @@ EXTENDED = {
     "E": Backend.execute,
     "C": Backend.close,
 }
+
+
+def plain(data: bytes) -> bytes:
+    """Answers of the relay as the server has given them: without the DETAIL that it adds about a client's statement."""
+    out = bytearray()
+    at = 0
+    while at < len(data):
+        (length,) = struct.unpack_from("!I", data, at + 1)
+        kind, body = data[at : at + 1], data[at + 5 : at + 1 + length]
+        fields = body.split(b"\0")
+        if kind == b"E":
+            body = b"\0".join(field for field in fields if not field.startswith(b"DThe prepared statement "))
+        out += wire.message(kind, body)
+        at += 1 + length
+    return bytes(out)

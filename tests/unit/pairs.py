@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import TypeVar
 
-from pooler.channel import Channel, ConnectionClosed
+from pooler.net.channel import Channel, ConnectionClosed
 from tests.fixtures.authority import Authority, Pair
 from tests.fixtures.waiting import DEADLINE
 

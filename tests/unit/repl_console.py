@@ -6,14 +6,16 @@ import io
 from collections.abc import Callable
 from typing import Any
 
-from admin.repl.address import Address
-from admin.repl.answers import Answer, Column, Notice
-from admin.repl.connector import Connector, Manners
-from admin.repl.link import CommandFailed, Link
+from admin.client.address import Address
+from admin.client.answers import Answer, Column, Notice
+from admin.client.connector import Connector, Manners
+from admin.client.link import CommandFailed, Link
+from admin.client.terminal import Screen, Terminal
+from admin.fieldtypes import INT4, TEXT
+from admin.repl import backslash
 from admin.repl.session import Options, Session
 from admin.repl.sink import Sink
-from admin.repl.terminal import Screen, Terminal
-from admin.repl.viewsql import INT4, TEXT
+from admin.repl.statements import split
 
 HELP_1_18 = """
 \tSHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|VERSION
@@ -61,7 +63,7 @@ class Console:
         self.refusals: list[Exception] = []
         self.answers: Answers = {
             "SHOW HELP": Answer(tag="SHOW", notices=(Notice("NOTICE", "Console usage", help),)),
-            "SHOW VERSION": rows("version", ("PgBouncer 1.25.2",)),
+            "SHOW VERSION": rows("version", ("PgBouncer 1.26.1",)),
             "SHOW POOLS": POOLS,
             "RELOAD": Answer(tag="RELOAD"),
         }
@@ -78,7 +80,7 @@ class Console:
 class FakeLink:
     """In the place of a Link."""
 
-    version = "1.25.2"
+    version = "1.26.1"
 
     def __init__(self, console: Console, address: Address) -> None:
         self.console, self.address, self.closed = console, address, False
@@ -130,6 +132,7 @@ def session(console: Console, terminal: Terminal | None = None, **options: Any) 
     made = Session(
         Connector([Address({"host": "h", "port": "1"})], Manners(said.say, patience=0.0)),
         said,
+        backslash.run,
         Options(**options),
         Sink(out),
     )
@@ -141,3 +144,8 @@ def replace_link(monkeypatch: Any, console: Console) -> Console:
     """Have everything connect to this console."""
     monkeypatch.setattr(Link, "open", console.open)
     return console
+
+
+def say(made: Session, text: str) -> None:
+    for item in split(text):
+        made.run(item)

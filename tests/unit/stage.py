@@ -2,7 +2,7 @@
 
 `Stage.settle` drives `relay.select(0)` until nothing moves any more; what the relay posts is handled as the bouncer
 handles it (log, farewell, close). A server that has a `Backend` answers by itself; any other says what a test sends.
-The rule: a stage that ends with a FAULT event, or with descriptors it did not have before, fails the test.
+The rule: a stage that ends with a Fault event, or with descriptors it did not have before, fails the test.
 """
 
 from __future__ import annotations
@@ -17,6 +17,18 @@ from typing import Any
 from pooler import wire
 from pooler.relay import NARROW, engine
 from pooler.relay.engine import Client, Conn, Pool, Relay, Server
+from pooler.relay.events import (
+    ClientLost,
+    ClientSaid,
+    Event,
+    Fault,
+    ServerFact,
+    ServerLost,
+    ServerReady,
+    ServerSaid,
+    WantServer,
+)
+from pooler.relay.records import State
 from tests.unit.backend import Backend
 from tests.unit.pairs import tcp_pair
 
@@ -27,7 +39,8 @@ QUIET_SECONDS = 0.004
 
 
 class Peer:
-    """The far end of a connection of the relay. `reading` False: it lets its answers lie."""
+    """The far end of a connection of the relay. `reading` False: it lets its answers lie. `half`: the rest of a message
+    that it has begun, behind which all else has to wait."""
 
     def __init__(self, sock: socket.socket, conn: Conn, backend: Backend | None = None) -> None:
         self.sock = sock
@@ -35,13 +48,28 @@ class Peer:
         self.backend = backend
         self.inbox = bytearray()
         self.unsent = bytearray()
+        self.half = b""
+        self.waiting = bytearray()
+        self.spoke_unasked = False
         self.reading = True
         self.ended = False
 
     def send(self, *parts: bytes) -> None:
         """Queue the bytes: they go out as the socket takes them, now and at each turn."""
-        self.unsent += b"".join(parts)
+        (self.waiting if self.half else self.unsent).extend(b"".join(parts))
         self.push()
+
+    def begin(self, message: bytes, cut: int) -> None:
+        """Send the first `cut` bytes of it."""
+        self.spoke_unasked = True
+        self.send(message[:cut])
+        self.half = message[cut:]
+
+    def finish(self) -> None:
+        """Send the rest of what was begun, and what has had to wait for that."""
+        rest, self.half = self.half, b""
+        self.send(rest, bytes(self.waiting))
+        self.waiting.clear()
 
     def push(self) -> bool:
         """Whether anything went out."""
@@ -89,7 +117,8 @@ class Peer:
 
 
 class Stage:
-    """See the module. `lost`: (connection, reason, told) in order. `tcp`: over the loopback, not over unix sockets;
+    """A relay, its pool, and all who play on it. `lost`: (connection, reason, told) in order. `tcp`: over the
+    loopback, not over unix sockets;
     `io_uring`: what a turn sends leaves together, where the kernel can. `narrow`: servers may be pulled, as those that
     `dial` connected to on this host."""
 
@@ -110,6 +139,7 @@ class Stage:
         self.peers: list[Peer] = []
         self.lost: list[tuple[Conn, str, bool]] = []
         self.said: list[str] = []
+        self.facts: list[tuple[bytes, bytes]] = []
         self.ready: list[Server] = []
         self.wanted = 0
 
@@ -176,22 +206,24 @@ class Stage:
             self.handle(event)
         return bool(events)
 
-    def handle(self, event: tuple[Any, ...]) -> None:
-        kind, subject, *rest = event
-        assert kind != engine.FAULT, rest
-        if kind == engine.WANT_SERVER:
-            self.wanted += 1
-        elif kind == engine.SERVER_READY:
-            self.ready.append(subject)
-        elif kind == engine.SERVER_SAID:
-            self.said.append(rest[0])
-        else:
-            reason, tell = rest
-            self.lost.append((subject, reason, tell))
-            if kind == engine.SERVER_LOST:
-                subject.finish(wire.terminate())
-            else:
-                subject.finish(farewell(reason) if tell else b"")
+    def handle(self, event: Event) -> None:
+        match event:
+            case Fault():
+                raise AssertionError(event)
+            case WantServer():
+                self.wanted += 1
+            case ServerReady(server):
+                self.ready.append(server)
+            case ServerSaid(_, text) | ClientSaid(_, text):
+                self.said.append(text)
+            case ServerFact(_, name, value):
+                self.facts.append((name, value))
+            case ServerLost(server, reason, tell):
+                self.lost.append((server, reason, tell))
+                server.finish(wire.terminate())
+            case ClientLost(client, reason, tell):
+                self.lost.append((client, reason, tell))
+                client.finish(farewell(reason) if tell else b"")
 
     def settle(self) -> None:
         """Until nothing has moved for three turns; over TCP the kernel gets a moment in each."""
@@ -225,7 +257,7 @@ class Stage:
     def take_over(
         self,
         conns: list[Conn],
-        states: list[engine.State],
+        states: list[State],
         descriptors: list[int],
         table: dict[int, tuple[bytes, bool]],
         last: int,
@@ -242,7 +274,7 @@ class Stage:
                 client = engine.revive_client(self.pool, descriptor, state, state["params"], None, known)
                 peers[id(conn)].conn = client
                 if state["server"] is not None:
-                    engine.tie(client, servers[state["server"]])
+                    engine.link_again(client, servers[state["server"]])
         self.pool.resume()
 
     def close(self) -> None:

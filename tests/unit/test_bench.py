@@ -1,4 +1,4 @@
-"""The benchmark's arithmetic, and that its cells are what README's table shows."""
+"""The benchmark's arithmetic, and that its cells are what the tables in RESULTS.md show."""
 
 from __future__ import annotations
 

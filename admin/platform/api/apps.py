@@ -74,6 +74,13 @@ def formation(call: Call) -> Answer:
     return Answer([])
 
 
+def dynos(call: Call) -> Answer:
+    """The app's processes: `pooler run` starts them wherever it is called, and nobody keeps a list."""
+    with call.state.read() as store:
+        find_app(store, call.actor, call.path["app"])
+    return Answer([])
+
+
 def new_log_session(call: Call) -> Answer:
     asked = call.body or {}
     with call.state.read() as store:
@@ -123,6 +130,7 @@ ENDPOINTS = (
     Endpoint("GET", "/apps/{app}/releases", "Releases", releases, listing(RELEASE), paged=True),
     Endpoint("GET", "/apps/{app}/releases/{release}", "One release, by version or id", release, RELEASE),
     Endpoint("GET", "/apps/{app}/formation", "Process types", formation, listing(PROCESS)),
+    Endpoint("GET", "/apps/{app}/dynos", "Processes", dynos, listing(PROCESS)),
     Endpoint(
         "POST",
         "/apps/{app}/log-sessions",

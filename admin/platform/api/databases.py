@@ -7,10 +7,12 @@ from admin.platform.api.render import (
     ATTACHMENT,
     CREDENTIAL,
     DATABASE,
+    SETTINGS,
     TEXT,
     attachment_json,
     credential_json,
     database_json,
+    setting_json,
 )
 from admin.platform.api.shapes import BOOLEAN, NAME, listing, nullable, record
 from admin.platform.errors import no_access
@@ -60,6 +62,16 @@ def pool(call: Call) -> Answer:
 def end_following(call: Call) -> Answer:
     addon = unfollow(call.state, call.actor, call.path["database"])
     return Answer({"message": f"{addon.name} no longer follows."})
+
+
+def settings(call: Call) -> Answer:
+    from admin.platform.truth import ask_settings
+
+    with call.state.read() as store:
+        addon = find_addon(store, call.actor, call.path["database"])
+        credential = visible_credential(store, call.actor, addon)
+    found = ask_settings(addon, credential)
+    return Answer({setting.name.replace(".", "_"): setting_json(setting) for setting in found})
 
 
 def credentials(call: Call) -> Answer:
@@ -114,6 +126,13 @@ ENDPOINTS = (
         POOL,
     ),
     Endpoint("PUT", "/client/v11/databases/{database}/unfollow", "Stop following", end_following, MESSAGE),
+    Endpoint(
+        "GET",
+        "/postgres/v0/databases/{database}/config",
+        "What its server is set to",
+        settings,
+        SETTINGS,
+    ),
     Endpoint(
         "GET",
         "/postgres/v0/databases/{database}/credentials",

@@ -26,7 +26,7 @@ ERRORS = {
 def openapi(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
-        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)
+        paths.setdefault(shown(endpoint), {})[endpoint.method.lower()] = _operation(endpoint)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -46,6 +46,11 @@ def openapi(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
     }
 
 
+def shown(endpoint: Endpoint) -> str:
+    """Its path as OpenAPI writes it."""
+    return endpoint.path.replace(":path}", "}")
+
+
 def _operation(endpoint: Endpoint) -> dict[str, Any]:
     error = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
     good = {"content": {"application/json": {"schema": endpoint.returns}}}
@@ -57,7 +62,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
     answers |= {status: {"description": text, **error} for status, text in ERRORS.items()}
     operation: dict[str, Any] = {
         "summary": endpoint.summary,
-        "operationId": f"{endpoint.method.lower()}{re.sub(r'[^a-z0-9]+', '_', endpoint.path)}",
+        "operationId": f"{endpoint.method.lower()}{re.sub(r'[^a-z0-9]+', '_', shown(endpoint))}",
         "parameters": _parameters(endpoint),
         "responses": answers,
     }
@@ -71,7 +76,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
 def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-        for name in re.findall(r"{([a-z]+)}", endpoint.path)
+        for name in re.findall(r"{([a-z]+)}", shown(endpoint))
     ]
     if endpoint.paged:
         found.append(

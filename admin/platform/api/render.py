@@ -11,11 +11,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from admin.platform.api.shapes import BOOLEAN, Schema, listing, nullable, record
-from admin.platform.info import Known, Live, Row
-from admin.platform.model import Addon, App, Attachment, Credential, Release, direct_url, url_vars
+from admin.platform.info import InfoLine, Known, Live
+from admin.platform.model import Addon, App, Attachment, Credential, LogDrain, Release, direct_url, url_vars
 from admin.platform.operations.attachments import find_credential, find_owner
 from admin.platform.plans import SERVICE, Plan
 from admin.platform.store import Store
+from admin.platform.truth import Setting
 
 Json = dict[str, Any]
 
@@ -70,6 +71,11 @@ DATABASE: Schema = record(
     }
 )
 CREDENTIAL: Schema = record({"name": TEXT, "state": TEXT, "database": TEXT, "host": TEXT, "port": NUMBER})
+LOG_DRAIN: Schema = record({"id": TEXT, "token": TEXT, "url": TEXT, "addon": {"type": "null"}, "created_at": TEXT})
+SETTINGS: Schema = {
+    "type": "object",
+    "additionalProperties": record({"desc": TEXT, "values": {"type": "object", "additionalProperties": TEXT}}),
+}
 ERROR: Schema = record({"id": TEXT, "message": TEXT})
 
 
@@ -93,6 +99,12 @@ def app_json(app: App) -> Json:
         "owner": {"id": fixed_id("owner"), "email": OWNER},
         "region": {"id": fixed_id("region:local"), "name": "local"},
         "stack": cedar,
+        "build_stack": cedar,
+        "create_status": "complete",
+        "acm": False,
+        # Nothing is pushed here: there is no repository, and no slug is built.
+        "repo_size": 0,
+        "slug_size": 0,
         "git_url": None,
         "web_url": None,
     }
@@ -166,12 +178,12 @@ def attachment_json(store: Store, attachment: Attachment) -> Json:
     }
 
 
-def info_json(row: Row) -> Json:
+def info_json(row: InfoLine) -> Json:
     named = {"resolve_db_name": True} if row.urls else {}
     return {"name": row.name, "values": list(row.values)} | named
 
 
-def database_json(known: Known, live: Live, rows: list[Row]) -> Json:
+def database_json(known: Known, live: Live, rows: list[InfoLine]) -> Json:
     addon, facts = known.addon, live.facts
     return {
         "addon_id": addon.id,
@@ -208,4 +220,20 @@ def credential_json(addon: Addon, credential: Credential, *, with_password: bool
         "host": addon.host,
         "port": addon.port,
         "credentials": [role],
+    }
+
+
+def drain_json(drain: LogDrain) -> Json:
+    at = stamp(drain.created_at)
+    made = {"id": drain.id, "token": drain.token, "url": drain.url}
+    return made | {"addon": None, "created_at": at, "updated_at": at}
+
+
+def setting_json(setting: Setting) -> Json:
+    """`values` are the words that a setting knows."""
+    return {
+        "value": setting.value,
+        "default": setting.default,
+        "desc": setting.help,
+        "values": dict.fromkeys(setting.choices, ""),
     }

@@ -24,10 +24,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from admin.platform.api import addons, apps, databases
+from admin.platform.api import addons, apps, databases, drains
 from admin.platform.api.calls import Answer, Call, Endpoint
 from admin.platform.api.description import openapi
-from admin.platform.api.shapes import problem
+from admin.platform.api.shapes import Schema, problem
 from admin.platform.errors import PlatformError, bad_request, invalid, not_found, unauthorized
 from admin.platform.logs import Sessions
 from admin.platform.operations.access import Actor
@@ -36,10 +36,15 @@ from admin.platform.state import State
 
 logger = logging.getLogger(__name__)
 
-ENDPOINTS: tuple[Endpoint, ...] = (*apps.ENDPOINTS, *addons.ENDPOINTS, *databases.ENDPOINTS)
+ENDPOINTS: tuple[Endpoint, ...] = (
+    *apps.ENDPOINTS,
+    *addons.ENDPOINTS,
+    *databases.ENDPOINTS,
+    *drains.ENDPOINTS,
+)
 
-LARGEST_BODY = 1 << 20
-"""Bytes of a request's body: many times what all config vars of an app may be."""
+LARGEST_BODY = 128 << 10
+"""Bytes of a request's body: twice what all config vars of an app may be at Heroku's."""
 
 KEEPALIVE = 15.0
 """Seconds of silence after which a log stream sends a comment, so that nobody in between gives it up."""
@@ -88,17 +93,22 @@ def _dispatcher(state: State, logs: Sessions, endpoints: Mapping[str, Endpoint])
 
 async def _perform(state: State, logs: Sessions, endpoint: Endpoint, request: Request) -> Answer:
     actor = await run_in_threadpool(_actor, state, request.headers.get("authorization", ""))
-    call = Call(
-        state=state,
-        actor=actor,
-        logs=logs,
-        path=_path(request),
-        body=await _body(endpoint, request),
-        query=dict(request.query_params),
-        range=request.headers.get("range"),
-        base_url=str(request.base_url),
-    )
-    return await run_in_threadpool(endpoint.function, call)
+    received = await _received(request) if endpoint.body is not None else b""
+
+    def perform() -> Answer:
+        call = Call(
+            state=state,
+            actor=actor,
+            logs=logs,
+            path=_path(request),
+            body=_body(endpoint.body, received),
+            query=dict(request.query_params),
+            range=request.headers.get("range"),
+            base_url=str(request.base_url),
+        )
+        return endpoint.function(call)
+
+    return await run_in_threadpool(perform)
 
 
 def _path(request: Request) -> Mapping[str, str]:
@@ -140,21 +150,25 @@ def _challenge(error: PlatformError) -> Mapping[str, str]:
     return {"WWW-Authenticate": 'Bearer realm="pooler"'} if error.status == 401 else {}
 
 
-async def _body(endpoint: Endpoint, request: Request) -> Any:
-    """The JSON body, checked; None for endpoints without one."""
-    if endpoint.body is None:
-        return None
+async def _received(request: Request) -> bytes:
     received = bytearray()
     async for chunk in request.stream():
         received += chunk
         if len(received) > LARGEST_BODY:
             raise PlatformError("request_too_large", "The request's body is too large.", 413)
+    return bytes(received)
+
+
+def _body(schema: Schema | None, received: bytes) -> Any:
+    """The JSON body, checked; None for endpoints without one."""
+    if schema is None:
+        return None
     try:
         value = json.loads(received.decode(), parse_constant=_refuse) if received else {}
         json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         raise bad_request("Unable to parse the request's body as JSON.") from None
-    found = problem(endpoint.body, value)
+    found = problem(schema, value)
     if found is not None:
         raise invalid(f"Invalid params: {found}.")
     return value

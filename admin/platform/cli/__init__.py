@@ -7,11 +7,9 @@ refuses.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import argparse
-
     from admin.platform.cli.session import Session
     from admin.platform.cli.table import Command
 
@@ -19,7 +17,8 @@ if TYPE_CHECKING:
 def run_command(argv: list[str]) -> int:
     """Run `argv` (command name first) and return the exit status."""
     from admin.platform.cli.concealment import conceal_arguments
-    from admin.platform.cli.session import Refused, Session, Usage
+    from admin.platform.cli.parsing import Usage, parse
+    from admin.platform.cli.session import Refused, Session
     from admin.platform.cli.table import COMMANDS
     from admin.platform.cli.terminal import Terminal
     from admin.platform.errors import PlatformError
@@ -32,7 +31,7 @@ def run_command(argv: list[str]) -> int:
     conceal_arguments(argv)
     session = Session(terminal)
     try:
-        arguments = _parse(command, argv[1:])
+        arguments = parse(command, argv[1:])
         session.place = arguments.state
         status: int = _function(command)(session, arguments)
         return status
@@ -67,37 +66,6 @@ def _function(command: Command) -> Any:
 
     module, _, name = command.function.partition(":")
     return getattr(import_module(f"admin.platform.cli.{module}"), name)
-
-
-def _parse(command: Command, argv: list[str]) -> argparse.Namespace:
-    """The command's arguments; what stands after `--` is `rest`. Errors do not repeat values, which may be
-    secrets."""
-    import argparse
-
-    from admin.platform.cli.session import Usage
-
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            raise Usage(f"{message}\n{self.format_usage().strip()}")
-
-    parser = Parser(prog=f"pooler {command.name}", description=command.help, allow_abbrev=False)
-    for item in command.arguments:
-        parser.add_argument(*item.names, **item.options)
-    parser.add_argument(
-        "--state", metavar="URL", help="state file or postgres:// URL (default: POOLER_STATE, or the user's)"
-    )
-    before, rest = argv, []
-    if "--" in argv:
-        at = argv.index("--")
-        before, rest = argv[:at], argv[at + 1 :]
-    found, unknown = parser.parse_known_intermixed_args(before)
-    if command.name == "run":
-        rest = unknown + rest
-    elif unknown or rest:
-        flag = next((word.partition("=")[0] for word in unknown if word.startswith("-")), None)
-        parser.error(f"unknown flag {flag}" if flag else "too many arguments")
-    found.rest = rest
-    return found
 
 
 __all__ = ["Session", "run_command"]

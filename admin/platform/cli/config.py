@@ -8,7 +8,8 @@ import time
 from argparse import Namespace
 from datetime import UTC, datetime
 
-from admin.platform.cli.session import Refused, Session, Usage, chosen_app
+from admin.platform.cli.parsing import Usage
+from admin.platform.cli.session import Refused, Session, chosen_app
 from admin.platform.operations.access import find_app
 from admin.platform.operations.config import change_config, config_vars
 

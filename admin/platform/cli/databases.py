@@ -7,8 +7,9 @@ import time
 from argparse import Namespace
 
 from admin.platform.cli.addons import say_release
-from admin.platform.cli.session import Chosen, Refused, Session, Usage, choose, chosen_app
-from admin.platform.info import Known, Row, ask, known, rows, wait_status
+from admin.platform.cli.parsing import Usage
+from admin.platform.cli.session import Chosen, Refused, Session, choose, chosen_app
+from admin.platform.info import InfoLine, Known, ask, known, rows, wait_status
 from admin.platform.model import Addon, Credential
 from admin.platform.names import DATABASE
 from admin.platform.operations.access import find_app, find_attachment, visible_credential
@@ -89,7 +90,7 @@ def _show(session: Session, app: str, names: list[str], facts: Known, variables:
     terminal.say()
 
 
-def _values(row: Row, variables: dict[str, str]) -> str:
+def _values(row: InfoLine, variables: dict[str, str]) -> str:
     if not row.urls:
         return ", ".join(row.values)
     return ", ".join(_named(value, variables) for value in row.values)

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from argparse import Namespace
 
-from admin.platform.cli.session import APP_VARIABLES, Refused, Session, Usage, chosen_app
+from admin.platform.cli.parsing import Usage
+from admin.platform.cli.session import APP_VARIABLES, Refused, Session, chosen_app
 from admin.platform.errors import PlatformError
 from admin.platform.operations.access import find_app
 from admin.platform.operations.config import config_vars
 from admin.platform.running.buildpack import enabled
 from admin.platform.running.supervision import Setup, Supervisor
+from pooler.outlet import STDERR, announce
 
 
 def run(session: Session, arguments: Namespace) -> int:
@@ -41,7 +42,7 @@ def run(session: Session, arguments: Namespace) -> int:
 
 
 def _say(text: str) -> None:
-    print(f"pooler[run]: {text}", file=sys.stderr, flush=True)
+    announce(f"pooler[run]: {text}\n", STDERR)
 
 
 def _demand_program(program: str, setup: Setup) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
+from admin.platform.cli.parsing import Usage
 from admin.platform.cli.terminal import Terminal
 from admin.platform.errors import PlatformError
 from admin.platform.model import Addon, App, Attachment
@@ -22,10 +23,6 @@ APP_VARIABLES = ("POOLER_APP", "HEROKU_APP")
 class Refused(Exception):
     """The command itself says no; the message is fit for the user. Exit status 1, as Heroku's own
     refusals."""
-
-
-class Usage(Exception):
-    """The command was not understood; exit status 2."""
 
 
 @dataclass(slots=True)

@@ -31,14 +31,33 @@ CONFIRM = argument("--confirm", metavar="APP", help="confirm by repeating the ap
 JSON = argument("--json", action="store_true", help="as JSON")
 
 
+TOPICS = {
+    "apps": "apps",
+    "run": "apps",
+    "db": "databases",
+    "pg": "databases",
+    "addons": "attachments",
+    "config": "config vars and releases",
+    "releases": "config vars and releases",
+    "drains": "log drains",
+    "authorizations": "API tokens",
+}
+"""What a command is about, by what its name begins with; in the order of the help."""
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command; `function` is `module:name` below this package."""
+    """A command; `function` is `module:name` below this package, `rest` what stands behind `--`."""
 
     name: str
     function: str
     help: str
     arguments: tuple[Argument, ...] = ()
+    rest: str = ""
+
+    @property
+    def topic(self) -> str:
+        return self.name.partition(":")[0]
 
 
 COMMANDS: dict[str, Command] = {
@@ -72,7 +91,7 @@ COMMANDS: dict[str, Command] = {
                     metavar="N",
                     help="connections it allows (default: ask it)",
                 ),
-                argument("--follow", metavar="ADDON", help="the database that this one follows"),
+                argument("--follow", metavar="DATABASE", help="the database that this one follows"),
                 argument("--pool-host", metavar="HOST", help="host of the pooled URL (default: the database's)"),
                 argument("--pool-port", type=int, metavar="PORT", help="port of the pooled URL (default: the next)"),
                 APP,
@@ -199,6 +218,19 @@ COMMANDS: dict[str, Command] = {
             "display the releases of an app",
             (APP, argument("-n", "--num", type=int, default=15, help="number of releases to show"), JSON),
         ),
+        Command("drains", "drains:drains", "display the log drains of an app", (APP, JSON)),
+        Command(
+            "drains:add",
+            "drains:add",
+            "adds a log drain to an app",
+            (argument("url", metavar="URL", help="https://, http://, syslog+tls:// or syslog://"), APP),
+        ),
+        Command(
+            "drains:remove",
+            "drains:remove",
+            "removes a log drain from an app",
+            (argument("url", metavar="URL|TOKEN", help="which one"), APP),
+        ),
         Command("authorizations", "apps:authorizations", "list API tokens"),
         Command(
             "authorizations:create",
@@ -225,6 +257,7 @@ COMMANDS: dict[str, Command] = {
                     help="leave it running when a release changes its config",
                 ),
             ),
+            rest="COMMAND [ARGUMENT ...]",
         ),
     )
 }

@@ -14,18 +14,16 @@ from urllib.parse import quote, urlencode
 from admin.platform.errors import PlatformError, confirmation_required, invalid, name_taken
 from admin.platform.model import DEFAULT, Addon, App, Credential
 from admin.platform.names import DATABASE, new_addon, valid_addon, valid_credential
-from admin.platform.operations.access import Actor, find_app, find_owned_addon
+from admin.platform.operations.access import Actor, find_app, find_owned_addon, resolve_addons
 from admin.platform.operations.attachments import Attached, attach, find_credential
 from admin.platform.operations.config import config_vars
 from admin.platform.plans import Plan, plan_named
 from admin.platform.store import Store, new_id
 from admin.platform.urls import DatabaseUrl, parse_url
+from pooler.stats import ADMIN_DATABASE
 
 if TYPE_CHECKING:
     from admin.platform.state import State
-
-RESERVED = "pgbouncer"
-"""The admin database of every pooler, whose name no pool can have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +118,7 @@ def _add(store: Store, actor: Actor, app: str, wanted: Registration, limit: int)
         port=url.port,
         dbname=url.dbname,
         options=urlencode(url.options, quote_via=quote),
-        following=None if wanted.follow is None else find_owned_addon(store, actor, wanted.follow).id,
+        following=None if wanted.follow is None else _leader(store, actor, owner, wanted.follow).id,
         pool_host=wanted.pool_host,
         pool_port=wanted.pool_port,
         exposed=url.dbname,
@@ -132,6 +130,11 @@ def _add(store: Store, actor: Actor, app: str, wanted: Registration, limit: int)
     return addon
 
 
+def _leader(store: Store, actor: Actor, app: App, identity: str) -> Addon:
+    """The database to follow, by whatever name users have for one: attachment, config var, add-on, app::NAME."""
+    return find_owned_addon(store, actor, resolve_addons(store, actor, identity, app)[0].id)
+
+
 def _with_exposed_name(store: Store, addon: Addon) -> Addon:
     """The add-on with its own name as the pool's database when dbname is taken at the pool's port, or
     reserved. Hosts are not compared: several of them may well be names of the one machine on which the pooler
@@ -139,7 +142,7 @@ def _with_exposed_name(store: Store, addon: Addon) -> Addon:
     from dataclasses import replace
 
     port = addon.pool_address[1]
-    taken = {other.exposed for other in store.addons() if other.pool_address[1] == port} | {RESERVED}
+    taken = {other.exposed for other in store.addons() if other.pool_address[1] == port} | {ADMIN_DATABASE}
     return replace(addon, exposed=addon.name) if addon.dbname in taken else addon
 
 

@@ -59,6 +59,10 @@ class Plan:
     ini: str = field(repr=False)
     userlist: str = field(repr=False)
     variables: Mapping[str, str] = field(repr=False)
+    servers: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    """Host and port of each database, and the variable that names it."""
+    sslmode: str = ""
+    """How they are spoken to."""
 
 
 def enabled(environment: Mapping[str, str]) -> bool:
@@ -77,7 +81,9 @@ def plan(environment: Mapping[str, str], port: int, auth_file: str) -> Plan:
     lines = ["[databases]", *(_database(item) for item in pooled), "", "[pgbouncer]"]
     lines += [f"{name} = {value}" for name, value in settings.items()]
     users = {item.client: item.url.password for item in pooled}
-    return Plan("\n".join(lines) + "\n", "".join(_user(*user) for user in users.items()), variables)
+    servers = {(item.url.host, item.url.port): item.variable for item in pooled}
+    userlist = "".join(_user(*user) for user in users.items())
+    return Plan("\n".join(lines) + "\n", userlist, variables, servers, settings["server_tls_sslmode"])
 
 
 def _is_off(value: str | None) -> bool:

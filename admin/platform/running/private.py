@@ -17,9 +17,13 @@ import admin
 from admin.platform.errors import PlatformError
 from admin.platform.running.buildpack import HOST, PORT, Plan, plan
 from admin.platform.running.process import Process
+from pooler.wire import ssl_request
 
 READY_SECONDS = 15.0
 STOP_SECONDS = 10.0
+ASK_SECONDS = 3.0
+DEMANDING = ("require", "verify-ca", "verify-full")
+"""The sslmodes that a server without TLS cannot be spoken to by."""
 
 
 class PrivatePooler:
@@ -37,6 +41,8 @@ class PrivatePooler:
         directory = _directory(environment)
         try:
             made = plan(environment, port, str(directory / "users.txt"))
+            if made.sslmode in DEMANDING:
+                await asyncio.gather(*(demand_tls(*place, name, made.sslmode) for place, name in made.servers.items()))
             ini = _write(directory, made)
             process = await Process.start(
                 [sys.executable, "-P", "-m", "pooler", "serve", str(ini)], _environment(), own_group=True, stdout=2
@@ -71,6 +77,28 @@ class PrivatePooler:
             raise PlatformError("pooler_failed", "The private pooler does not listen.", 503) from None
         finally:
             ended.cancel()
+
+
+async def demand_tls(host: str, port: int, variable: str, sslmode: str) -> None:
+    """Say at once what every login would come to at a server that has no TLS. One that cannot be asked may come
+    later."""
+    try:
+        async with asyncio.timeout(ASK_SECONDS):
+            reader, writer = await asyncio.open_connection(host, port)
+            try:
+                writer.write(ssl_request())
+                answer = await reader.read(1)
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return
+    if answer == b"N":
+        raise PlatformError(
+            "pooler_failed",
+            f"The database at {host}:{port} has no TLS, and sslmode is {sslmode}, as with the buildpack unless it is "
+            f"told otherwise: set PGBOUNCER_SERVER_TLS_SSLMODE=prefer, or add ?sslmode=prefer to {variable}.",
+            503,
+        )
 
 
 async def _listens(port: int) -> bool:

@@ -16,6 +16,8 @@ from typing import Any
 
 from admin.platform.running.private import PrivatePooler
 from admin.platform.running.process import Process
+from pooler.ending import loop_without_ties
+from pooler.rounds import Rounds
 
 POLL_SECONDS = 0.4
 """Between two looks for a release."""
@@ -44,7 +46,8 @@ class Supervisor:
     _signal: asyncio.Future[int] | None = None
 
     def run(self) -> int:
-        return asyncio.run(self._run())
+        with asyncio.Runner(loop_factory=loop_without_ties) as runner:
+            return runner.run(self._run())
 
     async def _run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -106,14 +109,20 @@ class Supervisor:
                     task.cancel()
 
     async def _release(self, setup: Setup) -> Setup:
-        """The next Setup whose environment is another."""
-        version = setup.version
-        while True:
-            await asyncio.sleep(POLL_SECONDS)
+        """The next Setup whose environment is another. A look that fails is told, and ends nothing."""
+        found = setup
+
+        async def look() -> None:
+            nonlocal found
             found = await asyncio.to_thread(self.look)
-            if found.version != version and found.environment != setup.environment:
-                return found
-            version = found.version
+
+        await Rounds(self.say).forever(
+            "release",
+            lambda: asyncio.sleep(POLL_SECONDS),
+            look,
+            until=lambda: found.environment != setup.environment,
+        )
+        return found
 
 
 def _task(coroutine: Coroutine[Any, Any, Any] | Awaitable[Any]) -> asyncio.Future[Any]:

@@ -1,0 +1,1 @@
+"""What every client of a console needs: an address, a connection, answers, words, colours."""

@@ -1,0 +1,1 @@
+"""Places for the metrics lines: files, and the network."""

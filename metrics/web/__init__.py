@@ -1,0 +1,1 @@
+"""The HTTP front: figures, lines and the live page."""

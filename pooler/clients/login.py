@@ -1,0 +1,416 @@
+"""A client's first bytes -> an authenticated client, or a cancel request, or a LoginError that holds the
+answer.
+
+Covers SSLRequest, direct TLS, GSSENCRequest, CancelRequest, StartupMessage, the choice of the
+authentication method and the console's rights. Not here: limits, secrets and databases (the LoginQuestions knows
+them), AuthenticationOk and what follows it. The rule: a stranger learns nothing about users and databases
+before it has proved who it is, and waits for nothing but its own slowness; all of it runs under the
+caller's deadline (client_login_timeout)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import field
+from ssl import SSLContext
+from typing import Literal, NamedTuple, Protocol
+
+from pooler import wire
+from pooler.clients import auth
+from pooler.clients.auth import Claim, Proof, StandIn
+from pooler.clients.startup import Parameters, heard, read_parameters
+from pooler.config.databases import RESERVED, DatabaseConfig
+from pooler.config.hba import HbaRule
+from pooler.config.kinds import AuthType
+from pooler.config.policy import Fate
+from pooler.config.settings import Settings
+from pooler.config.users import MAX_USERNAME, Likeness, Secret
+from pooler.config.whole import Config
+from pooler.log import DEBUG, ERROR
+from pooler.net.address import Peer
+from pooler.net.channel import Channel, ConnectionClosed, TlsFailed
+from pooler.net.credentials import NOTHING, Credentials
+from pooler.pools.connection import ClientFacts, Replication
+from pooler.pools.refusal import Left, LoginError
+from pooler.sessions import Session, startup_session
+from pooler.touches import Held
+from pooler.values import dataclass
+from pooler.wire import ProtocolError
+
+TLS_HANDSHAKE = 0x16
+"""First byte of a TLS ClientHello."""
+MAX_REQUESTS = 4
+"""SSLRequest and GSSENCRequest a client may send before it starts; PostgreSQL answers each once."""
+NO_SECRET_NEEDED = (AuthType.any, AuthType.pam, AuthType.ldap, AuthType.reject)
+"""Methods for which a user need not be in auth_file."""
+UNGUARDED = (AuthType.trust, AuthType.any)
+"""With these everybody comes in."""
+DISCREET = 0.1
+"""Seconds after which the log hears that a user does not exist."""
+REPLICATION_WORDS = {Replication.NONE: "no", Replication.LOGICAL: "database", Replication.PHYSICAL: "yes"}
+"""As the log has them."""
+
+Rights = Literal["", "admin", "stats"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """A cancel request; `key` is process id and secret in one."""
+
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A client that may come in: proved, and not yet told so. What else can go wrong comes first."""
+
+    database: DatabaseConfig | None
+    """None: the admin database."""
+    user: str
+    """With auth_type any: the database's forced user."""
+    parameters: dict[str, str] = field(default_factory=dict)
+    """Tracked parameters from the startup packet and its options, under the names PostgreSQL reports."""
+    session: Session = ()
+    """What else of them follows it."""
+    replication: Replication = Replication.NONE
+    startup_options: str = ""
+    """The text of `options`, only for replication, whose server connection is the client's own."""
+    credentials: Credentials = NOTHING
+    tls: str = ""
+    rights: Rights = ""
+    """On the admin database."""
+
+    @property
+    def admin(self) -> bool:
+        """Whether this is a client of the admin database."""
+        return self.database is None
+
+    @property
+    def application_name(self) -> str:
+        return self.parameters.get("application_name", "")
+
+
+class Grounds(NamedTuple):
+    """What lets a user in, beside auth_query, whose answer stands for the login that asked for it."""
+
+    own: bool
+    """The database has users of its own."""
+    secret: Secret | None
+
+
+class LoginQuestions(Protocol):
+    """What a login asks."""
+
+    @property
+    def config(self) -> Config: ...
+
+    @property
+    def tls_context(self) -> SSLContext | None:
+        """For clients; None: TLS is off."""
+
+    def tls_required(self, peer: Peer) -> bool:
+        """Whether this peer may not log in without TLS (never asked for Unix sockets)."""
+
+    def find_database(self, name: str) -> DatabaseConfig | None:
+        """The entry for a client's database, from `*` if need be; never asked for the admin database."""
+
+    def grounds(self, database: DatabaseConfig | None, user: str) -> Grounds:
+        """What a login of this user rests on at this moment. `database` is None as for `find_secret`."""
+
+    def likeness(self, user: str) -> Likeness:
+        """What this user's secret would look like, if it does not exist: like another one's."""
+
+    async def find_secret(
+        self, database: DatabaseConfig | None, attempt: ClientFacts, channel: Channel
+    ) -> Secret | None:
+        """Of the attempt's user: from auth_file, then by auth_query if configured. `database` is None for one
+        that does not exist and for the admin database. May raise LoginError, and ConnectionClosed when the client
+        leaves meanwhile."""
+
+    async def check_room(self, channel: Channel) -> None:
+        """Whether one more may come who is no client of the console: before a secret is looked up or asked for. Raises
+        LoginError."""
+
+    def check_limits(self, database: DatabaseConfig | None, user: str) -> None:
+        """Raises LoginError when one more client of this database and user is too many, or it is disabled. `database`
+        is None for the admin database; there it is not asked about administrators."""
+
+    @property
+    def wordy(self) -> bool:
+        """Whether the log takes DEBUG lines."""
+
+    def log(self, attempt: ClientFacts, level: str, text: str) -> None:
+        """A line for the log, `level` one of LOG, WARNING, ERROR, DEBUG. `text` may hold a client's own words."""
+
+
+async def login(channel: Channel, asked: LoginQuestions, attempt: ClientFacts | None = None) -> Admitted | Cancel:
+    """Raises LoginError, and nothing else, whatever the client does."""
+    attempt = attempt or ClientFacts(channel.peer)
+    try:
+        request = await _first_packet(channel, asked, attempt)
+        if isinstance(request, wire.CancelRequest):
+            return Cancel(request.key)
+        return await _start(channel, asked, attempt, request)
+    except LoginError as error:
+        if error.log:
+            asked.log(attempt, error.level, error.log)
+        raise
+    except ProtocolError as error:
+        # Who wants to cancel something gets no answer, whatever becomes of that.
+        told = not isinstance(error, wire.BadCancelRequest)
+        raise LoginError(error.message, error.sqlstate, notify=told) from None
+    except ConnectionClosed:
+        raise Left from None
+
+
+# ---- before the startup message
+
+
+async def _first_packet(
+    channel: Channel, asked: LoginQuestions, attempt: ClientFacts
+) -> wire.Startup | wire.CancelRequest:
+    for _ in range(MAX_REQUESTS):
+        first = await channel.peek()
+        if first == TLS_HANDSHAKE and channel.ssl_object is None:
+            await _direct_tls(channel, asked, attempt)
+        elif first:
+            await _refuse_message(channel)
+        request = wire.parse_startup(await channel.read_startup())
+        if isinstance(request, (wire.Startup, wire.CancelRequest)):
+            return request
+        if isinstance(request, wire.SSLRequest):
+            await _answer_ssl(channel, asked, attempt)
+        else:
+            _nothing_behind(channel, "GSSAPI encryption request")
+            await channel.send(b"N")
+    raise ProtocolError("bad packet")
+
+
+async def _refuse_message(channel: Channel) -> None:
+    """Where a startup packet is due there is one with a type, or another protocol altogether: only who may understand
+    it is given an answer, as by PgBouncer."""
+    kind = await channel.check_header()
+    if kind == b"p":
+        raise LoginError("client password pkt before startup packet")
+    raise LoginError("bad packet", notify=False)
+
+
+async def _direct_tls(channel: Channel, asked: LoginQuestions, attempt: ClientFacts) -> None:
+    """TLS without asking (sslnegotiation=direct). A client that names protocols must name PostgreSQL's, so that a
+    browser cannot be led here: the context sees to that. As in PgBouncer it may name none."""
+    if asked.tls_context is None or attempt.peer.is_unix:
+        raise LoginError("direct TLS connection, but TLS is off here", notify=False)
+    await _accept_tls(channel, asked.tls_context, attempt, direct=True)
+
+
+async def _answer_ssl(channel: Channel, asked: LoginQuestions, attempt: ClientFacts) -> None:
+    if channel.ssl_object is not None:
+        raise ProtocolError("SSL req inside SSL")
+    _nothing_behind(channel, "SSL request")
+    if asked.tls_context is None or attempt.peer.is_unix:
+        await channel.send(b"N")
+        return
+    await channel.send(b"S")
+    await _accept_tls(channel, asked.tls_context, attempt)
+
+
+def _nothing_behind(channel: Channel, what: str) -> None:
+    """Bytes behind a request for encryption may be a man in the middle's (CVE-2021-3935)."""
+    if channel.buffered:
+        raise ProtocolError(f"received unencrypted data after {what}")
+
+
+async def _accept_tls(channel: Channel, context: SSLContext, attempt: ClientFacts, *, direct: bool = False) -> None:
+    try:
+        await channel.start_tls(context, server_side=True, direct=direct)
+    except TlsFailed as error:
+        log = f"TLS handshake error: {error.message}"
+        raise LoginError("failed to accept SSL", log=log, notify=False) from None
+    attempt.tls = channel.tls
+
+
+# ---- the startup message
+
+
+async def _start(channel: Channel, asked: LoginQuestions, attempt: ClientFacts, startup: wire.Startup) -> Admitted:
+    if asked.wordy:
+        for line in heard(startup.params, asked.config.settings):
+            asked.log(attempt, DEBUG, line)
+    _name(attempt, startup.params)
+    if not attempt.tls and not attempt.peer.is_unix and asked.tls_required(attempt.peer):
+        raise LoginError("SSL required")
+    if startup.minor or startup.protocol_options:
+        await channel.send(wire.negotiate_protocol_version(0, startup.protocol_options))
+    settings = asked.config.settings
+    to_admin = attempt.database == RESERVED
+    follow = asked.config.session_policy(attempt.database, attempt.user).fate(Held.SETTING) is Fate.keep
+    parameters = read_parameters(startup.params, settings, lenient=to_admin, follow=follow)
+    attempt.replicates = parameters.replication
+    if len(wire.encode(attempt.user)) >= MAX_USERNAME:
+        raise LoginError("username too long")
+    if settings.application_name_add_host:
+        _add_host(parameters.tracked, attempt.peer)
+    if not to_admin:
+        await asked.check_room(channel)
+    admit = _admit_to_console if to_admin else _admit
+    return await admit(channel, asked, attempt, parameters)
+
+
+def _name(attempt: ClientFacts, given: dict[str, str]) -> None:
+    """So that a complaint about a parameter names its client."""
+    user = given.get("user")
+    if user:
+        attempt.user = user
+        attempt.database = given.get("database") or user
+
+
+def _add_host(tracked: dict[str, str], peer: Peer) -> None:
+    name = tracked.get("application_name", "app")
+    tracked["application_name"] = f"{name} - {peer.in_full}"
+
+
+async def _admit(channel: Channel, asked: LoginQuestions, attempt: ClientFacts, parameters: Parameters) -> Admitted:
+    database = asked.find_database(attempt.database)
+    if guarded(asked.config.settings.auth_type, database) is AuthType.any:
+        # Whoever it says it is: here it is this one, in the limits and in the views.
+        attempt.user = _forced_user(database)
+    proof = await _authenticate(channel, asked, attempt, database)
+    database = _again(asked, attempt, database)
+    if database is None:
+        if asked.config.settings.log_connections:
+            asked.log(attempt, "LOG", f"login failed: db={attempt.database} user={attempt.user}")
+        raise LoginError(f"no such database: {attempt.database}")
+    asked.check_limits(database, attempt.user)
+    channel.put(proof.farewell)
+    return Admitted(
+        database=database,
+        user=attempt.user,
+        parameters=parameters.tracked,
+        session=startup_session(parameters.others),
+        replication=parameters.replication,
+        startup_options=parameters.options,
+        credentials=proof.credentials,
+        tls=attempt.tls,
+    )
+
+
+def guarded(method: AuthType, database: DatabaseConfig | None) -> AuthType:
+    """The method for this database: one that has users of its own asks them for their passwords, however everybody else
+    comes in."""
+    own = database is not None and database.secrets is not None
+    return AuthType.scram_sha_256 if own and method in UNGUARDED else method
+
+
+def _forced_user(database: DatabaseConfig | None) -> str:
+    if database is None or database.user is None:
+        raise LoginError("bouncer config error", log="auth_type=any requires forced user", level=ERROR)
+    return database.user
+
+
+async def _admit_to_console(
+    channel: Channel, asked: LoginQuestions, attempt: ClientFacts, parameters: Parameters
+) -> Admitted:
+    rights: Rights = "admin"
+    if is_own_user(attempt):
+        asked.log(attempt, "LOG", "pgbouncer access from unix socket")
+        proof = Proof()
+    else:
+        settings, said = asked.config.settings, attempt.user
+        if settings.auth_type is AuthType.any:
+            attempt.user = RESERVED
+        proof = await _authenticate(channel, asked, attempt, None)
+        rights = console_rights(settings, said if settings.auth_type is AuthType.any else attempt.user)
+    if not rights:
+        raise LoginError("not allowed")
+    if rights == "stats":
+        asked.check_limits(None, attempt.user)
+    channel.put(proof.farewell)
+    tracked = parameters.tracked
+    return Admitted(None, attempt.user, tracked, credentials=proof.credentials, tls=attempt.tls, rights=rights)
+
+
+def is_own_user(attempt: ClientFacts) -> bool:
+    """The system user that runs the pooler, on the Unix socket, under the reserved name."""
+    return attempt.peer.is_unix and attempt.peer.uid == os.geteuid() and attempt.user == RESERVED
+
+
+def console_rights(settings: Settings, user: str) -> Rights:
+    """What an authenticated user may do on the admin database; empty: it may not enter."""
+    if user in settings.admin_users:
+        return "admin"
+    open_to_all = settings.auth_type is AuthType.any
+    return "stats" if open_to_all or user in settings.stats_users else ""
+
+
+def _log_attempt(asked: LoginQuestions, attempt: ClientFacts) -> None:
+    if asked.config.settings.log_connections:
+        replication = REPLICATION_WORDS[attempt.replicates]
+        who = f"db={attempt.database} user={attempt.user}"
+        asked.log(attempt, "LOG", f"login attempt: {who} tls={attempt.tls or 'no'} replication={replication}")
+
+
+# ---- the proof
+
+
+async def _authenticate(
+    channel: Channel, asked: LoginQuestions, attempt: ClientFacts, database: DatabaseConfig | None
+) -> Proof:
+    """By the method of auth_type or of the HBA rule."""
+    config, user = asked.config, attempt.user
+    method, rule = config.settings.auth_type, None
+    if method is AuthType.hba:
+        rule = _rule(config, attempt)
+        method = AuthType.reject if rule is None else rule.method
+    method = guarded(method, database)
+    needed = method not in NO_SECRET_NEEDED
+    grounds = asked.grounds(database, user)
+    secret = await asked.find_secret(database, attempt, channel) if needed else Secret(user, "")
+    stand_in = StandIn(user, asked.likeness(user))
+    if secret is not None:
+        # auth_query may know the user by another name than the client.
+        attempt.user = secret.user
+    _log_attempt(asked, attempt)
+    if config.settings.auth_type is AuthType.hba and rule is None:
+        raise LoginError("no authentication method is found")
+    claim = Claim(
+        channel,
+        user,
+        secret or stand_in,
+        stand_in,
+        secret is not None,
+        config.settings,
+        names=(user,) if rule is None else config.hba.system_names(rule, user),
+        map=rule.map if rule else None,
+        options=rule.options if rule else "",
+    )
+    try:
+        proof = await auth.authenticate(method, claim)
+        if needed and asked.grounds(_again(asked, attempt, database), user) != grounds:
+            # What it has proved to know was withdrawn meanwhile, or counts for something else.
+            raise LoginError("password authentication failed")
+        return proof
+    except BaseException:
+        # Some time after they have been answered: what a line takes would tell them.
+        asyncio.get_running_loop().call_later(DISCREET, _say_if_unknown, asked, attempt, claim)
+        raise
+
+
+def _again(asked: LoginQuestions, attempt: ClientFacts, database: DatabaseConfig | None) -> DatabaseConfig | None:
+    """The database that a login goes to, as it is after something was waited for: the configuration may be another one
+    by now. One that was not there at first is not there for this login."""
+    return None if database is None else asked.find_database(attempt.database)
+
+
+def _say_if_unknown(asked: LoginQuestions, attempt: ClientFacts, claim: Claim) -> None:
+    if not claim.known:
+        asked.log(attempt, "LOG", f"no such user: {claim.user}")
+
+
+def _rule(config: Config, attempt: ClientFacts) -> HbaRule | None:
+    return config.hba.match(
+        attempt.database,
+        attempt.user,
+        None if attempt.peer.is_unix else attempt.peer.addr,
+        tls=bool(attempt.tls),
+        replication=attempt.replicates is Replication.PHYSICAL,
+    )

@@ -1,0 +1,144 @@
+"""The reception: what logins ask (`login.LoginQuestions`), answered out of what is running.
+
+Each port has one. It knows databases by their names; by their aliases where clients come by a port of theirs, and a
+port that is open for those alone knows no others. The rule: whoever is known beside the auth_file, by the secrets of a
+database of its own, gets into that database and the console, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from ssl import SSLContext
+
+from pooler.clients.login import UNGUARDED, Grounds
+from pooler.clients.lookup import Lookup
+from pooler.clients.strangers import Strangers
+from pooler.config.databases import DatabaseConfig
+from pooler.config.kinds import AuthType, SslMode
+from pooler.config.users import Likeness, Secret
+from pooler.config.whole import Config
+from pooler.log import DEBUG
+from pooler.net.address import Peer
+from pooler.net.channel import Channel
+from pooler.pools.connection import ClientFacts, client_label
+from pooler.pools.refusal import LoginError
+from pooler.pools.running import Running
+
+
+class Reception:
+    """Answers logins on one port."""
+
+    def __init__(
+        self,
+        running: Running,
+        lookup: Lookup,
+        strangers: Strangers,
+        *,
+        aliases_only: bool = False,
+        plain_on_loopback_only: bool = False,
+    ) -> None:
+        self._running = running
+        self._lookup = lookup
+        self._strangers = strangers
+        self.aliases: Mapping[str, str] = {}
+        """What databases are called here -> their names."""
+        self._aliases_only = aliases_only
+        """No other databases are found, and whatever the pooler's own auth_type, a password is asked for."""
+        self._plain_on_loopback_only = plain_on_loopback_only
+
+    @property
+    def config(self) -> Config:
+        config = self._running.config
+        if not self._aliases_only or config.settings.auth_type not in UNGUARDED:
+            return config
+        settings = dataclasses.replace(config.settings, auth_type=AuthType.scram_sha_256)
+        return dataclasses.replace(config, settings=settings)
+
+    @property
+    def tls_context(self) -> SSLContext | None:
+        return self._running.tls.client.context
+
+    def tls_required(self, peer: Peer) -> bool:
+        if self._running.tls.client.mode.rank >= SslMode.require.rank:
+            return True
+        return self._plain_on_loopback_only and not peer.is_loopback
+
+    def find_database(self, name: str) -> DatabaseConfig | None:
+        known = self.aliases.get(name)
+        if known is None and self._aliases_only:
+            return None
+        return self._running.registry.find(known or name)
+
+    def grounds(self, database: DatabaseConfig | None, user: str) -> Grounds:
+        own = database is not None and database.secrets is not None
+        secret = self._listed(database, user)
+        return Grounds(own, self._known_elsewhere(user) if secret is None and database is None else secret)
+
+    def likeness(self, user: str) -> Likeness:
+        return self._lookup.likeness(user)
+
+    async def find_secret(
+        self, database: DatabaseConfig | None, attempt: ClientFacts, channel: Channel
+    ) -> Secret | None:
+        known = self._listed(database, attempt.user)
+        if database is not None and database.secrets is not None:
+            return known
+        if known is None and self._lookup.asks:
+            known = await self._lookup.secret(database, attempt, channel)
+        if known is None and database is None:
+            known = self._known_elsewhere(attempt.user)
+        return known
+
+    def _listed(self, database: DatabaseConfig | None, user: str) -> Secret | None:
+        """Of the database's own users, if it has such, else from auth_file."""
+        secrets = self._running.config.secrets if database is None or database.secrets is None else database.secrets
+        return secrets.get(user)
+
+    def _known_elsewhere(self, user: str) -> Secret | None:
+        """For the console: by the secrets of a database."""
+        own = (entry.secrets for entry in self._running.config.databases.values() if entry.secrets)
+        return next((secrets[user] for secrets in own if user in secrets), None)
+
+    async def check_room(self, channel: Channel) -> None:
+        self._check_clients()
+        await self._strangers.check(channel)
+
+    def _check_clients(self) -> None:
+        """max_client_conn is of those who have logged in: strangers, who are bounded by themselves, keep nobody out."""
+        running = self._running
+        if running.registry.clients >= running.config.settings.max_client_conn:
+            raise LoginError("no more connections allowed (max_client_conn)")
+
+    def check_limits(self, database: DatabaseConfig | None, user: str) -> None:
+        running, registry = self._running, self._running.registry
+        if database is None:
+            limit, clients = running.config.settings.max_db_client_connections, len(running.consoles)
+        else:
+            limit, clients = self._check_open(database)
+        if limit and clients >= limit:
+            raise LoginError("client connections exceeded (max_db_client_connections)")
+        owner = registry.user(user)
+        limit = registry.user_client_limit(owner)
+        if limit and owner.clients >= limit:
+            raise LoginError("client connections exceeded (max_user_client_connections)")
+
+    def _check_open(self, database: DatabaseConfig) -> tuple[int, int]:
+        """(how many clients it may have, how many it has), unless nobody new comes in at all."""
+        running, registry = self._running, self._running.registry
+        if running.shutting:
+            raise LoginError("pooler is shutting down")
+        self._check_clients()
+        found = registry.databases.get(database.name)
+        if found is None:
+            return 0, 0
+        if found.disabled:
+            raise LoginError(f'database "{database.name}" is disabled')
+        return registry.database_client_limit(found), found.clients
+
+    @property
+    def wordy(self) -> bool:
+        return self._running.log_file.wants(DEBUG)
+
+    def log(self, attempt: ClientFacts, level: str, text: str) -> None:
+        self._running.say(level, f"{client_label(attempt)} {text}")

@@ -1,0 +1,4 @@
+cdef class Newcomer(Socket):
+    """A client that has not logged in yet."""
+    cdef object wake
+    cdef readonly tuple remote

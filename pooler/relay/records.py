@@ -1,0 +1,10 @@
+"""Shapes of what goes into the compiled relay and comes out of it, where a name is worth more than a tuple."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Tls = tuple[object, object, object]
+"""The TLS state of a connection: SSL object of _ssl, incoming and outgoing MemoryBIO."""
+State = dict[str, Any]
+"""All that a connection is besides its socket, as plain values: see takeover.pxi."""

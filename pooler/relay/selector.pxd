@@ -1,0 +1,65 @@
+cdef class Relay:
+    """The selector of the event loop, and the data path."""
+    cdef int ep
+    cdef Batch batch
+    cdef dict keys
+    cdef list graveyard
+    cdef list again
+    cdef list lazy
+    cdef int64_t lazy_turn
+    cdef list woken
+    cdef public list events
+    cdef object wake
+    cdef object statements
+    cdef int64_t next_statement
+    cdef int64_t tick
+    cdef readonly int64_t now
+    # When epoll_wait returned last, and the thread's processor time when Python got its turn; the longest turns.
+    cdef int64_t looked
+    cdef int64_t computed
+    cdef int64_t turn_us
+    cdef int64_t turn_cpu_us
+    cdef int64_t last_turn_us
+    cdef int64_t last_turn_cpu_us
+    cdef PyObject **slots
+    cdef uint64_t *keys_of
+    cdef uint32_t slot_count
+    cdef uint32_t slot_cap
+    cdef dict param_sets
+    cdef size_t param_bytes
+    cdef size_t params_in_use
+    cdef tuple tracked
+    cdef dict tracked_index
+    cdef dict judged
+    cdef public bint suspended
+    cdef public uint32_t max_packet
+    cdef public bint wordy
+    cdef public size_t max_statement_bytes
+    cdef public int64_t patience
+    cdef public bint tls_direct
+    cdef tuple intern(self, tuple params)
+    cdef tuple settle(self, Client c, tuple told)
+    cdef tuple parted(self, tuple values, tuple params, dict places)
+    cdef int forget_params(self) except -1
+    cdef int lose(self, Conn c, str reason, bint tell, str sqlstate=*) except -1
+    cdef int lose_client(self, Client c, str reason, bint tell, str sqlstate) except -1
+    cdef int lose_server(self, Server s, str reason, bint tell) except -1
+    cdef int post(self, object event) except -1
+    cdef int end_turn(self) except -1
+    cdef list forward(self, timeout)
+    cdef int run_again(self) except -1
+    cdef int run_lazy(self) except -1
+    cdef int watch(self, Conn c, int op, uint32_t reading) except -1
+    cdef bint run_woken(self) except -1
+    cdef int fault(self, Socket c, object error) except -1
+    cdef int take_slot(self, Client c) except -1
+    cdef int free_slot(self, Client c) except -1
+    cdef int take_fd(self, Conn c, Pool pool, int64_t number, int fd, tls, bytes leftover, params, about, since) except -1
+    cdef int enter(self, Conn c) except -1
+    cdef int retract(self, Conn c) except -1
+    cdef int bind(self, Client c, Server s) except -1
+    cdef int control(self, int op, int fd, int events) except -1
+    cdef int dispatch(self, epoll_event *evs, int n, list ready) except -1
+    cdef int ready_for_asyncio(self, int fd, uint32_t events, list ready) except -1
+    cdef int ready_for_us(self, Socket c, uint32_t events) except -1
+    cdef int send_off(self) except -1

@@ -1,0 +1,71 @@
+cdef class Held:
+    """A statement on one server, and when it was last used there."""
+    cdef Statement stmt
+    cdef int64_t used
+
+
+cdef class Server(Conn):
+    cdef Client link
+    cdef Ledger ledger
+    cdef tuple told
+    # What its client may have left there (Touch), whether some of that failed; rows of the answer to LOOK_TASK; what keeps
+    # it with its client, and since when.
+    cdef list touches
+    cdef list rows
+    cdef bint undone
+    cdef bint look_failed
+    cdef readonly int pinned
+    cdef readonly int64_t pinned_since
+    cdef uint8_t task
+    cdef uint8_t status
+    cdef uint8_t parting
+    cdef bint said_farewell
+    cdef bint asked
+    cdef uint8_t read_mode
+    cdef bint unsure
+    cdef int64_t volume
+    cdef Gauge gauge
+    cdef int64_t released
+    cdef int64_t heard_at
+    cdef readonly int cancels
+    cdef readonly int pid
+    cdef readonly bytes cancel_key
+    cdef object task_error
+    cdef int let_go(self) except -1
+    cdef int part_if_read(self) except -1
+    cdef int urge(self) except -1
+    cdef int settle_loss(self) except -1
+    cdef int take_back(self) except -1
+    cdef int ask_where_it_is(self) except -1
+    cdef int ask_by_sync(self) except -1
+    cdef int is_told_apart(self, uint8_t status) except -1
+    cdef int answered(self, uint8_t t, uint8_t *p, size_t l) except -1
+    cdef int erred(self, uint8_t *p, size_t l, size_t have) except -1
+    cdef int say_renamed(self, uint8_t *p, size_t l) except -1
+    cdef int leave_out(self, Out *out, uint8_t *b, size_t run, size_t pos, int act) except -1
+    cdef str end_of_query(self, Out *out, uint8_t *b, size_t run, size_t pos, size_t l)
+    cdef bint to_be_whole(self, uint8_t t, size_t l) noexcept
+    cdef ssize_t stop(self, Out *out, uint8_t *b, size_t run, size_t pos, size_t n, str reason) except -1
+    cdef bint is_about_ours(self, uint8_t *p, size_t l) noexcept
+    cdef int reword(self, uint8_t *p, size_t l) except -1
+    cdef bint answers_look(self, uint8_t t, size_t l) noexcept
+    cdef int pass_on(self, uint8_t *p, size_t l) except -1
+    cdef bint in_mid_message(self) noexcept
+    cdef int64_t last_sign(self) noexcept
+    cdef bint silent(self) noexcept
+    cdef int undo(self, uint8_t kind, uint8_t act, Statement stmt, bytes name) except -1
+    cdef int ready(self, uint8_t status, int64_t now) except -1
+    cdef bint clean(self) noexcept
+    cdef str unfit(self)
+    cdef bint shared(self) noexcept
+    cdef int hand_over(self, Out *out, uint8_t *b, size_t start, size_t end) except -1
+    cdef int settle_deallocate(self) except -1
+    cdef int parameter(self, uint8_t *b, size_t n) except -1
+    cdef int command_complete(self, uint8_t *b, size_t n) except -1
+    cdef ssize_t process_own(self, uint8_t *b, size_t n) except -1
+    cdef int part(self) except -1
+    cdef int own_error(self, uint8_t *b, size_t n) except -1
+    cdef int run_task(self, uint8_t task, bytes sql) except -1
+    cdef int task_done(self) except -1
+    cdef bint is_narrow(self) noexcept
+    cdef int set_read_mode(self, uint8_t read_mode) except -1

@@ -1,0 +1,399 @@
+# What a session holds beside its transaction (settings, a role, locks, temporary tables, ...): seen here, followed and
+# pinned here. Every Query and Parse goes through two small automata, a step a byte; what they find suspicious is judged
+# (pooler/touches.py), and what may have been touched is asked of the server when its transaction has ended, before it
+# is anybody else's (LOOK_TASK). What can be set again follows its client (`Pool.align`); what cannot stays with its
+# server, and the server with its client (`pinned`), until a look says that it is gone or the client goes: then
+# DISCARD ALL. With nothing touched, two tests for each transaction are all there is.
+
+cdef enum:
+    # Of both automata: nothing suspicious so far is below.
+    SUSPICIOUS = 255
+
+cdef uint8_t FIRST_WORDS[256][256]
+cdef uint8_t ANYWHERE[256][256]
+
+cdef tuple SPACES = tuple(b" \t\n\r\f\v")
+cdef tuple FIRST_NAMES = tuple(sorted(word.encode() for word in touches.FIRST))
+cdef object WORD_LETTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_$") | frozenset(range(128, 256))
+
+
+cdef int fill_first_words() except -1:
+    # The first word of each statement. START, and what may stand before it: blanks and comments. From REST only a
+    # semicolon leads back: one in quotes does so too, which is judged then, and so is a comment within a comment.
+    cdef int START = 0, REST = 1, DASH = 2, LINE = 3, SLASH = 4, BLOCK = 5, STAR = 6, INNER = 7
+    places = {b"": START}
+    for word in FIRST_NAMES:
+        for n in range(1, len(word) + 1):
+            places.setdefault(word[:n], len(places) + 7)
+    for c in range(256):
+        letter = bytes((c,)).lower()
+        for done, place in places.items():
+            if place != START and done + letter in places:
+                FIRST_WORDS[place][c] = places[done + letter]
+            elif done in FIRST_NAMES and c not in WORD_LETTERS:
+                FIRST_WORDS[place][c] = SUSPICIOUS
+            else:
+                FIRST_WORDS[place][c] = START if c == 59 else REST
+        FIRST_WORDS[START][c] = places.get(letter, DASH if c == 45 else SLASH if c == 47 else START if c in SPACES or c == 59 else REST)
+        FIRST_WORDS[REST][c] = START if c == 59 else REST
+        FIRST_WORDS[DASH][c] = LINE if c == 45 else START if c == 59 else REST
+        FIRST_WORDS[LINE][c] = START if c == 10 or c == 13 else LINE
+        FIRST_WORDS[SLASH][c] = BLOCK if c == 42 else START if c == 59 else REST
+        FIRST_WORDS[BLOCK][c] = STAR if c == 42 else INNER if c == 47 else BLOCK
+        FIRST_WORDS[STAR][c] = START if c == 47 else STAR if c == 42 else BLOCK
+        FIRST_WORDS[INNER][c] = SUSPICIOUS if c == 42 else INNER if c == 47 else BLOCK
+        FIRST_WORDS[SUSPICIOUS][c] = SUSPICIOUS
+    return 0
+
+
+cdef int fill_anywhere() except -1:
+    # Words that say something wherever they stand, by the subsets of the places that are reached in them.
+    edge = frozenset(range(256)) - WORD_LETTERS
+    words = [[frozenset((c, c - 32 if 97 <= c <= 122 else c)) for c in word]
+             for word in (b"set_config", b"advisory_lock", b"advisory_unlock", b"currval", b"lastval", b"pg_temp", b'u&"', b"execute",
+                          b"query_to_xml", b"ts_stat", b"ts_rewrite")]
+    for word in (b"temp", b"temporary"):
+        words.append([edge, *(frozenset((c, c - 32)) for c in word), edge])
+    places = {frozenset(): 0}
+    todo = [frozenset()]
+    while todo:
+        here = todo.pop()
+        for c in range(256):
+            there = set()
+            found = False
+            for number, word in enumerate(words):
+                for at in [0] + [at for which, at in here if which == number]:
+                    if c in word[at]:
+                        found = found or at + 1 == len(word)
+                        there.add((number, at + 1))
+            there = frozenset(there)
+            if not found and there not in places:
+                places[there] = len(places)
+                todo.append(there)
+            ANYWHERE[places[here]][c] = SUSPICIOUS if found else places[there]
+    for c in range(256):
+        ANYWHERE[SUSPICIOUS][c] = SUSPICIOUS
+    if len(places) >= SUSPICIOUS:
+        raise AssertionError("too many words")
+    return 0
+
+
+fill_first_words()
+fill_anywhere()
+
+
+cdef bint read_on(Client c, uint8_t *p, size_t n) noexcept:
+    # More of a text: whether there is something suspicious in what has come of it.
+    cdef uint8_t first = c.first_word
+    cdef uint8_t anywhere = c.anywhere
+    cdef size_t i
+    for i in range(n):
+        first = FIRST_WORDS[first][p[i]]
+        anywhere = ANYWHERE[anywhere][p[i]]
+    c.first_word = first
+    c.anywhere = anywhere
+    return first == SUSPICIOUS or anywhere == SUSPICIOUS
+
+
+cdef int PINNING = touches.PINNING
+cdef int NAMED_LATER = touches.NAMED_LATER
+
+cdef object TOO_LONG = touches.Touch(touches.Held.UNSEEN, touches.Held.UNSEEN | touches.UNREAD, "(too long to be read)")
+# What is suspicious in a text that is not here whole: nobody knows what it sets, so it stays until its client goes.
+
+
+cdef object judged(Relay relay, bytes text):
+    # The Touch of a text, or None; remembered where it is short, since most come again.
+    cdef object found
+    if PyBytes_GET_SIZE(text) > JUDGED_BYTES:
+        return touches.judge(text)
+    try:
+        return relay.judged[text]
+    except KeyError:
+        pass
+    found = touches.judge(text)
+    if len(relay.judged) >= JUDGED_TEXTS:
+        relay.judged.clear()
+    relay.judged[text] = found
+    return found
+
+
+cdef object examine(Client c, uint8_t t, uint8_t *p, size_t l, size_t have):
+    # What the text of a Query or Parse, of whose message `have` of `l` bytes are here, may leave behind: a Touch, or None.
+    cdef size_t start = 5
+    cdef size_t end
+    cdef uint8_t *name_end
+    c.first_word = c.anywhere = 0
+    c.reading = have < l
+    have = l if have > l else have
+    if t == FUNCTION_CALL:
+        c.reading = False
+        return touches.judge_call(be32(p + 5)) if have >= 9 else None
+    if t == PARSE:
+        name_end = <uint8_t *>memchr(p + 5, 0, have - 5)
+        if name_end == NULL:
+            # A name of that length is no name: so says the one who has it whole.
+            c.reading = False
+            return TOO_LONG if have < l else None
+        start = name_end - p + 1
+    if not read_on(c, p + start, have - start):
+        return None
+    c.reading = False
+    if have < l:
+        return TOO_LONG
+    end = start + strnlen(<char *>p + start, l - start)
+    return as_encoded(c, judged(c.relay, (<char *>p)[start:end]))
+
+
+cdef object as_encoded(Client c, object touch):
+    # A name beyond ASCII is known only where the client writes UTF-8.
+    cdef object place = c.relay.tracked_index.get(b"client_encoding")
+    if touch is None or place is None or c.params[place] in (None, b"UTF8") or all([name.isascii() for name in touch.names]):
+        return touch
+    return touch._replace(kinds=touch.kinds | touches.Held.UNSEEN, looks=touch.looks | touches.Held.UNSEEN)
+
+
+cdef int forbidden(Client c, Server s, object touch) except -1:
+    # Kinds because of which the statement is refused: by the policy, or since too many servers of the pool are pinned.
+    cdef int kinds = touch.kinds
+    cdef Pool pool = c.pool
+    cdef int refused = kinds & pool.refused
+    if not s.shared():
+        return 0
+    if refused == 0 and kinds & pool.kept & PINNING and s.pinned == 0 and 0 <= pool.max_pinned <= pool.pinned_count:
+        refused = kinds & pool.kept & PINNING
+    return refused
+
+
+cdef int read_rest(Client c, uint8_t *p, size_t n) except -1:
+    # More of a text that did not come whole.
+    if not read_on(c, p, n):
+        return 0
+    c.reading = False
+    if forbidden(c, c.link, TOO_LONG):
+        note_seen(c, TOO_LONG)
+        return c.relay.lose(c, TOO_LONG_TO_REFUSE, True, NOT_SUPPORTED)
+    return touched(c, c.link, TOO_LONG)
+
+
+cdef int note_seen(Client c, object touch) except -1:
+    # Counted, and told once for each kind. What Python does not fetch in time is no longer told apart.
+    cdef Pool pool = c.pool
+    cdef int kinds = touch.kinds
+    if kinds == 0 or c.quiet:
+        return 0
+    if touch not in pool.seen and len(pool.seen) >= SEEN_TEXTS:
+        touch = touches.Touch(kinds, 0, "")
+    pool.seen[touch] = pool.seen.get(touch, 0) + 1
+    if kinds & ~c.told_kinds:
+        c.told_kinds |= kinds
+        c.relay.post(ClientTouched(c, touch))
+    return 0
+
+
+cdef int looks_that_matter(Server s, object touch) except -1:
+    # What a text may have ended is looked for where it is there; what it may lead to, everywhere.
+    cdef int looks = touch.looks
+    return looks & (s.pinned | touches.FOLLOWING | (touches.Held.TEMP if looks & touches.MAY_LEAD else 0))
+
+
+cdef int touched(Client c, Server s, object touch) except -1:
+    # Its client may have left something there: it is looked for when the transaction has ended.
+    cdef Pool pool = c.pool
+    cdef int kinds = touch.kinds
+    note_seen(c, touch)
+    if (kinds | looks_that_matter(s, touch)) & (pool.kept | pool.refused) and s.shared():
+        if s.touches is None:
+            s.touches = [touch]
+            s.undone = False
+        elif touch is s.touches[len(s.touches) - 1]:
+            return 0
+        elif len(s.touches) < TOUCHES:
+            s.touches.append(touch)
+        else:
+            s.touches[TOUCHES - 1] = TOO_LONG
+    return 0
+
+
+cdef bytes refusal(Client c, uint8_t t, uint8_t *p, size_t l, object touch, int kinds):
+    # In place of the message: one that surely fails, by which the server is where it would be had it refused itself. What
+    # it says then is put into our words (`refusal_in_words`).
+    cdef bytes text = b"POOLER_REFUSES_%d\0" % kinds
+    cdef bytes name = b""
+    c.refusals = {} if c.refusals is None else c.refusals
+    c.refusals[kinds] = touch
+    if t == FUNCTION_CALL:
+        t = QUERY
+    if t == BIND:
+        # Of a statement that does not exist, with no parameters.
+        text = b"\0" + text + bytes(6)
+    if t == PARSE:
+        name = (<char *>p)[5:5 + strnlen(<char *>p + 5, l - 5)] + b"\0"
+        text += b"\0\0"
+    return bytes((t,)) + (4 + len(name) + len(text)).to_bytes(4, "big") + name + text
+
+
+cdef bytes refusal_in_words(Client c, uint8_t *p, size_t l):
+    # The ErrorResponse about our text, as the client is told it; another one as it is.
+    cdef bytes body = (<char *>p)[5:l]
+    cdef object found = REFUSES.search(body)
+    cdef object touch = c.refusals.get(int(found[1])) if found is not None else None
+    if touch is None:
+        return (<char *>p)[:l]
+    return sessions.refusal(int(found[1]), touch.statement, bool(int(found[1]) & c.pool.refused))
+
+
+cdef object REFUSES = re.compile(rb"POOLER_REFUSES_([0-9]{1,5})")
+
+
+# ---- the end of a transaction
+
+cdef int part_from(Server s) except -1:
+    # `s` is shared and clean: its client goes on without it, unless something was touched, or is still there.
+    if s.touches is not None:
+        return look(s)
+    if s.pinned:
+        return 0
+    return s.pool.unlink(s)
+
+
+cdef int look(Server s) except -1:
+    # Ask what is left.
+    cdef int looks = s.pinned & ~touches.UNREAD
+    names = {}
+    for touch in s.touches:
+        looks |= (<int>touch.kinds) | looks_that_matter(s, touch)
+        names.update(dict.fromkeys(touch.names))
+        if touches.ALL in touch.resets:
+            # DISCARD ALL, and RESET ALL: of all that is known to be there.
+            names.update(dict.fromkeys([name.decode("utf-8", "replace") for name in s.session[::2]]))
+            names.update(dict.fromkeys([name.decode().lower() for name, value in zip(s.relay.tracked, s.told) if value is None]))
+    if sessions.looks_at_all(s.touches, s.undone):
+        looks |= touches.Held.UNSEEN
+        names.update(dict.fromkeys([name.decode("utf-8", "replace") for name in (s.link.base + s.session)[::2] if b"." in name]))
+    place = s.relay.tracked_index.get(b"session_authorization")
+    sql = sessions.question(looks, list(names), reported=place is not None and s.told[place] is not None)
+    if not sql:
+        s.touches = None
+        return part_from(s)
+    s.rows = []
+    return s.run_task(LOOK_TASK, sql)
+
+
+cdef int looked(Server s) except -1:
+    # The answer: what the server has, what its client shall have, and whether they have to stay together. Of tracked
+    # parameters the server tells by itself, or they are among what was asked for.
+    cdef Client c = s.link
+    cdef Relay relay = s.relay
+    cdef list rows = s.rows
+    cdef list seen = s.touches
+    cdef bint undone = s.undone
+    cdef int pins
+    s.rows = s.touches = None
+    s.undone = False
+    told = {name.lower(): value for name, value in zip(relay.tracked, s.told) if value is not None}
+    silent = {name.lower(): place for place, (name, value) in enumerate(zip(relay.tracked, s.told)) if value is None}
+    there, wanted, pins = sessions.settled(sessions.joined(s.session, silent, s.params), rows, seen,
+                                           sessions.joined(c.base, silent, c.base_params), frozenset(told), undone, b"%d" % c.id)
+    s.session, s.params = relay.parted(there, s.params, silent)
+    c.session, c.params = relay.parted(wanted, c.params, silent)
+    s.look_failed = False
+    if has_temporary_path(s):
+        pins |= touches.PINNING & (<int>touches.Held.TEMP)
+    c.params = relay.intern(sessions.restored(c.params, c.base_params, relay.tracked, seen, rows, undone))
+    if any([touch.looks & touches.UNREAD for touch in seen]):
+        pins |= touches.UNREAD
+    pin(s, pins | s.pinned & touches.UNREAD)
+    if s.pinned == 0:
+        s.pool.unlink(s)
+        return c.resume()
+    return c.resume() if s.pool.align(c, s) else 0
+
+
+cdef bint has_temporary_path(Server s) except -1:
+    # Whether what is made by a name alone may be temporary. Of servers that report their search_path.
+    cdef object place = s.relay.tracked_index.get(b"search_path")
+    return place is not None and s.params[place] is not None and b"pg_temp" in s.params[place]
+
+
+cdef int not_looked(Server s) except -1:
+    # It cannot be told what is left there: a time limit, a right that is missing, a late cancel request. Asked once more, and
+    # then the server stays with its client until that goes, unless too many do so.
+    cdef Client c = s.link
+    cdef Pool pool = s.pool
+    cdef bint again = not s.look_failed
+    s.relay.post(ServerSaid(s, "session state is not known: %s" % s.task_error))
+    s.rows = None
+    s.look_failed = True
+    if s.status == IDLE and again:
+        return look(s)
+    s.look_failed = False
+    if s.status == IDLE and (s.pinned or pool.max_pinned < 0 or pool.pinned_count < pool.max_pinned):
+        s.touches = None
+        pin(s, s.pinned | touches.UNREAD)
+        return c.resume()
+    return s.relay.lose(s, TASK_FAILED[LOOK_TASK], True)
+
+
+cdef int not_aligned(Server s, Client c) except -1:
+    # Nothing of it was done. Where the server had nothing of another client's it is this one's fault, who has asked at its
+    # login for what cannot be; else nobody knows, and it tries another.
+    if s.session == ():
+        said = "%s: %s" % (TASK_FAILED[SET_TASK], s.task_error)
+        return s.relay.lose(c, said, True)
+    s.relay.post(ServerSaid(s, "session state could not be changed: %s" % s.task_error))
+    c.link = s.link = None
+    s.relay.lose(s, TASK_FAILED[LOOK_TASK], True)
+    return c.resume() if not c.lost else 0
+
+
+cdef int pin(Server s, int pins) except -1:
+    # What keeps it with its client.
+    s.pool.pinned_count += (pins != 0) - (s.pinned != 0)
+    if pins and not s.pinned:
+        s.pinned_since = s.relay.now
+    if pins != s.pinned and s.link is not None:
+        s.relay.post(ServerPinned(s, s.link, pins))
+    s.pinned = pins
+    return 0
+
+
+cdef int forget_session(Server s) except -1:
+    # DISCARD ALL was carried out.
+    pin(s, 0)
+    s.touches = None
+    s.undone = False
+    s.session = s.relay.intern(())
+    return 0
+
+
+cdef bint salvageable(Server s, Client c) noexcept:
+    # Whether a client that goes leaves nothing behind but a transaction: the server is told to forget it.
+    return (s.pool.kept != 0 and (s.status == IN_TRANSACTION or s.status == IN_FAILED) and s.task == NO_TASK
+            and s.shared() and s.ledger.at_rest() and s.olen == 0 and not c.half_sent() and not s.said_farewell)
+
+
+cdef int row_of_look(Server s, uint8_t *p, size_t l) except -1:
+    # A DataRow of the answer.
+    cdef size_t at = 7
+    cdef uint32_t size
+    row = []
+    while at + 4 <= l:
+        size = be32(p + at)
+        at += 4
+        if size == 0xffffffff:
+            row.append(None)
+        else:
+            if at + size > l:
+                return 0
+            row.append((<char *>p)[at:at + size])
+            at += size
+    s.rows.append(tuple(row))
+    return 0
+
+
+cdef bint may_end_a_pin(uint8_t *p, size_t l) noexcept:
+    # By the tag of a CommandComplete: what may have been the end of what pins. All but the usual.
+    return (p[5] == c'C' and memcmp(p + 5, <char *>b"CLOSE", 5) == 0 or p[5] == c'U' and memcmp(p + 5, <char *>b"UNLISTEN", 8) == 0
+            or p[5] == c'D' and l > 8 and (memcmp(p + 5, <char *>b"DEA", 3) == 0 or memcmp(p + 5, <char *>b"DIS", 3) == 0
+                                           or memcmp(p + 5, <char *>b"DRO", 3) == 0))

@@ -1,0 +1,1 @@
+"""The way to PostgreSQL: dialling, logging in, and when to."""

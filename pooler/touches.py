@@ -1,0 +1,393 @@
+"""What a statement may leave behind in its session: settings, a role, locks, temporary tables, and so on.
+
+A text in, a Touch or None out; no I/O, nothing kept. The relay asks when it has seen a suspicious word, and remembers
+the answer with the text. The rule: what is said here is where to look, never what is there: whether a SET has
+lasted only the server knows, which is asked when the transaction has ended. So too much said costs a question, and
+too little would cost the next client its ignorance: who hides a word in an escape, or runs code of which nothing is
+seen from here (DO, CALL), is looked at whole. (PostgreSQL documentation, "SQL Commands", "System Administration
+Functions".)
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from enum import IntFlag
+from itertools import pairwise
+from typing import NamedTuple
+
+from pooler.lexer import Kind, Token, TooMuch, Unterminated, split
+
+
+class Held(IntFlag):
+    """What a session can hold beyond its transactions, one bit a kind; by their names they are spoken of everywhere."""
+
+    SETTING = 1
+    ROLE = 2
+    PREPARE = 4
+    LOCK = 8
+    TEMP = 16
+    HOLD = 32
+    LISTEN = 64
+    SEQUENCE = 128
+    LOAD = 256
+    UNSEEN = 512
+    """Code ran of which nothing is seen from here."""
+
+
+ALL = "*"
+"""Every name, in `resets`."""
+WORDS: dict[Held, str] = {
+    Held.SETTING: "setting",
+    Held.ROLE: "role",
+    Held.PREPARE: "prepare",
+    Held.LOCK: "advisory_lock",
+    Held.TEMP: "temp",
+    Held.HOLD: "cursor_hold",
+    Held.LISTEN: "listen",
+    Held.SEQUENCE: "sequence",
+    Held.LOAD: "load",
+    Held.UNSEEN: "code",
+}
+SHOWN = 200
+"""Characters of a statement that are shown."""
+MOST_TOKENS = 20_000
+"""A text of more is looked at whole."""
+MOST_NAMES = 100
+"""Of parameters, in one text."""
+OF_TRANSACTION = frozenset({"transaction_isolation", "transaction_read_only", "transaction_deferrable", "seed"})
+"""What is set for one transaction, or cannot be read back."""
+CHARACTERISTICS = ("default_transaction_isolation", "default_transaction_read_only", "default_transaction_deferrable")
+PHRASES: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("local",): (),
+    ("transaction",): (),
+    ("constraints",): (),
+    ("session", "characteristics"): CHARACTERISTICS,
+    ("session", "authorization"): ("session_authorization",),
+    ("time", "zone"): ("TimeZone",),
+    ("names",): ("client_encoding",),
+    ("schema",): ("search_path",),
+    ("xml", "option"): ("xmloption",),
+    ("seed",): (),
+    ("all",): (ALL,),
+}
+"""What stands behind SET and RESET, and the parameters that are meant by it."""
+RUNNERS = frozenset({"query_to_xml", "query_to_xmlschema", "query_to_xml_and_xmlschema", "ts_stat", "ts_rewrite"})
+"""Functions that carry out a text."""
+ROLES = frozenset({"role", "session_authorization"})
+
+
+class Touch(NamedTuple):
+    """What a text may leave behind. `kinds`: what it makes; `looks`: what is to be looked for, that which it may have
+    ended too; `names`: parameters whose values are to be asked for; `resets`: those of them that were put back, ALL for
+    all: what was put back last, not set again behind it; `statement`: the first that does so, with its constants left
+    out."""
+
+    kinds: int
+    looks: int
+    statement: str
+    names: frozenset[str] = frozenset()
+    resets: frozenset[str] = frozenset()
+
+
+class _Findings:
+    def __init__(self) -> None:
+        self.kinds = Held(0)
+        self.looks = 0
+        self.names: set[str] = set()
+        self.resets: set[str] = set()
+
+    def parameter(self, written: str, *, reset: bool = False) -> None:
+        name = lowered(written)
+        if name in OF_TRANSACTION:
+            return
+        kind = Held.ROLE if name in ROLES else Held.SETTING
+        if reset:
+            self.looks |= kind
+            self.resets |= {name} if name != ALL else {ALL, *self.names}
+        else:
+            self.makes(kind)
+            self.resets.discard(name)
+        if name != ALL:
+            self.names.add(name)
+
+    def makes(self, kind: Held) -> None:
+        self.kinds |= kind
+        self.looks |= kind
+
+
+def lowered(name: str) -> str:
+    """As PostgreSQL compares names of parameters: ASCII letters only."""
+    return name.translate(_LOWERED)
+
+
+_LOWERED = {ord(c): c.lower() for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
+
+
+def judge(text: bytes) -> Touch | None:
+    """What the statements of a Query or Parse may leave behind in their session; None: nothing."""
+    written = text.decode("utf-8", "replace")
+    found, shown = _Findings(), ""
+    try:
+        statements = split(written, MOST_TOKENS)
+    except (Unterminated, TooMuch):
+        return Touch(Held.UNSEEN, Held.UNSEEN, "(not understood)", frozenset(_hints(written)))
+    if "\\'" in written or 'u&"' in written.lower() or "\ufffd" in written:
+        # What is quoted, and what is not, depends on a setting of the server's; or a name is spelled by numbers, or in
+        # another encoding.
+        found.makes(Held.UNSEEN)
+        found.names.update(_hints(written), *(_own_names(statement.tokens) for statement in statements))
+    for statement in statements:
+        _examine(statement.tokens, found)
+        if found.looks and not shown:
+            shown = _plain(statement.tokens)
+    if not found.looks:
+        return None
+    if len(found.names) > MOST_NAMES:
+        found.makes(Held.UNSEEN)
+    names = frozenset(sorted(found.names)[:MOST_NAMES])
+    return Touch(int(found.kinds), int(found.looks), shown, names, frozenset(found.resets))
+
+
+def _plain(tokens: Sequence[Token]) -> str:
+    """The statement, its constants left out: they may be secrets, and are different each time."""
+    said: list[str] = []
+    for before, token in zip((None, *tokens), tokens, strict=False):
+        if before is not None and token.start > before.end:
+            said.append(" ")
+        said.append("?" if token.kind in (Kind.STRING, Kind.NUMBER) else token.text)
+    return "".join(said)[:SHOWN]
+
+
+def _examine(tokens: Sequence[Token], found: _Findings) -> None:
+    first = tokens[0].value if tokens[0].kind is Kind.WORD else ""
+    if first in FIRST:
+        FIRST[first](tokens, found)
+    for at, token in enumerate(tokens):
+        if token.kind not in (Kind.WORD, Kind.QUOTED):
+            continue
+        word = token.value
+        if word == "set_config":
+            _set_config(tokens, at, found)
+        elif "advisory_unlock" in word:
+            found.looks |= Held.LOCK
+        elif "advisory" in word and "xact" not in word:
+            found.makes(Held.LOCK)
+        elif word in RUNNERS or (word == "execute" and first in ("explain", "create") and at):
+            _code(tokens, found)
+        elif word in ("currval", "lastval"):
+            found.makes(Held.SEQUENCE)
+        elif word in ("temp", "temporary") or word.startswith("pg_temp"):
+            found.makes(Held.TEMP)
+
+
+def _set_config(tokens: Sequence[Token], at: int, found: _Findings) -> None:
+    """set_config(name, value, is_local): the name if it is a constant, else nobody knows."""
+    depth, arguments = 0, [[]]  # type: tuple[int, list[list[Token]]]
+    for token in tokens[at + 1 :]:
+        depth += (token == "(") - (token == ")")
+        if depth <= 0:
+            break
+        if token == "," and depth == 1:
+            arguments.append([])
+        elif not (token == "(" and depth == 1):
+            arguments[-1].append(token)
+    name = arguments[0]
+    known = _constant(name)
+    if len(arguments) == 3 and [token.value for token in arguments[2]] in (["true"], ["t"], ["on"], ["1"]):
+        if not known or lowered(name[0].value) == "search_path":
+            _path(arguments[1], found, sure=_constant(arguments[1]))
+    elif known:
+        found.parameter(name[0].value)
+    else:
+        found.makes(Held.UNSEEN)
+        found.names.update(_own_names(tokens))
+        if any(token.kind is Kind.PARAMETER for token in name):
+            found.looks |= NAMED_LATER
+
+
+def _constant(argument: Sequence[Token]) -> bool:
+    return bool(argument) and argument[0].kind is Kind.STRING and (len(argument) == 1 or argument[1] == "::")
+
+
+def _path(value: Sequence[Token], found: _Findings, *, sure: bool) -> None:
+    """A search_path, be it for the transaction only: what is made by it may be temporary."""
+    if any("pg_temp" in token.value.lower() for token in value):
+        found.makes(Held.TEMP)
+    elif not sure:
+        found.looks |= Held.TEMP | MAY_LEAD
+
+
+def _set(tokens: Sequence[Token], found: _Findings) -> None:
+    rest = list(tokens[1:])
+    phrase = _phrase(rest)
+    if phrase is None and rest and rest[0] == "session":
+        rest = rest[1:]
+        phrase = _phrase(rest)
+    if rest and rest[0] == "local":
+        _local(rest[1:], found)
+    names = (_dotted(rest),) if phrase is None else phrase
+    reset = bool(rest) and (tokens[0] == "reset" or rest[-1] == "default" or _is_default(rest))
+    for name in names:
+        if lowered(name) == "search_path":
+            _path(rest, found, sure="&" not in [token.value for token in rest])
+        if name:
+            found.parameter(name, reset=reset)
+
+
+def _is_default(rest: Sequence[Token]) -> bool:
+    """Other words for it."""
+    return (rest[0] == "role" and rest[-1] == "none") or (rest[0] == "time" and rest[-1] == "local")
+
+
+def _local(rest: Sequence[Token], found: _Findings) -> None:
+    if rest and (rest[0] == "schema" or lowered(_dotted(rest)) == "search_path"):
+        _path(rest, found, sure="&" not in [token.value for token in rest])
+
+
+def _phrase(rest: Sequence[Token]) -> tuple[str, ...] | None:
+    """`role` is a parameter like others, and so it is named."""
+    for words, names in PHRASES.items():
+        if tuple(token.value for token in rest[: len(words)] if token.kind is Kind.WORD) == words:
+            return names
+    return None
+
+
+def _dotted(rest: Sequence[Token]) -> str:
+    """A parameter's name, in parts."""
+    parts: list[str] = []
+    for at, token in enumerate(rest):
+        if at % 2 == 0 and token.kind in (Kind.WORD, Kind.QUOTED):
+            parts.append(token.value if token.kind is Kind.QUOTED else token.text)
+        elif not (at % 2 and token == "."):
+            break
+    return ".".join(parts)
+
+
+def _discard(tokens: Sequence[Token], found: _Findings) -> None:
+    what = tokens[1].value if len(tokens) > 1 else ""
+    if what == "all":
+        found.looks |= Held.SETTING | Held.ROLE | PINNING
+        found.resets |= {ALL, *ROLES, *found.names}
+    elif what in ("temp", "temporary"):
+        found.looks |= Held.TEMP
+
+
+def _prepare(tokens: Sequence[Token], found: _Findings) -> None:
+    if len(tokens) > 1 and tokens[1] == "transaction":
+        return
+    found.makes(Held.PREPARE)
+
+
+def _declare(tokens: Sequence[Token], found: _Findings) -> None:
+    for before, token in pairwise(tokens):
+        if token == "hold" and before == "with":
+            found.makes(Held.HOLD)
+
+
+def _code(tokens: Sequence[Token], found: _Findings) -> None:
+    """DO, CALL, and EXECUTE of what was prepared long ago: of what runs there only names can be guessed."""
+    found.makes(Held.UNSEEN)
+    found.names.update(_own_names(tokens))
+    for token in tokens:
+        if token.kind is Kind.STRING:
+            found.names.update(_hints(token.value))
+
+
+def _kind(kind: Held) -> Callable[[Sequence[Token], _Findings], None]:
+    def note(tokens: Sequence[Token], found: _Findings) -> None:
+        found.makes(kind)
+
+    return note
+
+
+_HINT = re.compile(
+    r"""\bset\s++(?:session\s++)?([\w.]++)\s*+(?:=|to\b)|set_config\s*+\(\s*+'([\w.]++)'""", re.IGNORECASE
+)
+
+
+def _hints(text: str) -> Iterator[str]:
+    """Names of parameters in code that is not read."""
+    for number, match in enumerate(_HINT.finditer(text)):
+        if number >= MOST_NAMES:
+            return
+        name = lowered(match[1] or match[2])
+        if name not in OF_TRANSACTION:
+            yield name
+
+
+_OWN_NAME = re.compile(r"[^\W\d][\w$]*+(?:\.[^\W\d][\w$]*+)++")
+
+
+def _own_names(tokens: Sequence[Token]) -> Iterator[str]:
+    """Constants that may be names of the client's own."""
+    for token in tokens[: 10 * MOST_NAMES]:
+        if token.kind is Kind.STRING and _OWN_NAME.fullmatch(token.value):
+            yield lowered(token.value)
+
+
+LARGE_OBJECTS = frozenset(
+    {715, 764, 765, 767, 952, 953, 954, 955, 956, 957, 958, 964, 1004, 3170, 3171, 3172, 3457, 3458, 3459, 3460}
+)
+"""Functions that drivers call by their number, and which leave nothing behind (pg_proc.dat of PostgreSQL)."""
+
+
+def judge_call(number: int) -> Touch | None:
+    """What the function of this number, in a FunctionCall, may leave behind."""
+    if number in LARGE_OBJECTS:
+        return None
+    return Touch(Held.UNSEEN, Held.UNSEEN, f"(function {number})")
+
+
+FIRST: dict[str, Callable[[Sequence[Token], _Findings], None]] = {
+    "set": _set,
+    "reset": _set,
+    "discard": _discard,
+    "prepare": _prepare,
+    "declare": _declare,
+    "listen": _kind(Held.LISTEN),
+    "load": _kind(Held.LOAD),
+    "do": _code,
+    "call": _code,
+    "execute": _code,
+}
+"""By a statement's first word: the only places where these words mean what they say."""
+PINNING = Held.PREPARE | Held.LOCK | Held.TEMP | Held.HOLD | Held.LISTEN | Held.LOAD
+"""What stays with the server where it was made."""
+STICKY = Held.LOAD
+"""What does not end before its server does."""
+MAY_LEAD = 1 << 12
+"""In `looks`: of a search_path that may lead to temporary tables."""
+NAMED_LATER = 1 << 13
+"""In `looks`: a parameter's name is a value of the Bind (`bound_names`)."""
+UNREAD = 1 << 14
+"""In `looks`, of a text that was not read to its end: what it sets nobody knows, as long as its client is there."""
+FOLLOWING = Held.SETTING | Held.ROLE | Held.UNSEEN | UNREAD
+"""What is asked for by name, or as a whole: it may have ended anywhere."""
+TEMPORARY_PATH = Touch(0, Held.TEMP | MAY_LEAD, "")
+"""Of a client that came with pg_temp in its search_path."""
+
+
+def bound_names(touch: Touch, message: bytes) -> Touch:
+    """With the names of the client's own that are among the values of a Bind message, as far as it is here."""
+    try:
+        at = message.index(b"\0", message.index(b"\0", 5) + 1) + 1
+        (formats,) = _INT16.unpack_from(message, at)
+        at += 2 + 2 * formats
+        (values,) = _INT16.unpack_from(message, at)
+        at += 2
+        names = set(touch.names)
+        for _ in range(min(values, MOST_NAMES)):
+            (size,) = _INT32.unpack_from(message, at)
+            at += 4 + max(size, 0)
+            value = message[at - max(size, 0) : at].decode("utf-8", "replace")
+            if _OWN_NAME.fullmatch(value):
+                names.add(lowered(value))
+    except (ValueError, struct.error):
+        # What is not to be understood the server refuses; what is not here whole is no name.
+        return touch
+    return touch._replace(names=frozenset(names))
+
+
+_INT16, _INT32 = struct.Struct("!h"), struct.Struct("!i")

@@ -1,0 +1,25 @@
+"""Of a system test with many cases the default suite takes the first ones; the slow suite, which CI runs as well, all
+others. Each starts a pooler of its own, so that a hundred of them are half a minute.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+CASES = 2
+HERE = Path(__file__).parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    seen: Counter[str] = Counter()
+    for item in items:
+        if not item.path.is_relative_to(HERE) or item.get_closest_marker("slow") is not None:
+            continue
+        name = item.nodeid.partition("[")[0]
+        seen[name] += 1
+        if seen[name] > CASES:
+            item.add_marker(pytest.mark.slow)

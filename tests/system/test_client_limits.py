@@ -1,0 +1,156 @@
+"""Whom the limits of clients count, and whom they refuse: consoles are clients like others, administrators are counted
+and never refused, and with auth_type=any a client is the user of its database. PgBouncer 1.26.1 gives the same answers.
+"""
+
+from __future__ import annotations
+
+import signal
+from contextlib import ExitStack
+
+import pytest
+
+from tests.fixtures import stream
+from tests.fixtures.cluster import Cluster
+from tests.fixtures.process import ADMIN, Bouncer, StartBouncer
+from tests.fixtures.stream import Stream
+from tests.fixtures.waiting import until
+
+USER = "client connections exceeded (max_user_client_connections)"
+DATABASE = "client connections exceeded (max_db_client_connections)"
+ALL = "no more connections allowed (max_client_conn)"
+RIGHTS = {"admin_users": "postgres", "stats_users": "trusty"}
+
+
+class Crowd:
+    """Clients that stay."""
+
+    def __init__(self, stack: ExitStack, bouncer: Bouncer) -> None:
+        self.stack, self.bouncer = stack, bouncer
+
+    def come(self, count: int, user: str, database: str = ADMIN) -> list[str]:
+        """Of each what it is told: nothing when it is let in."""
+        words = []
+        for _ in range(count):
+            one = self.stack.enter_context(Stream(("127.0.0.1", self.bouncer.port)))
+            one.send(stream.startup({"user": user, "database": database}))
+            last = one.until("Z", "E")[-1]
+            words.append(last.error["M"] if last.type == "E" else "")
+        return words
+
+    @property
+    def users(self) -> dict[str, int]:
+        rows = self.bouncer.admin("SHOW USERS")
+        return {row["name"]: row["current_client_connections"] for row in rows if row["current_client_connections"]}
+
+    @property
+    def databases(self) -> dict[str, tuple[int, int]]:
+        """(most, now)."""
+        rows = self.bouncer.admin("SHOW DATABASES")
+        return {row["name"]: (row["max_client_connections"], row["current_client_connections"]) for row in rows}
+
+
+def test_consoles_have_the_limits_of_their_users(start_same: StartBouncer) -> None:
+    bouncer = start_same(max_user_client_connections=2, **RIGHTS)
+    with ExitStack() as stack:
+        crowd = Crowd(stack, bouncer)
+        assert crowd.come(3, "trusty") == ["", "", USER]
+        assert crowd.come(3, "postgres") == ["", "", ""]
+        assert crowd.come(1, "trusty", "app") == crowd.come(1, "postgres", "app") == [USER]
+        assert crowd.users == {"trusty": 2, "postgres": 4}
+        assert crowd.databases[ADMIN] == (0, 6)
+
+
+@pytest.mark.parametrize("limit", ["max_user_client_connections", "max_db_client_connections"])
+def test_consoles_that_come_all_at_once_have_it_too(start_same: StartBouncer, limit: str) -> None:
+    bouncer = start_same(**{limit: 2}, **RIGHTS)
+    bouncer.signal(signal.SIGSTOP)
+    with ExitStack() as stack:
+        try:
+            several = [stack.enter_context(Stream(("127.0.0.1", bouncer.port))) for _ in range(6)]
+            for one in several:
+                one.send(stream.startup({"user": "trusty", "database": ADMIN}))
+        finally:
+            bouncer.signal(signal.SIGCONT)
+        assert sorted(one.until("Z", "E")[-1].type for one in several) == ["E"] * 4 + ["Z"] * 2
+
+
+def test_a_user_in_users_has_a_limit_of_its_own_on_the_console(start_same: StartBouncer) -> None:
+    bouncer = start_same(user_settings={"trusty": "max_user_client_connections=1"}, **RIGHTS)
+    with ExitStack() as stack:
+        crowd = Crowd(stack, bouncer)
+        assert crowd.come(2, "trusty") == ["", USER]
+        assert crowd.come(2, "postgres", "app") == ["", ""]
+
+
+def test_clients_elsewhere_leave_a_user_no_console(start_same: StartBouncer) -> None:
+    bouncer = start_same(max_user_client_connections=2, **RIGHTS)
+    with ExitStack() as stack:
+        crowd = Crowd(stack, bouncer)
+        assert crowd.come(2, "trusty", "app") == ["", ""]
+        assert crowd.come(1, "trusty") == [USER]
+        assert crowd.come(2, "postgres", "app") == ["", ""]
+        assert crowd.come(1, "postgres") == [""]
+
+
+def test_the_console_is_a_database_with_a_limit(start_same: StartBouncer) -> None:
+    bouncer = start_same(max_db_client_connections=2, **RIGHTS)
+    with ExitStack() as stack:
+        crowd = Crowd(stack, bouncer)
+        assert crowd.come(3, "trusty") == ["", "", DATABASE]
+        assert crowd.come(2, "postgres") == ["", ""]
+        assert crowd.come(3, "trusty", "app") == ["", "", DATABASE]
+        assert crowd.databases == {"app": (2, 2), "other": (2, 0), ADMIN: (2, 5)}
+
+
+def test_consoles_count_for_max_client_conn_which_refuses_none_of_them(start_same: StartBouncer) -> None:
+    bouncer = start_same(max_client_conn=3, **RIGHTS)
+    with ExitStack() as stack:
+        crowd = Crowd(stack, bouncer)
+        assert crowd.come(2, "trusty") == crowd.come(2, "postgres") == ["", ""]
+        assert crowd.come(1, "trusty", "app") == [ALL]
+        assert crowd.come(1, "trusty") == [""]
+    with ExitStack() as stack:
+        later = Crowd(stack, bouncer)
+        until(lambda: later.come(1, "trusty", "app") == [""], "the consoles to be gone")
+
+
+def test_a_console_that_has_gone_counts_no_more(start_same: StartBouncer) -> None:
+    bouncer = start_same(max_user_client_connections=1, **RIGHTS)
+    for _ in range(3):
+        with ExitStack() as stack:
+            crowd = Crowd(stack, bouncer)
+            assert crowd.come(1, "trusty") == [""]
+
+        def gone(crowd: Crowd = crowd) -> bool:
+            return "trusty" not in crowd.users
+
+        until(gone)
+
+
+@pytest.mark.parametrize(
+    ("auth_type", "limited", "third", "counted"),
+    [("any", "trusty", USER, "trusty"), ("any", "scram_user", "", "trusty"), ("trust", "trusty", "", "scram_user"),
+     ("trust", "scram_user", USER, "scram_user")],
+)  # fmt: skip
+def test_who_a_client_of_a_forced_user_is(
+    start_same: StartBouncer, cluster: Cluster, auth_type: str, limited: str, third: str, counted: str
+) -> None:
+    where = f"host={cluster.host} port={cluster.port} dbname=app user=trusty"
+    limit = {limited: "max_user_client_connections=2"}
+    bouncer = start_same(databases={"app": where}, auth_type=auth_type, user_settings=limit)
+    with ExitStack() as stack:
+        crowd = Crowd(stack, bouncer)
+        assert crowd.come(3, "scram_user", "app") == ["", "", third]
+        assert crowd.users[counted] == 2 + (not third)
+        shown = {row["user"] for row in bouncer.admin("SHOW CLIENTS") if row["database"] == "app"}
+        assert shown == {counted}
+        bouncer.wait_log(rf"C-\w+: app/{counted}@\S+ login attempt: db=app user={counted} ")
+
+
+def test_with_any_the_console_has_one_user(start_same: StartBouncer) -> None:
+    bouncer = start_same(auth_type="any", admin_users="postgres", max_user_client_connections=2)
+    with ExitStack() as stack:
+        crowd = Crowd(stack, bouncer)
+        assert crowd.come(1, "this one") == crowd.come(1, "that one") == [""]
+        assert crowd.come(1, "another one") == [USER]
+        assert {row["user"] for row in bouncer.admin("SHOW CLIENTS")} == {ADMIN}

@@ -1,0 +1,219 @@
+"""What a text may leave behind: the words that matter, wherever they hide, and nothing where they do not matter."""
+
+from __future__ import annotations
+
+import pytest
+
+from pooler import wire
+from pooler.touches import (
+    ALL,
+    LARGE_OBJECTS,
+    MAY_LEAD,
+    MOST_NAMES,
+    NAMED_LATER,
+    SHOWN,
+    Held,
+    bound_names,
+    judge,
+    judge_call,
+)
+
+NOTHING = [
+    "",
+    "-- SET x = 1",
+    "SELECT 1",
+    "UPDATE t SET x = 1 WHERE y = 'SET z'",
+    "SET LOCAL work_mem = '1MB'",
+    "SET TRANSACTION READ ONLY",
+    "SET CONSTRAINTS ALL DEFERRED",
+    "SELECT set_config('work_mem', '1MB', true)",
+    "SELECT pg_advisory_xact_lock(1)",
+    "DECLARE c CURSOR FOR SELECT 1",
+    "DECLARE c CURSOR WITHOUT HOLD FOR SELECT 1",
+    "PREPARE TRANSACTION 'x'",
+    "SELECT 'SET x = 1; RESET ALL'",
+    "INSERT INTO t VALUES ('create temp table x()')",
+    "CLOSE c",
+    "SELECT temperature, attempt FROM template",
+]
+SETTINGS = [
+    ("SET work_mem = '1MB'", "work_mem"),
+    ("SET SESSION work_mem TO 1", "work_mem"),
+    ("set /* a */ Work_Mem = 1", "work_mem"),
+    ("/* one /* nested */ */ -- two\n SET work_mem = 1", "work_mem"),
+    ('SET "work_mem" = 1', "work_mem"),
+    ("SET my.var = 'x'", "my.var"),
+    ("SET TIME ZONE 'UTC'", "timezone"),
+    ("SET NAMES 'utf8'", "client_encoding"),
+    ("SET SCHEMA 'a'", "search_path"),
+    ("SET XML OPTION document", "xmloption"),
+    ("SELECT 1; SET work_mem = 1", "work_mem"),
+    ("-- one\rSET work_mem = 1", "work_mem"),
+    ("SET my.var TO none", "my.var"),
+    ("SET É.x = 1", "É.x"),
+    ("SELECT $€$ ' $€$; SET work_mem = 1 --'", "work_mem"),
+    ("SELECT 1 AS x\u00a0$a$; SET work_mem = 1; SELECT 1 AS y\u00a0$a$", "work_mem"),
+    ("SELECT set_config('Work_Mem', $1, false)", "work_mem"),
+    ("SELECT pg_catalog.set_config('my.var'::text, repeat('x', 3), false)", "my.var"),
+    ("WITH a AS (SELECT set_config($$my.var$$, 'x', false)) SELECT 1", "my.var"),
+]
+
+
+@pytest.mark.parametrize("text", NOTHING)
+def test_nothing(text: str) -> None:
+    assert judge(text.encode()) is None
+
+
+@pytest.mark.parametrize(("text", "name"), SETTINGS)
+def test_settings_by_name(text: str, name: str) -> None:
+    found = judge(text.encode())
+    assert found is not None
+    assert found[:2] == (Held.SETTING, Held.SETTING)
+    assert found.names == {name}
+    assert not found.resets
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "resets"),
+    [
+        ("RESET work_mem", {"work_mem"}, {"work_mem"}),
+        ("SET work_mem TO DEFAULT", {"work_mem"}, {"work_mem"}),
+        ("SET LOCAL work_mem = 1; RESET ALL", set(), {ALL}),
+        ("RESET ROLE", {"role"}, {"role"}),
+        ("SET ROLE NONE", {"role"}, {"role"}),
+        ("RESET SESSION AUTHORIZATION", {"session_authorization"}, {"session_authorization"}),
+        ("DISCARD ALL", set(), {ALL, "role", "session_authorization"}),
+        ("SELECT pg_advisory_unlock_all()", set(), set()),
+    ],
+)
+def test_what_is_put_back_is_looked_at_and_makes_nothing(text: str, names: set[str], resets: set[str]) -> None:
+    found = judge(text.encode())
+    assert found is not None
+    assert found.kinds == 0
+    assert found.looks
+    assert found.names == names
+    assert found.resets == resets
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("SET ROLE alice", Held.ROLE),
+        ("SET SESSION AUTHORIZATION alice", Held.ROLE),
+        ("SELECT set_config('role', 'alice', false)", Held.ROLE),
+        ("PREPARE p AS SELECT 1", Held.PREPARE),
+        ("SELECT pg_advisory_lock(1)", Held.LOCK),
+        ("SELECT pg_try_advisory_lock_shared(1, 2)", Held.LOCK),
+        ("CREATE TEMP TABLE t ()", Held.TEMP),
+        ("CREATE OR REPLACE TEMPORARY VIEW v AS SELECT 1", Held.TEMP),
+        ("SELECT 1 INTO TEMP t", Held.TEMP),
+        ("CREATE TABLE pg_temp.t ()", Held.TEMP),
+        ("DECLARE c CURSOR WITH HOLD FOR SELECT 1", Held.HOLD),
+        ("LISTEN foo", Held.LISTEN),
+        ("SELECT currval('s')", Held.SEQUENCE),
+        ("LOAD 'auto_explain'", Held.LOAD),
+        ("DO $$ begin end $$", Held.UNSEEN),
+        ("CALL p()", Held.UNSEEN),
+        ("EXECUTE p", Held.UNSEEN),
+        ("SELECT set_config($1, $2, false)", Held.UNSEEN),
+        ("SELECT set_config(U&'work\\005fmem', '1', false)", Held.UNSEEN),
+        (r"SELECT '\'; SET x = 1; --'", Held.UNSEEN),
+        ('SELECT U&"set\\005fconfig"($1, $2, false)', Held.UNSEEN),
+        ("SET x = 'open", Held.UNSEEN),
+    ],
+)
+def test_kinds(text: str, kind: Held) -> None:
+    found = judge(text.encode())
+    assert found is not None
+    assert found.kinds & kind
+    assert found.looks & kind
+
+
+def test_code_gives_hints_of_names() -> None:
+    found = judge(b"DO $x$ begin perform set_config('my.a', '1', false); set my.b = 1; set session my.c to 2; end $x$")
+    assert found is not None
+    assert found.names == {"my.a", "my.b", "my.c"}
+
+
+def test_constants_do_not_show_and_the_first_statement_that_matters_does() -> None:
+    found = judge(b"SELECT 'hunter1'; SET my.password = 'hunter2'; LISTEN x")
+    assert found is not None
+    assert found.statement == "SET my.password = ?"
+    long = judge(b"SET search_path = " + b", ".join(b"schema_%d" % n for n in range(1000)))
+    assert long is not None
+    assert len(long.statement) == SHOWN
+
+
+def test_more_names_than_can_be_asked_for_are_a_reason_to_look_at_everything() -> None:
+    found = judge(b"; ".join(b"SET my.v%d = 1" % n for n in range(MOST_NAMES + 1)))
+    assert found is not None
+    assert found.kinds & Held.UNSEEN
+    assert len(found.names) == MOST_NAMES
+
+
+@pytest.mark.parametrize(
+    ("text", "resets"),
+    [
+        ("RESET work_mem; SET work_mem = 1", set()),
+        ("SET work_mem = 1; RESET work_mem", {"work_mem"}),
+        ("RESET ALL; SET work_mem = 1", {ALL}),
+        ("SET work_mem = 1; RESET ALL", {ALL, "work_mem"}),
+        ("SET search_path TO none", set()),
+        ("SET TIME ZONE LOCAL", {"timezone"}),
+    ],
+)
+def test_what_was_put_back_last(text: str, resets: set[str]) -> None:
+    found = judge(text.encode())
+    assert found is not None
+    assert found.resets == resets
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds", "looks"),
+    [
+        ("SET LOCAL search_path = a, pg_temp", Held.TEMP, Held.TEMP),
+        ("SET LOCAL search_path = 'PG_TEMP_3'", Held.TEMP, Held.TEMP),
+        ("SET LOCAL search_path = U&'pg\\005ftemp'", 0, Held.TEMP),
+        ("SELECT set_config('search_path', $1, true)", 0, Held.TEMP),
+        ("SELECT set_config($1, 'x', true)", 0, 0),
+        ("SELECT set_config('search_path', 'a, b', true)", 0, 0),
+        ('SET LOCAL search_path = a, "B"', 0, 0),
+    ],
+)
+def test_a_path_of_the_transaction_may_lead_to_temporary_tables(text: str, kinds: int, looks: int) -> None:
+    found = judge(text.encode())
+    assert (found.kinds, found.looks & ~MAY_LEAD) == (kinds, looks) if found else not looks
+    assert not found or found.kinds or found.looks & MAY_LEAD
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "EXPLAIN ANALYZE EXECUTE p",
+        "CREATE TABLE t AS EXECUTE p",
+        "SELECT query_to_xml('SELECT set_config(''a.b'', ''x'', false)', true, false, '')",
+        "SELECT * FROM ts_stat($1)",
+        "SELECT set_config('a' || '.b', 'x', false)",
+    ],
+)
+def test_what_runs_a_text_is_code(text: str) -> None:
+    found = judge(text.encode())
+    assert found is not None
+    assert found.kinds & Held.UNSEEN
+
+
+def test_a_function_called_by_its_number_is_code() -> None:
+    assert all(judge_call(number) is None for number in LARGE_OBJECTS)
+    assert judge_call(2078) == (Held.UNSEEN, Held.UNSEEN, "(function 2078)", frozenset(), frozenset())
+
+
+def test_names_that_come_with_the_values() -> None:
+    touch = judge(b"SELECT set_config($1, $2, false)")
+    assert touch is not None
+    assert touch.looks & NAMED_LATER
+    message = wire.bind("", "", ["My.Var", "x", None, "other"])
+    assert bound_names(touch, message).names == {"my.var"}
+    for cut in range(len(message)):
+        assert bound_names(touch, message[:cut]).names <= {"my.var"}
+    for changed in range(5, len(message)):
+        bound_names(touch, message[:changed] + b"\xff" + message[changed + 1 :])
