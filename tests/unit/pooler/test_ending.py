@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import TREE
+from tests.fixtures.process import imports
 
 BEGIN = """
 import asyncio, os, re, signal, sys, threading, time
@@ -30,8 +31,8 @@ def ended(script: str, mark: Path) -> tuple[int, float, str]:
     """(exit status, seconds from when it said `now`, what else it said)."""
     mark.touch()
     process = subprocess.Popen(
-        [sys.executable, "-c", BEGIN + textwrap.dedent(script), str(mark)],
-        stdout=subprocess.PIPE, text=True, cwd=TREE,
+        [sys.executable, "-P", "-c", BEGIN + textwrap.dedent(script), str(mark)],
+        env={**os.environ, **imports()}, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None
     try:

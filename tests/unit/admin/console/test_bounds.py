@@ -20,7 +20,6 @@ from admin.console.seats import Seats
 from admin.sql.server import Server, Unavailable
 from pooler import wire
 from pooler.verbs import CommandError
-from tests import TREE
 from tests.fixtures.console import (
     Caller,
     FakeHouse,
@@ -34,6 +33,7 @@ from tests.fixtures.console import (
     snapshot,
     tags,
 )
+from tests.fixtures.process import imports
 from tests.fixtures.waiting import until
 
 TIMEOUT = ("57014", "canceling statement due to statement timeout")
@@ -68,7 +68,7 @@ def nothing_is_left() -> Iterator[None]:
 def lives(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter: it ended between open and read
         return False
 
 
@@ -255,7 +255,11 @@ def test_a_server_ends_with_its_owner() -> None:
         "import asyncio, os, signal; from admin.sql.server import Server; s = Server(); asyncio.run(s.ready());"
         "print(s.pid, s.place, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=TREE)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program],
+        env={**os.environ, **imports()}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr
     pid, place = done.stdout.split()
     asyncio.run(gone(int(pid)))
     until(lambda: not Path(place).exists(), "its place to be cleared")
