@@ -8,11 +8,13 @@ asked again and again, and answers with another Desired whenever the state has c
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
-from admin.platform.model import Addon, Attachment, opens_pool
+from admin.platform.model import Addon, Attachment, Credential, opens_pool
+from admin.platform.operations.pools import MODES
 
 if TYPE_CHECKING:
     from admin.platform.state import State
@@ -35,9 +37,9 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """One database to serve. `name` is its add-on's, unique; clients ask for `exposed` on port `listen_port`, and
-    two databases may be exposed by one name on two ports. Servers are dbname at host:port; `server_limit` bounds
-    the server connections of all its pools together."""
+    """One database to serve, or a named pool of one. `name` is unique: its add-on's, or begins with that. Clients ask
+    for `exposed` on port `listen_port`, and two databases may be exposed by one name on two ports. Servers are dbname
+    at host:port; `server_limit` bounds the server connections of all its pools together, `mode` is theirs."""
 
     name: str
     exposed: str
@@ -46,6 +48,7 @@ class Database:
     port: int
     dbname: str
     server_limit: int
+    mode: str
     sslmode: str | None
     sslrootcert: str | None
     pools: tuple[Pool, ...]
@@ -74,48 +77,55 @@ class Desired:
 
 def desired(store: Store) -> Desired:
     """The pools that the state's attachments ask for."""
-    by_addon: dict[str, list[Attachment]] = {}
+    held: dict[tuple[str, str | None], list[Attachment]] = {}
     for attachment in store.attachments():
-        by_addon.setdefault(attachment.addon_id, []).append(attachment)
-    secrets = store.all_credentials()
+        held.setdefault((attachment.addon_id, attachment.pool), []).append(attachment)
+    secrets, named = store.all_credentials(), store.named_pools()
     found = []
     for addon in store.addons():
-        pools: dict[str, Pool] = {}
-        for attachment in by_addon.get(addon.id, ()):
-            secret = secrets.get((addon.id, attachment.credential))
-            if secret is None or not opens_pool(attachment, addon):
-                continue
+        own = [pool for pool in named if pool.addon_id == addon.id]
+        rest = addon.server_limit - sum(pool.size for pool in own)
+        for name, mode, size in ((None, MODES[0], rest), *((pool.name, pool.mode, pool.size) for pool in own)):
+            if pools := _pools(addon, held.get((addon.id, name), ()), secrets):
+                found.append(_database(addon, name, mode, size, pools))
+    apps = {app.id: app.name for app in store.apps()}
+    drains = [Drain(apps[drain.app_id], drain.url, served_for(store, drain.app_id)) for drain in store.log_drains()]
+    return Desired(tuple(sorted(found, key=lambda database: database.name)), tuple(drains))
+
+
+def _pools(
+    addon: Addon, attachments: Iterable[Attachment], secrets: Mapping[tuple[str, str], Credential]
+) -> tuple[Pool, ...]:
+    """By credential."""
+    pools: dict[str, Pool] = {}
+    for attachment in attachments:
+        secret = secrets.get((addon.id, attachment.credential))
+        if secret is not None and opens_pool(attachment, addon):
             names = pools[secret.name].names if secret.name in pools else ()
             label = f"{attachment.app_name}::{attachment.name}"
             pools[secret.name] = Pool(secret.name, secret.user, secret.password, tuple(sorted((*names, label))))
-        if pools:
-            found.append(_database(addon, tuple(pools[name] for name in sorted(pools))))
-    return Desired(tuple(sorted(found, key=lambda database: database.name)), _drains(store, by_addon))
+    return tuple(pools[name] for name in sorted(pools))
 
 
-def _drains(store: Store, by_addon: dict[str, list[Attachment]]) -> tuple[Drain, ...]:
-    drains = store.log_drains()
-    if not drains:
-        return ()
-    names = {addon.id: addon.name for addon in store.addons()}
-    apps = {app.id: app.name for app in store.apps()}
-    held: dict[str, set[str]] = {}
-    for addon_id, attachments in by_addon.items():
-        for attachment in attachments:
-            held.setdefault(attachment.app_id, set()).add(names[addon_id])
-    return tuple(Drain(apps[drain.app_id], drain.url, frozenset(held.get(drain.app_id, ()))) for drain in drains)
+def served_for(store: Store, app_id: str) -> frozenset[str]:
+    """The pooler's names for what is attached to an app: its log lines are about these."""
+    held = {attachment.addon_id for attachment in store.attachments(app_id=app_id)}
+    addons = {addon.id: addon for addon in store.addons() if addon.id in held}
+    named = {addons[pool.addon_id].served_as(pool.name) for pool in store.named_pools() if pool.addon_id in addons}
+    return frozenset(named | {addon.name for addon in addons.values()})
 
 
-def _database(addon: Addon, pools: tuple[Pool, ...]) -> Database:
+def _database(addon: Addon, pool: str | None, mode: str, size: int, pools: tuple[Pool, ...]) -> Database:
     options = dict(parse_qsl(addon.options, keep_blank_values=True))
     return Database(
-        name=addon.name,
-        exposed=addon.exposed,
+        name=addon.served_as(pool),
+        exposed=addon.exposed_as(pool),
         listen_port=addon.pool_address[1],
         host=addon.host,
         port=addon.port,
         dbname=addon.dbname,
-        server_limit=addon.server_limit,
+        server_limit=size,
+        mode=mode,
         sslmode=options.get("sslmode"),
         sslrootcert=options.get("sslrootcert"),
         pools=pools,

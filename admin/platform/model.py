@@ -3,7 +3,7 @@
 Plain frozen values as read from the state; nothing here reads, writes or decides. Times are whole Unix
 seconds. An attachment's namespace says which URL it stands for: None the database's own,
 `connection-pooling:default` the pooled one, `credential:x` that of another credential, `connection-pooling:x`
-the pooled one of another credential.
+the pooled one of another credential, `connection-pooling:x:y` the same in a pool of its own named y.
 """
 
 from __future__ import annotations
@@ -82,6 +82,14 @@ class Addon:
         at least one."""
         return max(1, self.connection_limit * 3 // 4)
 
+    def exposed_as(self, pool: str | None) -> str:
+        """The name under which the pooler serves this pool of it; None: the default one."""
+        return self.exposed if pool is None else f"{self.exposed}.{pool}"
+
+    def served_as(self, pool: str | None) -> str:
+        """The pooler's own name for this pool of it, which nothing else has."""
+        return self.name if pool is None else f"{self.name}.{pool}"
+
     @property
     def pool_address(self) -> tuple[str, int]:
         return self.pool_host or self.host, self.pool_port or self.port + 1
@@ -104,11 +112,35 @@ class Attachment:
     @property
     def credential(self) -> str:
         """The credential whose user and password this attachment's URL carries."""
-        return DEFAULT if self.namespace is None else self.namespace.partition(":")[2]
+        return credential_of(self.namespace)
 
     @property
     def pooling(self) -> bool:
         return self.namespace is not None and self.namespace.startswith(f"{POOLING}:")
+
+    @property
+    def pool(self) -> str | None:
+        """The named pool that it stands for; None: the default one, or none at all."""
+        return named_pool(self.namespace)
+
+
+@dataclass(frozen=True, slots=True)
+class NamedPool:
+    """A pool of its own of a database: `size` server connections of its `server_limit`, which the default pool does
+    without. It is there as long as an attachment names it. `mode`: session or transaction."""
+
+    addon_id: str
+    name: str
+    mode: str
+    size: int
+
+
+def credential_of(namespace: str | None) -> str:
+    return DEFAULT if namespace is None else namespace.split(":")[1]
+
+
+def named_pool(namespace: str | None) -> str | None:
+    return None if namespace is None else (*namespace.split(":"), "", "")[2] or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,18 +172,18 @@ def direct_url(addon: Addon, credential: Credential) -> DatabaseUrl:
     return DatabaseUrl(credential.user, credential.password, addon.host, addon.port, addon.dbname, options)
 
 
-def pooled_url(addon: Addon, credential: Credential) -> DatabaseUrl:
+def pooled_url(addon: Addon, credential: Credential, pool: str | None = None) -> DatabaseUrl:
     """Same user and password at the pooler's address; never a query string, since clients append their
     own."""
     host, port = addon.pool_address
-    return DatabaseUrl(credential.user, credential.password, host, port, addon.exposed)
+    return DatabaseUrl(credential.user, credential.password, host, port, addon.exposed_as(pool))
 
 
 def url_vars(attachment: Attachment, addon: Addon, credential: Credential) -> dict[str, str]:
     """The config vars that an attachment sets. One of another credential sets two where the plan pools: the
     direct URL as Heroku does, and beside it `NAME_CONNECTION_POOL_URL`."""
     if attachment.pooling:
-        return {f"{attachment.name}_URL": pooled_url(addon, credential).text()}
+        return {f"{attachment.name}_URL": pooled_url(addon, credential, attachment.pool).text()}
     found = {f"{attachment.name}_URL": direct_url(addon, credential).text()}
     if attachment.namespace is not None and addon.plan.pooling:
         found[f"{attachment.name}_CONNECTION_POOL_URL"] = pooled_url(addon, credential).text()

@@ -18,6 +18,7 @@ ADDON = re.compile(r"[a-z][a-z0-9-]{1,60}[a-z0-9]\Z")
 ATTACHMENT = re.compile(r"[A-Z][A-Z0-9_]{0,99}\Z")
 CONFIG_VAR = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
 CREDENTIAL = re.compile(r"[A-Za-z0-9_-]{1,50}\Z")
+NAMED_POOL = re.compile(r"[a-z][a-z0-9_-]{0,29}\Z")
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -86,6 +87,15 @@ def valid_credential(name: str) -> str:
     if not CREDENTIAL.match(name):
         raise invalid(
             "Credential names can only contain letters, numbers, underscores, and dashes, at most 50 of them."
+        )
+    return name
+
+
+def valid_pool(name: str) -> str:
+    if not NAMED_POOL.match(name):
+        raise invalid(
+            "Pool names start with a lowercase letter and can only contain lowercase letters, digits, underscores and "
+            "dashes, at most 30 of them."
         )
     return name
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from admin.platform.api import build
-from admin.platform.desired import Watch
+from admin.platform.desired import Watch, served_for
 from admin.platform.operations.access import user_name
 from admin.platform.operations.apps import first_token
 from admin.platform.state import State, file_path, is_postgres, location
@@ -54,8 +54,7 @@ class Plane:
             found = store.app(app)
             if found is None:
                 return None
-            names = {addon.id: addon.name for addon in store.addons()}
-            return frozenset(names[attachment.addon_id] for attachment in store.attachments(app_id=found.id))
+            return served_for(store, found.id)
 
     def watch(self) -> Watch:
         """Tells what the pooler shall serve."""

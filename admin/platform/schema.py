@@ -28,7 +28,7 @@ METADATA = MetaData(
     }
 )
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest migration. A state at this revision is used as it is, without loading Alembic."""
 
 VERSION_TABLE = "pooler_schema_version"
@@ -113,6 +113,15 @@ ATTACHMENTS = Table(
     UniqueConstraint("app_id", "name"),
 )
 Index(None, ATTACHMENTS.c.addon_id)
+
+NAMED_POOLS = Table(
+    "pooler_named_pools",
+    METADATA,
+    _owned("addon_id", "pooler_addons", primary=True),
+    Column("name", String(64), primary_key=True),
+    Column("mode", String(16), nullable=False),
+    Column("size", Integer, nullable=False),
+)
 
 LOG_DRAINS = Table(
     "pooler_log_drains",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, func, insert, or_, select, update
 
-from admin.platform.model import Addon, App, Attachment, Credential, LogDrain, Release, Token
+from admin.platform.model import Addon, App, Attachment, Credential, LogDrain, NamedPool, Release, Token
 from admin.platform.names import DATABASE
 from admin.platform.schema import (
     ADDONS,
@@ -23,6 +23,7 @@ from admin.platform.schema import (
     CONFIG,
     CREDENTIALS,
     LOG_DRAINS,
+    NAMED_POOLS,
     RELEASES,
     TOKEN_APPS,
     TOKENS,
@@ -212,6 +213,22 @@ class Store:
 
     def remove_attachment(self, attachment: Attachment) -> None:
         self._write(delete(ATTACHMENTS).where(ATTACHMENTS.c.id == attachment.id))
+
+    # --- named pools
+
+    def named_pools(self, addon_id: str | None = None) -> list[NamedPool]:
+        """Of a database, or all, by name: those that an attachment names."""
+        statement = select(NAMED_POOLS).order_by(NAMED_POOLS.c.addon_id, NAMED_POOLS.c.name)
+        if addon_id is not None:
+            statement = statement.where(NAMED_POOLS.c.addon_id == addon_id)
+        held = {(attachment.addon_id, attachment.pool) for attachment in self.attachments(addon_id=addon_id)}
+        return [pool for row in self._rows(statement) if ((pool := NamedPool(*row)).addon_id, pool.name) in held]
+
+    def put_named_pool(self, pool: NamedPool) -> None:
+        """As it is from now on, whether or not it was there."""
+        c = NAMED_POOLS.c
+        self._write(delete(NAMED_POOLS).where(c.addon_id == pool.addon_id, c.name == pool.name))
+        self._insert(NAMED_POOLS, **{name: getattr(pool, name) for name in _names(NAMED_POOLS)})
 
     # --- log drains
 

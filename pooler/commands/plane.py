@@ -42,7 +42,8 @@ def added(wanted: Desired) -> Added:
 
 
 def database_config(database: Database) -> DatabaseConfig:
-    """Heroku's numbers: transaction mode, all pools of a database within three quarters of its connections."""
+    """Heroku's numbers: transaction mode, unless a pool of its own says otherwise; all pools of a database within three
+    quarters of its connections."""
     return DatabaseConfig(
         database.name,
         hosts=(database.host,),
@@ -50,7 +51,7 @@ def database_config(database: Database) -> DatabaseConfig:
         dbname=database.dbname,
         pool_size=database.server_limit,
         max_db_connections=database.server_limit,
-        pool_mode=PoolMode.transaction,
+        pool_mode=PoolMode(database.mode),
         secrets={pool.user: Secret(pool.user, pool.password) for pool in database.pools},
         tls=OwnTls(database.sslmode or "prefer", database.sslrootcert or ""),
         alias=Alias(database.listen_port, database.exposed),

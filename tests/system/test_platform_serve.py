@@ -192,6 +192,46 @@ def test_all_pools_of_a_database_stay_within_three_quarters(serving: Serving) ->
         client.close()
 
 
+def test_a_pool_of_its_own(serving: Serving) -> None:
+    """Sessions beside transactions, on one database; one that is full leaves the other its part."""
+    started(serving)
+    port = serving.register("other", "postgresql-octagonal-12345", "DATABASE", "--connection-limit", "8")
+    serving.run("pg:connection-pooling:attach", "--pool", "sessions", "--pool-mode", "session", "--pool-size", "2")
+    serving.run("pg:connection-pooling:attach")
+    serving.opened(port)
+    place = "SELECT pg_backend_pid(), current_database()"
+    with serving.connect("DATABASE_SESSIONS_POOL") as first, serving.connect("DATABASE_SESSIONS_POOL") as second:
+        first.execute("CREATE TEMPORARY TABLE mine (n int)")
+        assert first.execute("SELECT count(*) FROM mine").fetchone() == (0,)
+        found = first.execute(place).fetchone()
+        assert found is not None
+        assert found[1] == "other"
+        assert second.execute(place).fetchone() != found
+        assert first.execute(place).fetchone() == found
+        with direct_admin(serving) as console:
+            rows = "SELECT substr(name, 27), pool_mode, pool_size FROM databases WHERE name LIKE 'postgres%' ORDER BY 1"
+            until(
+                lambda: console.execute(rows).fetchall() == [("", "transaction", 4), (".sessions", "session", 2)],
+                "both pools in SHOW DATABASES",
+            )
+        with serving.connect("DATABASE_CONNECTION_POOL") as client:
+            assert client.execute("SELECT current_database()").fetchone() == ("other",)
+        serving.run("pg:connection-pooling:attach", "--pool", "sessions", "--pool-size", "3")
+        with serving.connect("DATABASE_SESSIONS_POOL") as third:
+            until(lambda: third.execute(place).fetchone() is not None, "the third server")
+            assert first.execute("SELECT count(*) FROM mine").fetchone() == (0,)
+        attach = ("pg:connection-pooling:attach", "--pool", "more", "--pool-size", "3", "-a", "example-app")
+        done = serving.commands(*attach)
+        assert done.status == 2
+        assert "2 are left for more" in done.err
+        serving.run("addons:detach", "DATABASE_SESSIONS_POOL")
+        serving.says("pool postgresql-octagonal-12345.sessions/scram_user closes")
+        with pytest.raises(psycopg.OperationalError):
+            first.execute("SELECT 1")
+    with serving.connect("DATABASE_CONNECTION_POOL") as client:
+        assert client.execute("SELECT 1").fetchone() == (1,)
+
+
 def direct_admin(serving: Serving) -> psycopg.Connection[tuple[object, ...]]:
     """The console by the pooled address, as the app's own user."""
     place = serving.url("DATABASE_CONNECTION_POOL").rpartition("/")[0]

@@ -27,6 +27,7 @@ from admin.platform.operations.access import (
 )
 from admin.platform.operations.attachments import enable_pooling, find_credential
 from admin.platform.operations.databases import create_credential, destroy_credential, unfollow
+from admin.platform.operations.pools import WantedPool
 
 
 def database(call: Call) -> Answer:
@@ -54,6 +55,7 @@ def pool(call: Call) -> Answer:
         addon=call.path["database"],
         credential=call.body.get("credential") or DEFAULT,
         name=call.body.get("name"),
+        wanted=WantedPool(call.body.get("pool"), call.body.get("pool_mode"), call.body.get("pool_size")),
     )
     with call.state.read() as store:
         return Answer(attachment_json(store, done.attachment), 201 if done.created else 200)
@@ -103,7 +105,16 @@ def remove_credential(call: Call) -> Answer:
     return Answer({"message": f"The credential {gone.name} has been destroyed."})
 
 
-POOL = record({"app": NAME}, {"credential": nullable(NAME), "name": nullable(NAME)})
+POOL = record(
+    {"app": NAME},
+    {
+        "credential": nullable(NAME),
+        "name": nullable(NAME),
+        "pool": nullable(NAME),
+        "pool_mode": nullable(NAME),
+        "pool_size": nullable({"type": "integer"}),
+    },
+)
 MESSAGE = record({"message": TEXT})
 WAITING = record({"waiting?": BOOLEAN, "message": TEXT})
 

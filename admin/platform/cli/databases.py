@@ -17,6 +17,7 @@ from admin.platform.operations.attachments import enable_pooling
 from admin.platform.operations.config import config_vars
 from admin.platform.operations.databases import register as register_database
 from admin.platform.operations.databases import registration, unfollow
+from admin.platform.operations.pools import WantedPool
 from admin.platform.operations.promote import promote as promote_attachment
 from admin.platform.plans import pooling_refusal
 from admin.platform.store import Store
@@ -122,6 +123,7 @@ def pool(session: Session, arguments: Namespace) -> int:
             addon=chosen.addon.id,
             credential=arguments.credential,
             name=arguments.attachment,
+            wanted=WantedPool(arguments.pool, arguments.pool_mode, arguments.pool_size),
         )
     say_release(session, "Setting", done.attachment.name, app, done.version)
     return 0

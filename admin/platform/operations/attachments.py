@@ -6,7 +6,7 @@ repeated request changes nothing, and a database keeps at least one attachment o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from admin.platform.errors import (
@@ -17,8 +17,19 @@ from admin.platform.errors import (
     no_access,
     not_found,
 )
-from admin.platform.model import CREDENTIAL, DEFAULT, POOLING, Addon, App, Attachment, Credential, url_vars
-from admin.platform.names import POOL, new_attachment, valid_attachment
+from admin.platform.model import (
+    CREDENTIAL,
+    DEFAULT,
+    POOLING,
+    Addon,
+    App,
+    Attachment,
+    Credential,
+    credential_of,
+    named_pool,
+    url_vars,
+)
+from admin.platform.names import DATABASE, POOL, new_attachment, valid_attachment, valid_credential, valid_pool
 from admin.platform.operations.access import (
     Actor,
     find_addon,
@@ -26,11 +37,15 @@ from admin.platform.operations.access import (
     may_use_credential,
 )
 from admin.platform.operations.config import config_vars
+from admin.platform.operations.pools import WantedPool, provide
 from admin.platform.plans import pooling_refusal
 from admin.platform.store import Store
 
 if TYPE_CHECKING:
     from admin.platform.state import State
+
+
+USUAL = WantedPool()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +64,13 @@ def valid_namespace(store: Store, addon: Addon, namespace: str | None) -> str | 
     if namespace is None or namespace == f"{CREDENTIAL}:{DEFAULT}":
         return None
     kind, _, name = namespace.partition(":")
+    name, _, pool = name.partition(":") if kind == POOLING else (name, "", "")
     if kind not in (CREDENTIAL, POOLING) or not name:
         raise invalid(f"Namespace must be {CREDENTIAL}:NAME or {POOLING}:NAME.")
     if kind == POOLING and (refusal := pooling_refusal(addon.plan)) is not None:
         raise refusal
     find_credential(store, addon, name)
-    return namespace
+    return f"{kind}:{name}:{valid_pool(pool)}" if pool else f"{kind}:{name}"
 
 
 def find_credential(store: Store, addon: Addon, name: str) -> Credential:
@@ -78,14 +94,16 @@ def attach(
     name: str | None = None,
     namespace: str | None = None,
     confirm: str | None = None,
+    wanted: WantedPool = USUAL,
 ) -> Attached:
     """Give an app a database under a name; see the module's docstring for what happens to a name already in
-    use."""
+    use. `wanted` says how a pool of its own shall be, whose name is the namespace's."""
     target, database = find_app(store, actor, app), find_addon(store, actor, addon)
     namespace = valid_namespace(store, database, namespace)
-    credential = DEFAULT if namespace is None else namespace.partition(":")[2]
+    credential = credential_of(namespace)
     if not may_use_credential(store, actor, database, credential):
         raise no_access(database.app_name)
+    provide(store, actor, database, replace(wanted, name=named_pool(namespace)))
     if name is None:
         name = _free_name(store, target, database, namespace)
     existing = store.attachment(target.id, valid_attachment(name))
@@ -112,16 +130,25 @@ def detach(store: Store, actor: Actor, attachment: Attachment) -> int:
 
 
 def enable_pooling(
-    state: State, actor: Actor, *, app: str, addon: str, credential: str = DEFAULT, name: str | None = None
+    state: State,
+    actor: Actor,
+    *,
+    app: str,
+    addon: str,
+    credential: str = DEFAULT,
+    name: str | None = None,
+    wanted: WantedPool = USUAL,
 ) -> Attached:
-    """Attach a database's pool. The database is asked first, outside any transaction: a pool for one that is
-    down is refused."""
+    """Attach a database's pool, the default one or one of its own. The database is asked first, outside any
+    transaction: a pool for one that is down is refused."""
     from admin.platform.truth import demand_login
 
+    wanted.check()
     with state.read() as store:
         find_app(store, actor, app)
         database = find_addon(store, actor, addon)
-        namespace = valid_namespace(store, database, f"{POOLING}:{credential}")
+        own = f":{wanted.name}" if wanted.name else ""
+        namespace = valid_namespace(store, database, f"{POOLING}:{valid_credential(credential)}{own}")
         if not may_use_credential(store, actor, database, credential):
             raise no_access(database.app_name)
         secret = find_credential(store, database, credential)
@@ -129,16 +156,16 @@ def enable_pooling(
             valid_attachment(name)
     demand_login(database, secret)
     with state.write() as store:
-        return _attach_pool(store, actor, app, database, namespace, name)
+        return _attach_pool(store, actor, app, database, namespace, name, wanted)
 
 
 def _attach_pool(
-    store: Store, actor: Actor, app: str, database: Addon, namespace: str | None, name: str | None
+    store: Store, actor: Actor, app: str, database: Addon, namespace: str | None, name: str | None, wanted: WantedPool
 ) -> Attached:
     """As `attach`, except that a name in use is taken: pools are never moved from here (pg:promote does
     that)."""
     try:
-        return attach(store, actor, app=app, addon=database.id, name=name, namespace=namespace)
+        return attach(store, actor, app=app, addon=database.id, name=name, namespace=namespace, wanted=wanted)
     except PlatformError as error:
         if error.id != "confirmation_required":
             raise
@@ -151,8 +178,10 @@ def _free_name(store: Store, app: App, addon: Addon, namespace: str | None) -> s
     if namespace is None or not namespace.startswith(f"{POOLING}:"):
         return new_attachment(lambda name: _is_taken(store, app, name))
     mine = [a for a in store.attachments(app_id=app.id, addon_id=addon.id) if a.namespace == namespace]
-    if any(a.name == POOL for a in mine) or not _is_taken(store, app, POOL):
-        return POOL
+    own = named_pool(namespace)
+    usual = POOL if own is None else f"{DATABASE}_{own.upper().replace('-', '_')}_POOL"
+    if any(a.name == usual for a in mine) or not _is_taken(store, app, usual):
+        return usual
     if mine:
         return mine[0].name
     return new_attachment(lambda name: _is_taken(store, app, name), suffix="_CONNECTION_POOL")

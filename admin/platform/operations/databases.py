@@ -17,10 +17,10 @@ from admin.platform.names import DATABASE, new_addon, valid_addon, valid_credent
 from admin.platform.operations.access import Actor, find_app, find_owned_addon, resolve_addons
 from admin.platform.operations.attachments import Attached, attach, find_credential
 from admin.platform.operations.config import config_vars
+from admin.platform.operations.pools import exposures
 from admin.platform.plans import Plan, plan_named
 from admin.platform.store import Store, new_id
 from admin.platform.urls import DatabaseUrl, parse_url
-from pooler.stats import ADMIN_DATABASE
 
 if TYPE_CHECKING:
     from admin.platform.state import State
@@ -142,8 +142,7 @@ def _with_exposed_name(store: Store, addon: Addon) -> Addon:
     from dataclasses import replace
 
     port = addon.pool_address[1]
-    taken = {other.exposed for other in store.addons() if other.pool_address[1] == port} | {ADMIN_DATABASE}
-    return replace(addon, exposed=addon.name) if addon.dbname in taken else addon
+    return replace(addon, exposed=addon.name) if addon.dbname in exposures(store, port) else addon
 
 
 def destroy_addon(store: Store, actor: Actor, identity: str, confirm: str | None) -> Addon:

@@ -116,6 +116,7 @@ def test_a_state_of_before_has_none(tmp_path: Path) -> None:
     world.state.close()
     with sqlite3.connect(place) as before:
         before.execute("DROP TABLE pooler_log_drains")
+        before.execute("DROP TABLE pooler_named_pools")
         before.execute("UPDATE pooler_schema_version SET version_num = '0001'")
     before.close()
     state = State.open(str(place))

@@ -43,7 +43,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     made.state.close()
 
 
-def attached(world: World, addon: str, app: str = "example-app", actor: Actor = ROOT, **more: str | None) -> Attached:
+def attached(world: World, addon: str, app: str = "example-app", actor: Actor = ROOT, **more: Any) -> Attached:
     with world.state.write() as store:
         return attach(store, actor, app=app, addon=addon, **more)
 

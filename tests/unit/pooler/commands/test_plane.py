@@ -24,7 +24,8 @@ from tests.unit.pooler.house.test_bouncer import PEER, House, inherited
 
 def database(name: str, sslmode: str | None = None, sslrootcert: str | None = None) -> Database:
     pools = (Pool("default", f"{name}-user", f"{name}-secret", ("app::DATABASE",)),)
-    return Database(name, "data", 6433, "db.example", 5433, f"{name}-db", 15, sslmode, sslrootcert, pools)
+    place = (6433, "db.example", 5433, f"{name}-db")
+    return Database(name, "data", *place, 15, "transaction", sslmode, sslrootcert, pools)
 
 
 @pytest.fixture
