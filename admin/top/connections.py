@@ -134,11 +134,14 @@ FIELDS: tuple[Field[ShowRow], ...] = (
     Field("xact age", 9, 2, _age, right=True),
     Field("address", 21, 4, lambda row: f"{row['addr']}:{row['port']}"),
     Field("application", 22, 3, lambda row: row.get("application_name", "")),
+    Field("session", 18, 4, lambda row: row.get("session_state", "")),
     Field("connected", 19, 6, lambda row: row["connect_time"][:19]),
     Field("last request", 19, 5, lambda row: row["request_time"][:19]),
     Field("tls", 12, 8, lambda row: row["tls"].partition("/")[0]),
     Field("pid", 7, 7, lambda row: str(row["remote_pid"] or ""), right=True),
 )
+SOURCES = {"xact age": "TRANSACTIONS", "session": "SESSION_STATE"}
+"""Columns that only a console with this view can fill."""
 OLD_SECONDS = 10.0
 """A transaction from this age on stands out."""
 
@@ -153,7 +156,7 @@ def _list(frame: Frame, view: View, canvas: Canvas) -> list[StyledLine]:
     chosen = (
         field
         for field in FIELDS
-        if field.title not in view.hidden[Screen.POOL] and (field.title != "xact age" or frame.detail.aged)
+        if field.title not in view.hidden[Screen.POOL] and SOURCES.get(field.title, "") in ("", *frame.detail.told)
     )
     fields = fitting(chosen, canvas.width)
     head: StyledLine = [("", " ")]
@@ -175,6 +178,7 @@ def _row(row: ShowRow, fields: Sequence[Field[ShowRow]], canvas: Canvas, chosen:
         "xact age": "class:warning" if number(row, "xact_us") >= OLD_SECONDS * 1e6 else "",
     }
     styles["wait"] = styles["state"]
+    styles["session"] = "class:warning" if row.get("pinned_us") else ""
     line: StyledLine = [("", ">" if chosen else " ")]
     for field in fields:
         text = short(printable(field.text(row)), field.width, canvas.glyphs)

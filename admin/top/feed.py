@@ -19,7 +19,7 @@ from admin.top import model
 from admin.top.chronicle import Chronicle
 from admin.top.model import Detail, Frame, Key, PoolRow, Rates
 from admin.top.trends import Trends
-from pooler.readback import ShowRow, waited_us
+from pooler.readback import ShowRow, number, waited_us
 from pooler.stats import ADMIN_DATABASE, PoolStat, Snapshot, seconds_between
 
 LATENCY_VIEWS = ("POOL_LATENCY", "LATENCY")
@@ -217,15 +217,15 @@ class Feed(threading.Thread):
         forced = any(stat.name == key[0] and stat.force_user == key[1] for stat in taken.databases)
         clients = _of_pool(self._poll.ask("CLIENTS"), key, forced)
         servers = _of_pool(self._poll.ask("SERVERS"), key, forced)
-        aged = self._poll.words.has_view("TRANSACTIONS")
-        if aged:
-            clients, servers = _aged(clients, servers, self._poll.ask("TRANSACTIONS"))
+        told = frozenset(view for view in MORE if self._poll.words.has_view(view))
+        for view in sorted(told):
+            clients, servers = MORE[view](clients, servers, self._poll.ask(view))
         took = time.monotonic() - now
         every = max(DETAIL_PERIOD, self._delay, DETAIL_SHARE * took)
         self._detail_due = now + every
         clients.sort(key=_urgency)
         servers.sort(key=lambda row: (row["state"] != "active", -row.get("xact_us", 0), row["connect_time"]))
-        return Detail(key, tuple(clients), tuple(servers), took, every, aged)
+        return Detail(key, tuple(clients), tuple(servers), took, every, told)
 
 
 def latencies_of(view: str, rows: Sequence[ShowRow]) -> Latencies:
@@ -261,6 +261,31 @@ def _aged(
     aged = [{**client, "xact_us": ages.get(client["id"], 0)} for client in clients]
     linked = {client["link"]: client["xact_us"] for client in aged if client["link"]}
     return list(aged), [{**server, "xact_us": linked.get(server["ptr"], 0)} for server in servers]
+
+
+def _with_sessions(
+    clients: list[ShowRow], servers: list[ShowRow], sessions: list[ShowRow]
+) -> tuple[list[ShowRow], list[ShowRow]]:
+    """The same with `session_state` of those who have left something, and `pinned_us` of who keeps a server for that;
+    the server has both as well."""
+    left: dict[object, list[ShowRow]] = {client["id"]: [] for client in clients}
+    for row in sessions:
+        left.get(row["id"], []).append(row)
+    kept = {row["server"]: rows for rows in left.values() for row in rows if row["server"]}
+    told = [{**client, **_left(left[client["id"]])} for client in clients]
+    return list(told), [{**server, **_left(kept.get(server["remote_pid"], ()))} for server in servers]
+
+
+def _left(rows: Sequence[ShowRow]) -> ShowRow:
+    if not rows:
+        return {}
+    pinned = max((number(row, "pinned_us") for row in rows), default=0)
+    return {"session_state": ", ".join(f"{row['kind']} {row['fate']}" for row in rows), "pinned_us": pinned}
+
+
+Telling = Callable[[list[ShowRow], list[ShowRow], list[ShowRow]], tuple[list[ShowRow], list[ShowRow]]]
+MORE: Mapping[str, Telling] = {"TRANSACTIONS": _aged, "SESSION_STATE": _with_sessions}
+"""Views that tell more of clients and servers, and how: clients, servers, the view's rows."""
 
 
 def _urgency(row: ShowRow) -> tuple[bool, bool, float, float]:

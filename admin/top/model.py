@@ -86,8 +86,10 @@ class Detail:
     taken: float = 0.0
     """Seconds that the answer took."""
     every: float = 0.0
-    aged: bool = False
-    """Whether the rows tell how old their transactions are, as `xact_us`."""
+    told: frozenset[str] = frozenset()
+    """The views of which this console has told more about these rows: TRANSACTIONS, how old they are, as `xact_us`;
+    SESSION_STATE, what is left in the session, as `session_state`, and for how long that has kept a server, as
+    `pinned_us`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -354,6 +354,7 @@ HELP = f"""
                     database's pools; without p99, over the last interval
    max wait         how long the first in the queue waits by now
    xact age         how long the transaction of a connection is open by now
+   session          what a client has left in its session, and what becomes of it
 
  up down PgUp PgDn  choose           Enter   a pool's clients, servers, queue
  s S                sort by {", ".join(sort.name for sort in SORTS[:5])},

@@ -56,7 +56,7 @@ POOL_COLUMNS = (
     "xact p99", "wait p99", "max wait", "opening", "mode",
 )  # fmt: skip
 CONNECTION_COLUMNS = (
-    "id", "state", "wait", "xact age", "address", "application", "connected", "last request", "tls", "pid",
+    "id", "state", "wait", "xact age", "address", "application", "connected", "session", "last request", "tls", "pid",
 )  # fmt: skip
 CHOICES = {Screen.POOLS: POOL_COLUMNS, Screen.POOL: CONNECTION_COLUMNS}
 """The columns of the lists that have some to choose; the first ones are always there."""
@@ -179,7 +179,10 @@ def connections(frame: Frame, view: View) -> Sequence[ShowRow]:
 
 def _connection_text(row: ShowRow) -> str:
     address = f"{row['addr']}:{row['port']}"
-    words = (row.get("id"), row["user"], row["state"], address, row.get("application_name"), row["remote_pid"])
+    words = (
+        row.get("id"), row["user"], row["state"], address, row.get("application_name"), row["remote_pid"],
+        row.get("session_state"),
+    )  # fmt: skip
     return " ".join(map(str, words)).lower()
 
 

@@ -246,3 +246,18 @@ def test_several_poolers(start_pooler: StartBouncer, start_pgbouncer: StartBounc
     terminal.wait(rf"2 127\.0\.0\.1:{theirs.port} not connected")
     terminal.type("1")
     terminal.wait(rf"^ ● 127\.0\.0\.1:{ours.port}/pgbouncer  PgBouncer")
+
+
+@pytest.mark.slow
+def test_what_a_client_has_left_in_its_session(start_pooler: StartBouncer, open_top: Open) -> None:
+    bouncer = start_pooler(sections={"pooler": {"session_state": "keep"}})
+    with bouncer.connect("app") as client:
+        client.execute("SET application_name = 'settler'")
+        client.execute("SET work_mem = '9MB'")
+        client.execute("CREATE TEMPORARY TABLE mine ()")
+        terminal = open_top(bouncer, columns=120, lines=24)
+        terminal.wait(r"^>app ")
+        terminal.press("Enter")
+        terminal.wait(r"^ +id state .* session[\s\S]*settler +setting follows, ")
+        terminal.press("Enter")
+        terminal.wait(r" session_state  setting follows, temp pins")

@@ -72,8 +72,11 @@ def opened() -> View:
 
 AGED = replace(
     FRAME,
-    detail=replace(DETAIL, aged=True, clients=(client(1, xact_us=92_000_000, link="0x90"), client(2, xact_us=0))),
-)
+    detail=replace(
+        DETAIL, told=frozenset({"TRANSACTIONS"}),
+        clients=(client(1, xact_us=92_000_000, link="0x90"), client(2, xact_us=0)),
+    ),
+)  # fmt: skip
 """On a console that tells how old transactions are."""
 
 EVENTS = replace(

@@ -12,6 +12,7 @@ from tests.unit.admin.top.frames import (
     AGED,
     DETAIL,
     FRAME,
+    client,
     drawn,
     lines,
     opened,
@@ -67,6 +68,19 @@ def test_how_old_a_transaction_is() -> None:
     press(view, AGED, "enter")
     assert any("client 1, in a transaction for 1m 32s" in line for line in drawn(view, frame=AGED))
     assert not any("xact age" in line for line in drawn(opened())), "this console does not tell"
+
+
+def test_what_a_session_holds() -> None:
+    told = client(1, session_state="temp pins", pinned_us=5, link="0x90")
+    frame = replace(FRAME, detail=replace(DETAIL, told=frozenset({"SESSION_STATE"}), clients=(told, client(2))))
+    view = opened()
+    while view.tab != 0:
+        press(view, frame, "tab")
+    (line,) = [line for line in lines(view, frame) if "temp pins" in text(line)]
+    assert text(line).startswith(">")
+    press(view, frame, "enter")
+    assert any("session_state  temp pins" in line for line in drawn(view, frame=frame))
+    assert not any("session" in line for line in drawn(opened())), "this console does not tell"
 
 
 def test_a_list_that_is_asked_for_seldom_says_why() -> None:

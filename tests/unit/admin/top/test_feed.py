@@ -137,11 +137,40 @@ def test_how_old_transactions_are(monkeypatch: pytest.MonkeyPatch) -> None:
         until(lambda: feed.frame.detail, "the detail")
         detail = feed.frame.detail
         assert detail is not None
-        assert detail.aged
+        assert detail.told == {"TRANSACTIONS"}
         assert [(row["id"], row["xact_us"]) for row in detail.clients] == [(2, 9_000_000), (1, 5), (0, 0)]
         assert [row["xact_us"] for row in detail.servers] == [9_000_000, 5]
         assert [(event.reason, event.count) for event in feed.frame.events] == [("r", 3)]
         assert feed.frame.counted
+    finally:
+        feed.stop()
+        feed.join()
+
+
+def test_what_sessions_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = serving(replace_link(monkeypatch, Console(HELP_OURS + "\tSHOW SESSION_STATE\n")))
+    servers = console.answers["SHOW SERVERS"]
+    assert isinstance(servers, Answer)
+    pid = servers.names.index("remote_pid")
+    held = [(*row[:pid], 4711 + number, *row[pid + 1 :]) for number, row in enumerate(servers.rows)]
+    console.answers["SHOW SERVERS"] = Answer(servers.columns, held)
+    console.answers["SHOW SESSION_STATE"] = rows(
+        "id kind fate pinned_us server",
+        (1, "setting", "follows", None, None), (1, "temp", "pins", 3_000_000, 4712),
+        (99, "role", "follows", None, None),
+    )  # fmt: skip
+    feed = Feed(ADDRESS, delay=0.01)
+    feed.start()
+    try:
+        feed.show_detail(("app", "alice"))
+        until(lambda: feed.frame.detail, "the detail")
+        detail = feed.frame.detail
+        assert detail is not None
+        assert detail.told == {"SESSION_STATE"}
+        told = {row["id"]: (row.get("session_state"), row.get("pinned_us")) for row in detail.clients}
+        left = ("setting follows, temp pins", 3_000_000)
+        assert told == {0: (None, None), 1: left, 2: (None, None)}
+        assert [row.get("session_state") for row in detail.servers] == [None, left[0]]
     finally:
         feed.stop()
         feed.join()
