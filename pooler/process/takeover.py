@@ -34,7 +34,7 @@ from pooler.pools.running import Running
 from pooler.pools.welcome import Welcome
 from pooler.process.passing import Fact, Passage, PassingError
 from pooler.relay import Client, Conn, Server, engine
-from pooler.relay.records import State
+from pooler.relay.records import State, StatementTable
 from pooler.servers.condemned import outdate
 from pooler.servers.opener import Opener
 
@@ -76,9 +76,9 @@ def surrender(running: Running, listeners: Sequence[socket.socket], paths: Seque
     """Hand everything over, and let go of it. When this returns, our copies of what was taken are closed; if it raises
     PassingError, nothing has changed."""
     connections = [c for c in all_connections(running.registry) if may_go(c)]
-    table: dict[int, tuple[bytes, bool]] = {}
+    table: StatementTable = {}
     states = [engine.record(connection, table) for connection in connections]
-    reading = PER_BYTE * sum(len(body) for body, _ in table.values())
+    reading = PER_BYTE * sum(len(body) for body, *_ in table.values())
     line.hurry(STANDSTILL + EACH * len(connections) + reading, STALL + reading)
     line.put(_house(running, list(paths), table))
     for listener in listeners:
@@ -113,14 +113,14 @@ def may_go(connection: Conn) -> bool:
     return not any(one.has_tls or isinstance(one.about, QuestionFacts) for one in both)
 
 
-def _house(running: Running, paths: list[object], table: Mapping[int, tuple[bytes, bool]]) -> Fact:
+def _house(running: Running, paths: list[object], table: StatementTable) -> Fact:
     databases = running.registry.databases.values()
     return {
         "kind": "house",
         "tracked": list(running.relay.tracked_names),
         "next": running.next_number(),
         "last_statement": engine.last_statement(running.relay),
-        "statements": [(number, body, shared) for number, (body, shared) in table.items()],
+        "statements": [(number, *rest) for number, rest in table.items()],
         "paths": paths,
         "paused": running.registry.paused,
         "tls": tls_facts(running),
@@ -258,7 +258,7 @@ class Adoption:
         selector = running.relay
         engine.number_statements_from(selector, house["last_statement"])
         self.statements = {
-            number: engine.statement(selector, number, body, shared) for number, body, shared in house["statements"]
+            number: engine.statement(selector, number, *rest) for number, *rest in house["statements"]
         }
 
     def run(self, pools: Iterable[Fact], connections: Iterable[tuple[Fact, int]]) -> None:

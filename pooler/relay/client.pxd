@@ -27,7 +27,7 @@ cdef class Client(Conn):
     cdef int note(self, Server s, uint8_t t) except -1
     cdef int refuse_unknown(self, uint8_t t) except -1
     cdef int parse_twice(self, Out *out, Server s, uint8_t *p, size_t l, size_t name_end, Statement stmt) except -1
-    cdef int make_sure(self, Out *out, Server s, Statement stmt) except -1
+    cdef uint8_t make_sure(self, Out *out, Server s, Statement stmt) except 255
     cdef int in_doubt(self, Server s, uint8_t t, uint8_t *p, size_t l, size_t name_end) except -1
     cdef bint will_be_told(self, Server s) except -1
     cdef bytes name_in(self, uint8_t t, uint8_t *p, size_t l, size_t name_end)
@@ -50,4 +50,5 @@ cdef class Client(Conn):
     cdef size_t pass_rest(self, Out *out, uint8_t *b, size_t *run, size_t pos, size_t n) except? 0
     cdef ssize_t stop(self, Out *out, uint8_t *b, size_t run, size_t pos, size_t n, str reason) except -1
     cdef str name_fault(self, uint8_t t, uint8_t *p, size_t l, size_t have, ssize_t found)
+    cdef bint waits_on(self, Out *out, uint8_t *b, size_t *run, size_t pos, int doubt) except -1
     cdef bint waits(self, Out *out, uint8_t *b, size_t *run, size_t pos, uint8_t t, size_t l, size_t name_end) except -1

@@ -132,12 +132,10 @@ cdef class Client(Conn):
                 pos = run
                 continue
             if name_end > 0 and not s.ledger.skips():
-                if (s.ledger.early or t == PARSE and not s.ledger.is_idle()) and self.waits(&out, b, &run, pos, t, l, name_end):
+                if self.waits(&out, b, &run, pos, t, l, name_end):
                     if self.lost:
                         return n
                     break
-                out_add(&out, b + run, pos - run)
-                run = pos + self.rename(&out, s, t, b + pos, l, name_end)
             else:
                 self.note(s, t)
             if self.lost:
@@ -201,10 +199,20 @@ cdef class Client(Conn):
         return stmt.touch if stmt is not None else None
 
     cdef bint waits(self, Out *out, uint8_t *b, size_t *run, size_t pos, uint8_t t, size_t l, size_t name_end) except -1:
-        # Whether the message at `pos` cannot go before something is answered: `Server.process` wakes us then. Or never.
-        cdef int doubt = self.in_doubt(self.link, t, b + pos, l, name_end)
-        if doubt == CERTAIN:
-            return False
+        # The message at `pos` goes under its name on the server; or it cannot go before something is answered, when
+        # `Server.process` wakes us. Or never.
+        cdef Server s = self.link
+        cdef int doubt = CERTAIN
+        if s.ledger.early or t == PARSE and not s.ledger.is_idle():
+            doubt = self.in_doubt(s, t, b + pos, l, name_end)
+        if doubt != CERTAIN and self.waits_on(out, b, run, pos, doubt):
+            return True
+        out_add(out, b + run[0], pos - run[0])
+        run[0] = pos
+        run[0] += self.rename(out, s, t, b + pos, l, name_end)
+        return run[0] == pos and self.waits_on(out, b, run, pos, IN_DOUBT)
+
+    cdef bint waits_on(self, Out *out, uint8_t *b, size_t *run, size_t pos, int doubt) except -1:
         self.submit(out, b, run[0], pos)
         run[0] = pos
         if self.will_be_told(self.link):
@@ -349,7 +357,8 @@ cdef class Client(Conn):
         return end - p + 1
 
     cdef size_t rename(self, Out *out, Server s, uint8_t t, uint8_t *p, size_t l, size_t name_end) except? 0:
-        # Put the message, with the server's name for the statement, into `out`; how many bytes of `p` that replaces.
+        # Put the message, with the server's name for the statement, into `out`; how many bytes of `p` that replaces, 0 if
+        # it has to wait for an answer.
         if t == PARSE:
             self.parse(out, s, p, l, name_end)
             return l
@@ -364,7 +373,7 @@ cdef class Client(Conn):
         cdef Statement there = self.stmts.get(name) if self.stmts is not None else None
         cdef Statement meant
         if s.ledger.early:
-            meant = self.relay.statements.get((<char *>p)[name_end:l]) if t == PARSE else there
+            meant = self.relay.statements.get(share_key(self, (<char *>p)[name_end:l])) if t == PARSE else there
             if s.ledger.awaits(name, there, meant):
                 return IN_DOUBT
         # What is under way may be a DISCARD ALL, by which the name is free again. Where nothing tells, there was none.
@@ -397,15 +406,16 @@ cdef class Client(Conn):
             return self.parse_twice(out, s, p, l, name_end, stmt)
         if self.overfull(l):
             return self.relay.lose(self, TOO_MANY, True)
-        stmt = share_statement(self.relay, (<char *>p)[name_end:l])
+        stmt = share_statement(self, s, (<char *>p)[name_end:l])
         stmt.touch = self.judgement
         self.named_late = self.named_late or self.judgement is not None and (<int>self.judgement.looks) & NAMED_LATER
         self.remember(name, stmt)
         self.pool.counts.client_parses += 1
         if s.stmts is None or stmt not in s.stmts:
             self.pool.counts.misses += 1
-            prepare(s, out, stmt)
-            return s.ledger.sent(PARSE, FORWARD, stmt, name)
+            prepare(s, out, stmt, stmt.body)
+            s.ledger.sent(PARSE, FORWARD, stmt, name)
+            return put_describe(s, out, stmt, name)
         self.pool.counts.hits += 1
         if s.ledger.parses_surely(s.status):
             put_close(out, NOBODY)
@@ -413,8 +423,9 @@ cdef class Client(Conn):
         # What is under way may be a DISCARD ALL, by which it is there no longer; or this is an error.
         put_close(out, stmt.name)
         s.ledger.sent(CLOSE, EVICTED, stmt, None)
-        put_parse(out, stmt)
-        return s.ledger.sent(PARSE, FORWARD, stmt, name)
+        put_parse(out, stmt, stmt.body)
+        s.ledger.sent(PARSE, FORWARD, stmt, name)
+        return put_describe(s, out, stmt, name)
 
     cdef int parse_twice(self, Out *out, Server s, uint8_t *p, size_t l, size_t name_end, Statement stmt) except -1:
         # Under a name that is taken: the server is to say so, if it finds nothing worse.
@@ -423,17 +434,28 @@ cdef class Client(Conn):
         out_add(out, p + name_end, l - name_end)
         return s.ledger.sent(PARSE, TWICE, stmt, (<char *>p)[5:name_end - 1])
 
-    cdef int make_sure(self, Out *out, Server s, Statement stmt) except -1:
-        # That this server has the statement.
+    cdef uint8_t make_sure(self, Out *out, Server s, Statement stmt) except 255:
+        # That this server has the statement, and what it is there.
         cdef Held held = s.stmts.get(stmt) if s.stmts is not None else None
+        if held is not None and held.state == DOUBTED:
+            evict(s, out, held)
+            held = None
         if held is None:
             self.pool.counts.misses += 1
-            prepare(s, out, stmt)
-            return s.ledger.sent(PARSE, SKIP, stmt, None)
-        self.pool.counts.hits += 1
-        self.relay.tick += 1
-        held.used = self.relay.tick
-        return 0
+            prepare(s, out, stmt, stmt.body if stmt.fixed is None else stmt.fixed)
+            s.ledger.sent(PARSE, SKIP, stmt, None)
+            put_describe(s, out, stmt, None)
+            if stmt.told is None:
+                return HOLDS
+            (<Held>s.stmts[stmt]).counted = True
+            return BEING_READ
+        if held.state == HOLDS:
+            # Who has waited for it was counted.
+            self.pool.counts.hits += not held.counted
+            held.counted = False
+            self.relay.tick += 1
+            held.used = self.relay.tick
+        return held.state
 
     cdef size_t use_statement(self, Out *out, Server s, uint8_t t, uint8_t *p, size_t l, size_t name_end) except? 0:
         # Bind and Describe: by the statement's name on the server, which gets it if need be; by no statement's name if
@@ -443,16 +465,23 @@ cdef class Client(Conn):
         cdef size_t at = name_end - 1 - PyBytes_GET_SIZE(name)
         cdef size_t size
         cdef uint8_t *q
+        cdef uint8_t act = UNKNOWN
+        cdef uint8_t there
+        if stmt is not None:
+            there = self.make_sure(out, s, stmt)
+            if there == BEING_READ:
+                return 0
+            act = FORWARD if there == HOLDS else STALE
         if t == BIND:
             self.pool.counts.binds += 1
             if stmt is not None and stmt.touch is not None:
                 touched(self, s, stmt.touch)
-        if stmt is None:
+        if act == STALE:
+            # It is looked at again by who means it next.
+            evict(s, out, s.stmts[stmt])
+        if act != FORWARD:
             stmt = missing_statement(self.relay)
-            s.ledger.sent(t, UNKNOWN, stmt, name)
-        else:
-            self.make_sure(out, s, stmt)
-            s.ledger.sent(t, FORWARD, stmt, name)
+        s.ledger.sent(t, act, stmt, name)
         size = PyBytes_GET_SIZE(stmt.name) + 1
         q = out_scratch(out, 5 + size)
         q[0] = t

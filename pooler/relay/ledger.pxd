@@ -17,6 +17,11 @@ cdef class Statement:
     """A prepared statement's text and parameter types, shared by all clients and servers that use it."""
     cdef bytes body
     cdef bytes name
+    # Of whom it is shared (`share_key`); what whoever prepared it has been told of it, or could have been (`described`), and
+    # the body with the types of its parameters as they are then. None: not known.
+    cdef tuple key
+    cdef bytes told
+    cdef bytes fixed
     # What its text may leave behind in a session.
     cdef object touch
     cdef object __weakref__
@@ -38,6 +43,10 @@ cdef class Ledger:
     cdef int early
     cdef readonly bytes fence
     cdef int syncs
+    # Describes of ours under way; of the one that is being answered, the statement and its client's name.
+    cdef int describing
+    cdef Statement described
+    cdef object described_name
     cdef list failed
     cdef list undone
     cdef bint at_rest(self) noexcept

@@ -27,10 +27,11 @@ cdef enum:
     WRONG = 4
     # What was sent for other reasons than to be answered. EVICTED: the Close of a statement that had to make room.
     # UNKNOWN: it names a statement that the client does not have (or no longer, when a DISCARD ALL has been heard of).
-    # TWICE: a Parse under a name that it has already.
+    # TWICE: a Parse under a name that it has already. STALE: it means one whose result is of other types by now.
     EVICTED = 5
     UNKNOWN = 6
     TWICE = 7
+    STALE = 8
 
 cdef enum:
     MOST_GUESSES = 8
@@ -244,8 +245,10 @@ cdef class Ledger:
                 self.changing -= 1
         if o.act == FENCED:
             self.fence = None
-        elif o.kind == SYNC and o.act == SKIP:
+        elif o.act == SKIP and o.kind == SYNC:
             self.syncs -= 1
+        elif o.act == SKIP and o.kind == DESCRIBE:
+            self.describing -= 1
         Py_XDECREF(o.stmt)
         Py_XDECREF(o.name)
         self.head = (self.head + 1) & (self.cap - 1)
@@ -296,6 +299,8 @@ cdef class Ledger:
             self.open = True
             if kind == EXECUTE:
                 self.runs += 1
+            elif kind == DESCRIBE:
+                self.describing += act == SKIP
             elif self.changes(o):
                 self.changing += 1
         if self.count > 1 or self.guesses[0].mode == SKIPPING or kind == COPY_DONE:
@@ -385,12 +390,15 @@ cdef class Ledger:
             if t != COMMAND_COMPLETE and t != EMPTY_QUERY_RESPONSE and t != PORTAL_SUSPENDED:
                 return WRONG
         elif o.kind == DESCRIBE:
+            if act == SKIP:
+                self.described = <Statement>o.stmt
+                self.described_name = <object>o.name if o.name != NULL else None
             if t == PARAMETER_DESCRIPTION:
-                return FORWARD
+                return SKIP if act == SKIP else FORWARD
             if t != ROW_DESCRIPTION and t != NO_DATA:
                 return WRONG
         elif o.kind == BIND:
-            if t != BIND_COMPLETE or act == UNKNOWN:
+            if t != BIND_COMPLETE or act == UNKNOWN or act == STALE:
                 return WRONG
         elif o.kind == SYNC:
             if t != READY_FOR_QUERY:
@@ -540,7 +548,9 @@ cdef class Ledger:
             return 0
         for i in range(n - 1, -1, -1):
             o = self.at(i)
-            if o.skipped and self.changes(o) and not (o.act == EVICTED and self.made_room(o.stmt, i + 1, n)):
+            if not o.skipped or not self.changes(o) and not (o.kind == DESCRIBE and o.act == SKIP):
+                continue
+            if not (o.act == EVICTED and self.made_room(o.stmt, i + 1, n)):
                 if self.undone is None:
                     self.undone = []
                 self.undone.append((o.kind, o.act, <object>o.stmt, <object>o.name if o.name != NULL else None))
@@ -624,3 +634,5 @@ cdef tuple STATEMENT_FAULTS = (
      b"The prepared statement name is already in use by this client."),
 )
 # (what it was sent as, SQLSTATE of the server's answer, what the log hears, DETAIL for the client)
+cdef bytes CHANGED = (b"SERROR\0VERROR\0C0A000\0Mcached plan must not change result type\0Fplancache.c\0RRevalidateCachedQuery\0\0")
+# What PostgreSQL says of a statement whose result is of other types than when it was prepared.

@@ -81,6 +81,22 @@ cdef uint8_t *FLUSHING = b"H\0\0\0\x04"
 cdef uint8_t *PARSED = b"1\0\0\0\x04"
 
 cdef enum:
+    # Bytes of a CommandComplete that may be looked into: the longest of PostgreSQL's tags is CREATE TEXT SEARCH CONFIGURATION.
+    LONGEST_TAG = 64
+
+
+cdef bint redefines(uint8_t *p, size_t l) noexcept:
+    # By the tag of a CommandComplete: whether texts may mean something else from now on. CALL and DO may do anything.
+    if l < 8:
+        return False
+    if p[5] == c'C':
+        return memcmp(p + 6, <char *>b"REATE ", 6) == 0 if l > 12 else memcmp(p + 6, <char *>b"ALL", 4) == 0 and l == 10
+    if p[5] == c'A':
+        return l > 12 and memcmp(p + 6, <char *>b"LTER ", 5) == 0
+    return p[5] == c'D' and (l == 8 and p[6] == c'O' or l > 12 and memcmp(p + 6, <char *>b"ROP ", 4) == 0)
+
+
+cdef enum:
     # What the end of a command says of prepared statements. SOME_CHANGED: a PREPARE or DEALLOCATE in SQL, whose name may
     # have been one of ours.
     UNCHANGED = 0

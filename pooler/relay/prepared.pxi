@@ -2,8 +2,23 @@
 # is known by its text, under a name of ours, and is shared by all clients. Every client message stays one server
 # message, so that answers keep their order without bookkeeping of what lies between: a Parse that the server does
 # not need is sent as the Close of a statement that never exists, and its CloseComplete is handed on as ParseComplete.
+#
+# What a text means changes by DDL, whoever does it. So behind each Parse goes a Describe of ours, and what it is
+# answered is remembered with the statement: elsewhere it is parsed with the types that its parameters had, and its
+# client is held until it is known that the result is the same (BEING_READ). If not, its client is told what PostgreSQL
+# would tell it (0A000); who prepares the same text from then on gets a statement of its own.
 
 cdef bytes NOBODY = b"PGBOUNCER_0"
+cdef tuple MEANINGS = (b"role", b"search_path", b"session_authorization")
+# Parameters by which a text means something else.
+
+cdef enum:
+    # Of a statement on a server. HOLDS: it is what its clients were told, or nobody was told anything before. BEING_READ: the
+    # answer to that is to come. STALE_THERE: its result is of other types. DOUBTED: nothing has told; it is made anew.
+    HOLDS = 0
+    BEING_READ = 1
+    STALE_THERE = 2
+    DOUBTED = 3
 
 
 @cython.no_gc
@@ -30,17 +45,122 @@ def size_of(Held held):
     return PyBytes_GET_SIZE(held.stmt.body)
 
 
-cdef Statement share_statement(Relay relay, bytes body):
-    # The one Statement for this text. It lasts as long as a client or a server has it.
-    cdef Statement stmt = relay.statements.get(body)
-    if stmt is None:
-        relay.next_statement += 1
-        stmt = Statement.__new__(Statement)
-        stmt.id = relay.next_statement
-        stmt.body = body
-        stmt.name = b"PGBOUNCER_%d" % relay.next_statement
-        relay.statements[body] = stmt
+cdef Statement share_statement(Client c, Server s, bytes body):
+    # The Statement of a Parse by `c`: the same for all to whom the text means the same. It lasts as long as a client or a
+    # server has it.
+    cdef tuple key = share_key(c, body)
+    cdef Statement stmt = c.relay.statements.get(key)
+    cdef Held held
+    if stmt is None or s.touches is not None:
+        return new_statement(c.relay, key, body)
+    held = s.stmts.get(stmt) if s.stmts is not None else None
+    if held is None and stmt.told is None or held is not None and held.state != HOLDS:
+        # Nobody knows yet what it is.
+        return new_statement(c.relay, key, body)
     return stmt
+
+
+cdef Statement new_statement(Relay relay, tuple key, bytes body):
+    cdef Statement stmt = Statement.__new__(Statement)
+    relay.next_statement += 1
+    stmt.id = relay.next_statement
+    stmt.body = body
+    stmt.key = key
+    stmt.name = b"PGBOUNCER_%d" % relay.next_statement
+    relay.statements[key] = stmt
+    return stmt
+
+
+cdef tuple share_key(Client c, bytes body):
+    # The text, and by what else it means what it does.
+    cdef list key = [body, c.pool.database, c.pool.user]
+    cdef int i
+    for i in range(0, len(c.session), 2):
+        if c.session[i] in MEANINGS:
+            key += c.session[i:i + 2]
+    for name in MEANINGS:
+        place = c.relay.tracked_index.get(name)
+        if place is not None:
+            key.append(c.params[place])
+    return tuple(key)
+
+
+cdef int learn(Statement stmt, bytes types, bytes told) except -1:
+    # What it was described as where it was first prepared.
+    cdef size_t end = strnlen(<char *>PyBytes_AS_STRING(stmt.body), PyBytes_GET_SIZE(stmt.body))
+    stmt.told = told
+    stmt.fixed = stmt.body[:end + 1] + types
+    if stmt.fixed == stmt.body:
+        stmt.fixed = stmt.body
+    return 0
+
+
+cdef bytes row_types(uint8_t *p, size_t l):
+    # Of a RowDescription what PostgreSQL holds a result to: names, types and their modifiers.
+    cdef bytearray found = bytearray()
+    cdef size_t at = 7
+    cdef size_t end
+    while at < l:
+        end = at + strnlen(<char *>p + at, l - at) + 1
+        if end + 18 > l:
+            break
+        found += (<char *>p)[at:end]
+        found += (<char *>p)[end + 6:end + 10]
+        found += (<char *>p)[end + 12:end + 16]
+        at = end + 18
+    return bytes(found)
+
+
+cdef int put_describe(Server s, Out *out, Statement stmt, object name) except -1:
+    # Describe `stmt`, whose answer is ours (`describes`). `name`: that of the client which has just parsed it.
+    cdef size_t n = PyBytes_GET_SIZE(stmt.name)
+    cdef uint8_t *p = out_scratch(out, n + 7)
+    p[0] = DESCRIBE
+    put32(p + 1, <uint32_t>(n + 6))
+    p[5] = NAMED_STATEMENT
+    memcpy(p + 6, PyBytes_AS_STRING(stmt.name), n + 1)
+    out_add(out, p, n + 7)
+    (<Held>s.stmts[stmt]).state = HOLDS if stmt.told is None else BEING_READ
+    return s.ledger.sent(DESCRIBE, SKIP, stmt, name)
+
+
+cdef bint describes(Server s, uint8_t t, uint8_t *p, size_t l) except -1:
+    # A part of the answer to that; False if it comes out of turn.
+    cdef Statement stmt = s.ledger.described
+    cdef bytes told
+    cdef Held held
+    s.ledger.described = None
+    if t == PARAMETER_DESCRIPTION:
+        s.types = (<char *>p)[5:l]
+        return True
+    if s.types is None:
+        return False
+    told = s.types + (row_types(p, l) if t == ROW_DESCRIPTION else b"\0")
+    held = s.stmts.get(stmt) if s.stmts is not None else None
+    if stmt.told is None:
+        learn(stmt, s.types, told)
+    if stmt.told != told:
+        not_as_told(s, stmt, s.ledger.described_name, told)
+    elif held is not None:
+        held.state = HOLDS
+    s.types = s.ledger.described_name = None
+    return True
+
+
+cdef int not_as_told(Server s, Statement stmt, object name, bytes told) except -1:
+    # What it means has changed meanwhile: all texts are parsed anew by whoever prepares them. A client that has just
+    # done so has a statement of its own.
+    cdef Held held = s.stmts.get(stmt) if s.stmts is not None else None
+    cdef Statement fresh
+    s.relay.statements.clear()
+    if held is not None:
+        held.state = STALE_THERE
+    if name is not None and s.link is not None and s.link.stmts is not None and s.link.stmts.get(name) is stmt:
+        fresh = new_statement(s.relay, stmt.key, stmt.body)
+        fresh.touch = stmt.touch
+        learn(fresh, s.types, told)
+        s.link.stmts[name] = fresh
+    return 0
 
 
 cdef Statement missing_statement(Relay relay):
@@ -77,10 +197,9 @@ cdef int put_header(Out *out, uint8_t t, bytes name, size_t body) except -1:
     return 0
 
 
-cdef int put_parse(Out *out, Statement stmt) except -1:
-    cdef size_t body = PyBytes_GET_SIZE(stmt.body)
-    put_header(out, PARSE, stmt.name, body)
-    out_add(out, <uint8_t *>PyBytes_AS_STRING(stmt.body), body)
+cdef int put_parse(Out *out, Statement stmt, bytes body) except -1:
+    put_header(out, PARSE, stmt.name, PyBytes_GET_SIZE(body))
+    out_add(out, <uint8_t *>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
     return 0
 
 
@@ -97,8 +216,8 @@ cdef int hold_statement(Server s, Statement stmt) except -1:
     return 0
 
 
-cdef int prepare(Server s, Out *out, Statement stmt) except -1:
-    # The Parse of `stmt`, behind the Closes of the least recently used ones if the server is full: more than one when
+cdef int prepare(Server s, Out *out, Statement stmt, bytes body) except -1:
+    # The Parse of `stmt` by this body, behind the Closes of the least recently used ones if the server is full: more than one when
     # the limit was lowered. Behind those of the largest, if it is the bytes that are too many: only a statement of
     # more than its share can bring that about.
     cdef size_t size = PyBytes_GET_SIZE(stmt.body)
@@ -116,7 +235,7 @@ cdef int prepare(Server s, Out *out, Statement stmt) except -1:
         s.ledger.sent(CLOSE, SKIP, None, None)
     hold_statement(s, stmt)
     s.pool.counts.server_parses += 1
-    return put_parse(out, stmt)
+    return put_parse(out, stmt, body)
 
 
 cdef size_t held_bytes(Server s) except? 0:
@@ -135,6 +254,41 @@ cdef int evict(Server s, Out *out, Held held) except -1:
     del s.stmts[held.stmt]
     put_close(out, held.stmt.name)
     return s.ledger.sent(CLOSE, EVICTED, held.stmt, None)
+
+
+cdef int settle_deallocate(Server s) except -1:
+    # What was prepared is gone, but for what is still owed: that was sent behind it. A Close among it, of what is
+    # gone, brings nothing back if it is skipped. What was sent behind it by one guess and ahead by another may be there
+    # or not: its client keeps it, and the server gets everything anew, behind a Close.
+    cdef dict there = {}
+    cdef dict names = {}
+    cdef Owed *o
+    cdef int i
+    cdef int owing
+    cdef bint uncertain = False
+    for i in range(s.ledger.length):
+        o = s.ledger.at(i)
+        if not s.ledger.changes(o) or o.act == TWICE:
+            continue
+        owing = s.ledger.owing(i)
+        uncertain |= 0 < owing < s.ledger.count
+        if owing == 0:
+            continue
+        if o.kind == PARSE:
+            there[<object>o.stmt] = None
+        elif o.act == EVICTED and there.pop(<object>o.stmt, there) is there:
+            o.act = SKIP
+        if o.name != NULL and (o.kind == PARSE or o.act == AS_PARSE):
+            names[<object>o.name] = <object>o.stmt
+        elif o.name != NULL and names.pop(<object>o.name, None) is None:
+            o.act = UNKNOWN
+    if uncertain:
+        s.stmts, s.unsure = None, True
+    elif s.stmts is not None:
+        s.stmts = {stmt: held for stmt, held in s.stmts.items() if stmt in there}
+    if s.link is not None:
+        s.link.remember_only(names)
+    return 0
 
 
 cdef int lose_track(Server s, uint8_t *b, size_t n) except -1:

@@ -1,7 +1,9 @@
 cdef class Held:
-    """A statement on one server, and when it was last used there."""
+    """A statement on one server, when it was last used there, and whether it is there what it was elsewhere (HOLDS...)."""
     cdef Statement stmt
     cdef int64_t used
+    cdef uint8_t state
+    cdef bint counted
 
 
 cdef class Server(Conn):
@@ -12,6 +14,9 @@ cdef class Server(Conn):
     # it with its client, and since when.
     cdef list touches
     cdef list rows
+    # The first half of an answer to a Describe of ours; whether the transaction has changed what texts mean.
+    cdef bytes types
+    cdef bint redefines
     cdef bint undone
     cdef bint look_failed
     cdef readonly int pinned
@@ -41,6 +46,7 @@ cdef class Server(Conn):
     cdef int is_told_apart(self, uint8_t status) except -1
     cdef int answered(self, uint8_t t, uint8_t *p, size_t l) except -1
     cdef int erred(self, uint8_t *p, size_t l, size_t have) except -1
+    cdef bint is_wrong(self, int act, uint8_t t, uint8_t *p, size_t l) except -1
     cdef int say_renamed(self, uint8_t *p, size_t l) except -1
     cdef int leave_out(self, Out *out, uint8_t *b, size_t run, size_t pos, int act) except -1
     cdef str end_of_query(self, Out *out, uint8_t *b, size_t run, size_t pos, size_t l)
@@ -59,7 +65,6 @@ cdef class Server(Conn):
     cdef str unfit(self)
     cdef bint shared(self) noexcept
     cdef int hand_over(self, Out *out, uint8_t *b, size_t start, size_t end) except -1
-    cdef int settle_deallocate(self) except -1
     cdef int parameter(self, uint8_t *b, size_t n) except -1
     cdef int command_complete(self, uint8_t *b, size_t n) except -1
     cdef ssize_t process_own(self, uint8_t *b, size_t n) except -1

@@ -27,6 +27,10 @@ cdef class Server(Conn):
     cdef int undo(self, uint8_t kind, uint8_t act, Statement stmt, bytes name) except -1:
         if act == TWICE or kind == CLOSE and act in (SKIP, UNKNOWN):
             return 0
+        if kind == DESCRIBE:
+            if self.stmts is not None and stmt in self.stmts and (<Held>self.stmts[stmt]).state == BEING_READ:
+                (<Held>self.stmts[stmt]).state = DOUBTED
+            return 0
         if kind == PARSE:
             self.ledger.makes_room(stmt, False)
             if self.stmts is not None:
@@ -36,6 +40,7 @@ cdef class Server(Conn):
         elif act == EVICTED:
             if not self.ledger.makes_room(stmt, True):
                 hold_statement(self, stmt)
+                (<Held>self.stmts[stmt]).state = DOUBTED
         elif self.link is None:
             return 0
         elif act == AS_PARSE:
@@ -224,10 +229,10 @@ cdef class Server(Conn):
             if l < 5 or l > self.relay.max_packet or what == UNHEARD_OF:
                 return self.stop(&out, b, run, pos, n, "bad pkt header")
             if what == STEP:
-                if n - pos < l <= READ_BYTES and self.to_be_whole(t, l):
+                if n - pos < l and self.to_be_whole(t, l):
                     break
                 act = self.answered(t, p, l if l < n - pos else n - pos)
-                if act == WRONG or act != FORWARD and act != FENCED and l != 5:
+                if act != FORWARD and act != FENCED and self.is_wrong(act, t, p, l):
                     return self.stop(&out, b, run, pos, n, "bad packet" if act == WRONG else "bad pkt header")
                 if act == FENCED:
                     self.hand_over(&out, b, run, pos)
@@ -235,7 +240,7 @@ cdef class Server(Conn):
                     return pos + self.process_own(p, n - pos)
                 if act != FORWARD:
                     self.leave_out(&out, b, run, pos, act)
-                    run = pos + 5
+                    run = pos + l
             elif what == LOOKED_INTO:
                 if n - pos < l and (t != ERROR_RESPONSE or l <= READ_BYTES):
                     if l > READ_BYTES:
@@ -274,8 +279,14 @@ cdef class Server(Conn):
             self.link.go_on()
         return pos
 
+    cdef bint is_wrong(self, int act, uint8_t t, uint8_t *p, size_t l) except -1:
+        # Whether a message of which something else is to be done than to pass it on is none that can be said here.
+        if act == SKIP and self.ledger.described is not None:
+            return not describes(self, t, p, l)
+        return act == WRONG or l != 5
+
     cdef int leave_out(self, Out *out, uint8_t *b, size_t run, size_t pos, int act) except -1:
-        # An answer of five bytes that is not the client's, or that it knows by another letter.
+        # An answer that is not the client's, or (of five bytes) that it knows by another letter.
         out_add(out, b + run, pos - run)
         if act == AS_PARSE:
             out_add(out, PARSED, 5)
@@ -301,7 +312,11 @@ cdef class Server(Conn):
 
     cdef bint to_be_whole(self, uint8_t t, size_t l) noexcept:
         # Whether this message is looked into, and so has to be here whole.
-        return (t == COMMAND_COMPLETE and l <= 20) or (t == ROW_DESCRIPTION and self.ledger.fence is not None)
+        if t == COMMAND_COMPLETE:
+            return l <= LONGEST_TAG
+        if t == ROW_DESCRIPTION and self.ledger.fence is not None and l <= READ_BYTES:
+            return True
+        return self.ledger.describing != 0 and (t == ROW_DESCRIPTION or t == PARAMETER_DESCRIPTION) and l < LONGEST_ROW
 
     cdef ssize_t stop(self, Out *out, uint8_t *b, size_t run, size_t pos, size_t n, str reason) except -1:
         # Up to here all was well; only what is not allowed is not answered as if it had been done.
@@ -336,6 +351,8 @@ cdef class Server(Conn):
             self.take_back()
         if self.ledger.failed is None or not any(sent >= UNKNOWN for _, _, sent in self.ledger.failed):
             lose_track(self, p, have)
+            if memmem(p, have, <char *>b"\0C0A000\0", 8) != NULL and memmem(p, have, <char *>b"\0RRevalidateCachedQuery\0", 24) != NULL:
+                self.relay.statements.clear()
         return act
 
     cdef bint is_about_ours(self, uint8_t *p, size_t l) noexcept:
@@ -360,6 +377,9 @@ cdef class Server(Conn):
             there = b'"%s"' % (<Statement>stmt).name
             if there not in body:
                 continue
+            if act == STALE:
+                told = CHANGED
+                break
             told = body.replace(there, b'"%s"' % name)
             for sent, code, log, detail in STATEMENT_FAULTS:
                 if act == sent and code in body:
@@ -397,6 +417,10 @@ cdef class Server(Conn):
         if status != IDLE:
             return 0
         self.asked = False
+        if self.redefines:
+            # Others may have read what was there before it was committed.
+            self.redefines = False
+            self.relay.statements.clear()
         if c.xact_start:
             pool.counts.xact_time += now - c.xact_start
             pool.measure(&pool.xact_hist, now - c.xact_start)
@@ -450,45 +474,14 @@ cdef class Server(Conn):
             self.undone = True
         elif self.pinned and self.touches is None and may_end_a_pin(b, n):
             self.touches = []
+        if redefines(b, n):
+            self.redefines = True
+            self.relay.statements.clear()
         what = said_of_statements(b, n)
         if what == ALL_GONE:
-            return self.settle_deallocate()
+            return settle_deallocate(self)
         if what == SOME_CHANGED:
             self.stmts, self.unsure = None, True
-        return 0
-
-    cdef int settle_deallocate(self) except -1:
-        # What was prepared is gone, but for what is still owed: that was sent behind it. A Close among it, of what is
-        # gone, brings nothing back if it is skipped. What was sent behind it by one guess and ahead by another may be there
-        # or not: its client keeps it, and the server gets everything anew, behind a Close.
-        cdef dict there = {}
-        cdef dict names = {}
-        cdef Owed *o
-        cdef int i
-        cdef int owing
-        cdef bint uncertain = False
-        for i in range(self.ledger.length):
-            o = self.ledger.at(i)
-            if not self.ledger.changes(o) or o.act == TWICE:
-                continue
-            owing = self.ledger.owing(i)
-            uncertain |= 0 < owing < self.ledger.count
-            if owing == 0:
-                continue
-            if o.kind == PARSE:
-                there[<object>o.stmt] = None
-            elif o.act == EVICTED and there.pop(<object>o.stmt, there) is there:
-                o.act = SKIP
-            if o.name != NULL and (o.kind == PARSE or o.act == AS_PARSE):
-                names[<object>o.name] = <object>o.stmt
-            elif o.name != NULL and names.pop(<object>o.name, None) is None:
-                o.act = UNKNOWN
-        if uncertain:
-            self.stmts, self.unsure = None, True
-        elif self.stmts is not None:
-            self.stmts = {stmt: held for stmt, held in self.stmts.items() if stmt in there}
-        if self.link is not None:
-            self.link.remember_only(names)
         return 0
 
     # ---- a server of nobody's: idle, or answering a query of ours

@@ -8,7 +8,7 @@ cdef dict WAYS = {CL_WAITING: (CL_ACTIVE, CL_WAITING), SV_USED: (SV_IDLE, SV_USE
 
 def record(Conn connection, dict table):
     """The state of a connection as a dict of numbers, bytes, lists and None. Statements are named by their id; `table`
-    gets (text, whether new clients share it) for each."""
+    gets the rest of what `statement` takes for each."""
     state = {
         "id": connection.id, "state": connection.state, "params": list(connection.params), "hold": (<char *>connection.hold)[:connection.hold_len] if connection.hold_len else b"",
         "unsent": (<char *>connection.obuf + connection.ohead)[:connection.olen] if connection.olen else b"", "need": connection.need, "dropping": connection.dropping,
@@ -36,13 +36,14 @@ cdef object revived_touch(state):
 
 cdef dict UNTOUCHED = {
     "session": (), "base": (), "told_kinds": 0, "judgement": None, "reading": (False, 0, 0), "refusals": (), "pinned": 0, "pinned_since": 0,
-    "undone": False, "look_failed": False, "touches": None, "rows": None,
+    "undone": False, "look_failed": False, "touches": None, "rows": None, "doubted": (), "checked": (), "types": None, "redefines": False,
 }
 # The state of a connection that comes from a process which knows nothing of session state.
 
 
 cdef int note_statement(Relay relay, Statement stmt, dict table) except -1:
-    table[stmt.id] = (stmt.body, relay.statements.get(stmt.body) is stmt)
+    # Its key is told, but for the text, if new clients share it.
+    table[stmt.id] = (stmt.body, list(stmt.key[1:]) if relay.statements.get(stmt.key) is stmt else None, stmt.told, stmt.fixed)
     return 0
 
 
@@ -72,7 +73,8 @@ cdef dict record_server(Server s, dict state, dict table):
             note_statement(s.relay, stmt, table)
         ledger["entries"][place] = (kind, act, skipped, (<Statement>stmt).id if stmt is not None else None, name)
     state.update(
-        told=list(s.told), statements=[(<Held>each).stmt.id for each in there], ledger=ledger, pid=s.pid, cancel_key=s.cancel_key,
+        told=list(s.told), statements=[(<Held>each).stmt.id for each in there], doubted=[(<Held>each).stmt.id for each in there if (<Held>each).state == STALE_THERE],
+        checked=[(<Held>each).stmt.id for each in there if (<Held>each).state == BEING_READ], types=s.types, redefines=s.redefines, ledger=ledger, pid=s.pid, cancel_key=s.cancel_key,
         status=s.status, task=s.task, task_error=s.task_error, parting=s.parting, released=s.released,
         unsure=s.unsure, said_farewell=s.said_farewell, pinned=s.pinned, pinned_since=s.pinned_since, undone=s.undone,
         look_failed=s.look_failed,
@@ -82,15 +84,18 @@ cdef dict record_server(Server s, dict state, dict table):
     return state
 
 
-def statement(Relay relay, int64_t number, bytes body, bint shared):
-    """A statement under the number, and so the name on servers, that it has had."""
+def statement(Relay relay, int64_t number, bytes body, key, bytes told=None, bytes fixed=None):
+    """A statement under the number, and so the name on servers, that it has had. `key`: of whom it is shared, beside its
+    text; None, and the truth values of older versions, of nobody who comes. `told`, `fixed`: how it was described."""
     cdef Statement stmt = Statement.__new__(Statement)
     stmt.id = number
     stmt.body = body
     stmt.name = b"PGBOUNCER_%d" % number
     stmt.touch = judged(relay, body[:strnlen(<char *>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))])
-    if shared:
-        relay.statements[body] = stmt
+    stmt.key = (body, *(key if isinstance(key, (list, tuple)) else ()))
+    stmt.told, stmt.fixed = told, fixed
+    if len(stmt.key) > 1:
+        relay.statements[stmt.key] = stmt
     return stmt
 
 
@@ -140,6 +145,9 @@ def revive_server(Pool pool, int fd, dict state, params, about, dict table):
     pin(s, state["pinned"])
     for number in state["statements"]:
         hold_statement(s, table[number])
+        if (<Statement>table[number]).told is not None:
+            (<Held>s.stmts[table[number]]).state = BEING_READ if number in state["checked"] else DOUBTED if number in state["doubted"] else HOLDS
+    s.types, s.redefines = state["types"], state["redefines"]
     entries = [(kind, act, skipped, table[number] if number is not None else None, name)
                for kind, act, skipped, number, name in state["ledger"]["entries"]]
     s.ledger.revive({**state["ledger"], "entries": entries})

@@ -28,7 +28,7 @@ from pooler.relay.events import (
     ServerSaid,
     WantServer,
 )
-from pooler.relay.records import State
+from pooler.relay.records import State, StatementTable
 from tests.unit.backend import Backend
 from tests.unit.pairs import tcp_pair
 
@@ -242,7 +242,7 @@ class Stage:
         while self.turn():
             pass
         conns: list[Conn] = [*self.pool.servers(), *self.pool.clients()]
-        table: dict[int, tuple[bytes, bool]] = {}
+        table: StatementTable = {}
         states = [engine.record(conn, table) for conn in conns]
         descriptors = [os.dup(conn.fd) for conn in conns]
         old, last = self.relay, engine.last_statement(self.relay)
@@ -259,7 +259,7 @@ class Stage:
         conns: list[Conn],
         states: list[State],
         descriptors: list[int],
-        table: dict[int, tuple[bytes, bool]],
+        table: StatementTable,
         last: int,
     ) -> None:
         engine.number_statements_from(self.relay, last)

@@ -10,6 +10,9 @@ from tests.unit.backend import Backend, plain
 from tests.unit.pooler.relay.test_prepared import READY, answer, kinds, prepare, use
 from tests.unit.stage import stage
 
+PARSED = wire.parse_complete() + wire.parameter_description([]) + wire.no_data()
+"""The answer to a Parse of a name, and to the Describe that the relay sends behind it."""
+
 
 @pytest.mark.parametrize("sql", ["DEALLOCATE ALL", "DISCARD ALL"])
 def test_deallocate_all_forgets_on_both_sides(sql: str) -> None:
@@ -90,7 +93,7 @@ def test_it_waits_as_well_while_it_is_not_known_how_much_a_failed_copy_has_read(
         client.send(prepare("a", "SHARED one"))
         s.settle()
         server.take()
-        server.send(wire.parse_complete() + READY)
+        server.send(PARSED + READY)
         s.settle()
         client.take()
         ends = wire.sync() + wire.message(b"c") + wire.sync()
@@ -103,7 +106,7 @@ def test_it_waits_as_well_while_it_is_not_known_how_much_a_failed_copy_has_read(
         server.send(READY + READY + wire.command_complete("DISCARD ALL") + READY)
         s.settle()
         assert b"SHARED two" in server.take()
-        server.send(wire.parse_complete() + READY)
+        server.send(PARSED + READY)
         s.settle()
         assert kinds(client.take()) == "12GEZZCZ1Z"
 
@@ -113,7 +116,7 @@ def test_so_it_is_when_the_query_that_takes_it_away_is_answered_in_part() -> Non
         server, client = s.server(), s.client()
         client.send(prepare("a", "SHARED one"))
         s.settle()
-        server.send(wire.parse_complete() + READY)
+        server.send(PARSED + READY)
         s.settle()
         client.send(wire.query("SELECT; DISCARD ALL"))
         s.settle()
@@ -125,9 +128,9 @@ def test_so_it_is_when_the_query_that_takes_it_away_is_answered_in_part() -> Non
         assert server.take() == b""
         server.send(wire.command_complete("DISCARD ALL") + READY)
         s.settle()
-        assert kinds(server.take()) == "PS"
+        assert kinds(server.take()) == "PDS"
         client.take()
-        server.send(wire.parse_complete() + READY)
+        server.send(PARSED + READY)
         s.settle()
         assert kinds(client.take()) == "1Z"
         assert s.states == "1a 0w / 0a 1i 0u 0t 0c"

@@ -282,7 +282,9 @@ def test_an_eviction_behind_a_batch_that_was_skipped_stands(again: int) -> None:
         )
         s.settle()
         assert kinds(client.take()) == "EZ1Z"
-        assert names(server) == {"PGBOUNCER_2": "SHARED two"}
+        # Two of one text in one batch are two statements: one more than may be is there when both were skipped.
+        assert list(names(server).values()) == ["SHARED one"] * (again > 1) + ["SHARED two"]
+        assert server.conn.prepared_count == len(names(server))
         for name in ("n0", "n2", "n0"):
             assert kinds(answer(s, client, use(name))) == "2DCZ"
 

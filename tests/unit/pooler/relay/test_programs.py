@@ -22,6 +22,7 @@ import pytest
 
 from pooler import wire
 from pooler.relay import engine
+from pooler.relay.records import StatementTable
 from tests.fixtures.programs import shown
 from tests.unit.backend import Backend, plain
 from tests.unit.stage import Peer, Stage, farewell
@@ -349,9 +350,9 @@ def guesses(server: engine.Server) -> int:
 
 def books(conn: engine.Conn) -> dict[str, str]:
     """By the relay, {name: text} of the statements that a client has, or a server."""
-    table: dict[int, tuple[bytes, bool]] = {}
+    table: StatementTable = {}
     noted = engine.record(conn, table)["statements"]
-    texts = {number: body.split(b"\0")[0].decode() for number, (body, _) in table.items()}
+    texts = {number: body.split(b"\0")[0].decode() for number, (body, *_) in table.items()}
     if isinstance(conn, engine.Client):
         return {name.decode(): texts[number] for name, number in noted}
     return {f"PGBOUNCER_{number}": texts[number] for number in noted}
