@@ -9,6 +9,16 @@ cdef class Client(Conn):
     cdef public bint notified
     cdef public bint quiet
     cdef bint held
+    # Its last Parse without a name: its number, 0 where there is no such statement any more; the rest of the message, if it
+    # is kept; where that is read, not kept yet; how it was described.
+    cdef int64_t unnamed
+    cdef uint8_t *kept
+    cdef size_t kept_len
+    cdef size_t kept_cap
+    cdef uint8_t *loose
+    cdef size_t loose_len
+    cdef Statement shown
+    cdef object unnamed_touch
     # What its startup packet asked for, as `params` and `session`; the Touch of its last Parse.
     cdef tuple base_params
     cdef tuple base
@@ -51,4 +61,5 @@ cdef class Client(Conn):
     cdef ssize_t stop(self, Out *out, uint8_t *b, size_t run, size_t pos, size_t n, str reason) except -1
     cdef str name_fault(self, uint8_t t, uint8_t *p, size_t l, size_t have, ssize_t found)
     cdef bint waits_on(self, Out *out, uint8_t *b, size_t *run, size_t pos, int doubt) except -1
-    cdef bint waits(self, Out *out, uint8_t *b, size_t *run, size_t pos, uint8_t t, size_t l, size_t name_end) except -1
+    cdef bint waits(self, Out *out, uint8_t *b, size_t *run, size_t pos, uint8_t t, size_t l, size_t have, size_t name_end) except -1
+    cdef size_t put_renamed(self, Out *out, uint8_t t, uint8_t *p, size_t l, size_t at, size_t name_end, bytes name) except? 0

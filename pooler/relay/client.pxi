@@ -10,6 +10,9 @@ cdef enum:
 
 @cython.no_gc
 cdef class Client(Conn):
+    def __dealloc__(self):
+        free(self.kept)
+
     cdef Conn partner(self):
         return self.link
 
@@ -77,6 +80,7 @@ cdef class Client(Conn):
         cdef uint8_t t
         cdef Server s
         cdef str fault
+        cdef bint names
         cdef bint rewrite = self.pool.mode != MODE_SESSION and self.pool.max_prepared > 0 and not self.bound
         out_clear(&out)
         self.requested = self.relay.now
@@ -112,7 +116,8 @@ cdef class Client(Conn):
                 # What is judged is collected whole, if it is not too long.
                 break
             name_end = 0
-            if rewrite and (t == PARSE or t == BIND or t == DESCRIBE or t == CLOSE):
+            names = rewrite and (t == PARSE or t == BIND or t == DESCRIBE or t == CLOSE)
+            if names:
                 name_end = self.statement_name(t, b + pos, l, n - pos)
                 if name_end < 0:
                     fault = self.name_fault(t, b + pos, l, n - pos, name_end)
@@ -131,8 +136,8 @@ cdef class Client(Conn):
                     return n
                 pos = run
                 continue
-            if name_end > 0 and not s.ledger.skips():
-                if self.waits(&out, b, &run, pos, t, l, name_end):
+            if names and not s.ledger.skips():
+                if self.waits(&out, b, &run, pos, t, l, n - pos, name_end):
                     if self.lost:
                         return n
                     break
@@ -176,6 +181,8 @@ cdef class Client(Conn):
                     touched(self, s, TOO_LONG)
             return False
         note_seen(self, touch)
+        if t == PARSE and name_end == 0:
+            self.unnamed = s.unnamed = 0
         self.submit(out, b, run[0], pos)
         run[0] = pos + l
         if have < l and t != BIND:
@@ -198,11 +205,13 @@ cdef class Client(Conn):
         cdef Statement stmt = self.stmts.get(name) if self.stmts is not None else None
         return stmt.touch if stmt is not None else None
 
-    cdef bint waits(self, Out *out, uint8_t *b, size_t *run, size_t pos, uint8_t t, size_t l, size_t name_end) except -1:
+    cdef bint waits(self, Out *out, uint8_t *b, size_t *run, size_t pos, uint8_t t, size_t l, size_t have, size_t name_end) except -1:
         # The message at `pos` goes under its name on the server; or it cannot go before something is answered, when
         # `Server.process` wakes us. Or never.
         cdef Server s = self.link
         cdef int doubt = CERTAIN
+        if name_end == 0:
+            return unnamed_waits(self, out, b, run, pos, t, l, have)
         if s.ledger.early or t == PARSE and not s.ledger.is_idle():
             doubt = self.in_doubt(s, t, b + pos, l, name_end)
         if doubt != CERTAIN and self.waits_on(out, b, run, pos, doubt):
@@ -279,6 +288,8 @@ cdef class Client(Conn):
         # What is collected so far, and b[start:end], go to the server.
         if end > start:
             out_add(out, b + start, end - start)
+        if self.loose != NULL:
+            keep_unnamed(self, self.loose, self.loose_len)
         if out.n:
             if self.link is not None:
                 # Who asks waits for the answer: what came so far was not the beginning of one long result.
@@ -320,6 +331,8 @@ cdef class Client(Conn):
             return s.ledger.sent(SYNC, FORWARD, None, None)
         if s.ledger.skips():
             return 0
+        if t == QUERY:
+            self.unnamed = s.unnamed = 0
         if t == COPY_DONE or t == COPY_FAIL:
             return 0 if s.ledger.is_idle() else s.ledger.sent(COPY_DONE, FORWARD, None, None)
         return s.ledger.sent(t, FORWARD, None, None)
@@ -417,10 +430,10 @@ cdef class Client(Conn):
             s.ledger.sent(PARSE, FORWARD, stmt, name)
             return put_describe(s, out, stmt, name)
         self.pool.counts.hits += 1
-        if s.ledger.parses_surely(s.status):
+        if s.ledger.parses_surely(s.status) and self.relay.now - (<Held>s.stmts[stmt]).known < TRUSTED_US:
             put_close(out, NOBODY)
             return s.ledger.sent(CLOSE, AS_PARSE, stmt, name)
-        # What is under way may be a DISCARD ALL, by which it is there no longer; or this is an error.
+        # What is under way may be a DISCARD ALL, by which it is there no longer; or this is an error; or what it means has changed.
         put_close(out, stmt.name)
         s.ledger.sent(CLOSE, EVICTED, stmt, None)
         put_parse(out, stmt, stmt.body)
@@ -463,8 +476,6 @@ cdef class Client(Conn):
         cdef bytes name = self.name_in(t, p, l, name_end)
         cdef Statement stmt = self.stmts.get(name) if self.stmts is not None else None
         cdef size_t at = name_end - 1 - PyBytes_GET_SIZE(name)
-        cdef size_t size
-        cdef uint8_t *q
         cdef uint8_t act = UNKNOWN
         cdef uint8_t there
         if stmt is not None:
@@ -482,11 +493,16 @@ cdef class Client(Conn):
         if act != FORWARD:
             stmt = missing_statement(self.relay)
         s.ledger.sent(t, act, stmt, name)
-        size = PyBytes_GET_SIZE(stmt.name) + 1
+        return self.put_renamed(out, t, p, l, at, name_end, stmt.name)
+
+    cdef size_t put_renamed(self, Out *out, uint8_t t, uint8_t *p, size_t l, size_t at, size_t name_end, bytes name) except? 0:
+        # A Bind or Describe, with another name in place of the one that it has at `at`.
+        cdef size_t size = PyBytes_GET_SIZE(name) + 1
+        cdef uint8_t *q
         q = out_scratch(out, 5 + size)
         q[0] = t
         put32(q + 1, <uint32_t>(l - 1 - (name_end - at) + size))
-        memcpy(q + 5, PyBytes_AS_STRING(stmt.name), size)
+        memcpy(q + 5, PyBytes_AS_STRING(name), size)
         out_add(out, q, 5)
         out_add(out, p + 5, at - 5)
         out_add(out, q + 5, size)

@@ -27,11 +27,15 @@ cdef enum:
     WRONG = 4
     # What was sent for other reasons than to be answered. EVICTED: the Close of a statement that had to make room.
     # UNKNOWN: it names a statement that the client does not have (or no longer, when a DISCARD ALL has been heard of).
-    # TWICE: a Parse under a name that it has already. STALE: it means one whose result is of other types by now.
+    # TWICE: a Parse under a name that it has already. STALE: it means one whose result is of other types by now. UNNAMED,
+    # UNNAMED_AGAIN: a Parse without a name, of the client's or of ours. WATCHED: a Describe whose answer we remember.
     EVICTED = 5
     UNKNOWN = 6
     TWICE = 7
     STALE = 8
+    UNNAMED = 9
+    UNNAMED_AGAIN = 10
+    WATCHED = 11
 
 cdef enum:
     MOST_GUESSES = 8
@@ -191,6 +195,16 @@ cdef class Ledger:
                 return True
         return False
 
+    cdef bint parses_unnamed(self, bint behind_sync) noexcept:
+        # Whether a Parse without a name is unanswered: the last one, and (`behind_sync`) if that stands before a Sync.
+        cdef int i
+        cdef bint synced = not behind_sync
+        for i in range(self.length - 1, -1, -1):
+            if self.at(i).act == UNNAMED or self.at(i).act == UNNAMED_AGAIN:
+                return synced
+            synced |= self.at(i).kind == SYNC
+        return False
+
     cdef int owing(self, int i) noexcept:
         # By how many of the guesses the message at `i` has not been read.
         cdef int g
@@ -247,8 +261,8 @@ cdef class Ledger:
             self.fence = None
         elif o.act == SKIP and o.kind == SYNC:
             self.syncs -= 1
-        elif o.act == SKIP and o.kind == DESCRIBE:
-            self.describing -= 1
+        elif o.kind == DESCRIBE:
+            self.describing -= o.act == SKIP or o.act == WATCHED
         Py_XDECREF(o.stmt)
         Py_XDECREF(o.name)
         self.head = (self.head + 1) & (self.cap - 1)
@@ -300,7 +314,7 @@ cdef class Ledger:
             if kind == EXECUTE:
                 self.runs += 1
             elif kind == DESCRIBE:
-                self.describing += act == SKIP
+                self.describing += act == SKIP or act == WATCHED
             elif self.changes(o):
                 self.changing += 1
         if self.count > 1 or self.guesses[0].mode == SKIPPING or kind == COPY_DONE:
@@ -390,7 +404,7 @@ cdef class Ledger:
             if t != COMMAND_COMPLETE and t != EMPTY_QUERY_RESPONSE and t != PORTAL_SUSPENDED:
                 return WRONG
         elif o.kind == DESCRIBE:
-            if act == SKIP:
+            if act == SKIP or act == WATCHED:
                 self.described = <Statement>o.stmt
                 self.described_name = <object>o.name if o.name != NULL else None
             if t == PARAMETER_DESCRIPTION:
@@ -410,7 +424,7 @@ cdef class Ledger:
             return WRONG
         guess.next += 1
         self.pass_ends(g)
-        return SKIP if act == EVICTED else act if act <= AS_PARSE else FORWARD
+        return SKIP if act == EVICTED or act == UNNAMED_AGAIN else act if act <= AS_PARSE else FORWARD
 
     cdef int step_into(self, int g, uint8_t t, Owed *o) except -1:
         # A Query or FunctionCall: whatever it is answered first with, the rest comes up to a ReadyForQuery.
@@ -544,10 +558,18 @@ cdef class Ledger:
         cdef int n = self.guesses[0].next
         cdef int i
         cdef Owed *o
+        cdef bint unnamed = False
         if n == 0 or self.count > 1:
             return 0
         for i in range(n - 1, -1, -1):
             o = self.at(i)
+            if o.act == UNNAMED or o.act == UNNAMED_AGAIN:
+                # The last one is what there is, or is not.
+                if o.skipped and not unnamed:
+                    self.undone = self.undone or []
+                    self.undone.append((PARSE, o.act, None, None))
+                unnamed = True
+                continue
             if not o.skipped or not self.changes(o) and not (o.kind == DESCRIBE and o.act == SKIP):
                 continue
             if not (o.act == EVICTED and self.made_room(o.stmt, i + 1, n)):

@@ -6,7 +6,8 @@
 # What a text means changes by DDL, whoever does it. So behind each Parse goes a Describe of ours, and what it is
 # answered is remembered with the statement: elsewhere it is parsed with the types that its parameters had, and its
 # client is held until it is known that the result is the same (BEING_READ). If not, its client is told what PostgreSQL
-# would tell it (0A000); who prepares the same text from then on gets a statement of its own.
+# would tell it (0A000); who prepares the same text from then on gets a statement of its own. What a server has is given
+# to who prepares its text if it was looked at within the last second (TRUSTED_US); else it is parsed anew.
 
 cdef bytes NOBODY = b"PGBOUNCER_0"
 cdef tuple MEANINGS = (b"role", b"search_path", b"session_authorization")
@@ -120,7 +121,10 @@ cdef int put_describe(Server s, Out *out, Statement stmt, object name) except -1
     p[5] = NAMED_STATEMENT
     memcpy(p + 6, PyBytes_AS_STRING(stmt.name), n + 1)
     out_add(out, p, n + 7)
-    (<Held>s.stmts[stmt]).state = HOLDS if stmt.told is None else BEING_READ
+    if n == 0:
+        s.unnamed_state = BEING_READ
+    else:
+        (<Held>s.stmts[stmt]).state = HOLDS if stmt.told is None else BEING_READ
     return s.ledger.sent(DESCRIBE, SKIP, stmt, name)
 
 
@@ -143,6 +147,9 @@ cdef bint describes(Server s, uint8_t t, uint8_t *p, size_t l) except -1:
         not_as_told(s, stmt, s.ledger.described_name, told)
     elif held is not None:
         held.state = HOLDS
+        held.known = s.relay.now
+    elif stmt.name == b"":
+        s.unnamed_state = HOLDS
     s.types = s.ledger.described_name = None
     return True
 
@@ -153,6 +160,8 @@ cdef int not_as_told(Server s, Statement stmt, object name, bytes told) except -
     cdef Held held = s.stmts.get(stmt) if s.stmts is not None else None
     cdef Statement fresh
     s.relay.statements.clear()
+    if stmt.name == b"":
+        s.unnamed_state = STALE_THERE
     if held is not None:
         held.state = STALE_THERE
     if name is not None and s.link is not None and s.link.stmts is not None and s.link.stmts.get(name) is stmt:
@@ -210,6 +219,7 @@ cdef int hold_statement(Server s, Statement stmt) except -1:
     s.relay.tick += 1
     held.stmt = stmt
     held.used = s.relay.tick
+    held.known = s.relay.now
     if s.stmts is None:
         s.stmts = {}
     s.stmts[stmt] = held

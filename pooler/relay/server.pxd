@@ -4,6 +4,8 @@ cdef class Held:
     cdef int64_t used
     cdef uint8_t state
     cdef bint counted
+    # When it was parsed or described here last.
+    cdef int64_t known
 
 
 cdef class Server(Conn):
@@ -16,6 +18,9 @@ cdef class Server(Conn):
     cdef list rows
     # The first half of an answer to a Describe of ours; whether the transaction has changed what texts mean.
     cdef bytes types
+    # Which Parse has made the unnamed statement that is there (`Client.unnamed`), 0: not known; what it is (HOLDS...).
+    cdef int64_t unnamed
+    cdef uint8_t unnamed_state
     cdef bint redefines
     cdef bint undone
     cdef bint look_failed

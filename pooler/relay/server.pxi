@@ -27,8 +27,16 @@ cdef class Server(Conn):
     cdef int undo(self, uint8_t kind, uint8_t act, Statement stmt, bytes name) except -1:
         if act == TWICE or kind == CLOSE and act in (SKIP, UNKNOWN):
             return 0
+        if act == UNNAMED or act == UNNAMED_AGAIN:
+            if not self.ledger.parses_unnamed(False):
+                self.unnamed = 0
+                if act == UNNAMED and self.link is not None:
+                    self.link.unnamed = 0
+            return 0
         if kind == DESCRIBE:
-            if self.stmts is not None and stmt in self.stmts and (<Held>self.stmts[stmt]).state == BEING_READ:
+            if (<Statement>stmt).name == b"":
+                self.unnamed = 0
+            elif self.stmts is not None and stmt in self.stmts and (<Held>self.stmts[stmt]).state == BEING_READ:
                 (<Held>self.stmts[stmt]).state = DOUBTED
             return 0
         if kind == PARSE:
@@ -63,6 +71,7 @@ cdef class Server(Conn):
         marker = os.urandom(16).hex().encode()
         packet = b'SELECT 1 AS "%s"\0' % marker
         packet = b"Q" + (len(packet) + 4).to_bytes(4, "big") + packet
+        self.unnamed = 0
         self.ledger.sent(QUERY, FENCED, None, None)
         self.ledger.fence = marker
         iov.iov_base = PyBytes_AS_STRING(packet)
@@ -338,6 +347,8 @@ cdef class Server(Conn):
             self.take_back()
         if t == COMMAND_COMPLETE and act == FORWARD:
             self.command_complete(p, have)
+        elif self.ledger.described is not None and act == FORWARD:
+            describes(self, t, p, have)
         return act
 
     cdef int erred(self, uint8_t *p, size_t l, size_t have) except -1:
@@ -594,6 +605,7 @@ cdef class Server(Conn):
         cdef bytes packet = b"Q" + (len(sql) + 5).to_bytes(4, "big") + sql + b"\0"
         self.task = task
         self.task_error = None
+        self.unnamed = 0
         self.status = 0
         self.requested = self.relay.now
         iov.iov_base = PyBytes_AS_STRING(packet)

@@ -153,6 +153,12 @@ cdef enum:
     HELD_LIMIT = 1073741824
 
 cdef enum:
+    # Bytes of an unnamed statement that is kept although it was bound at once; for so long a statement of a server's is what
+    # its text means.
+    KEPT_BYTES = 1024
+    TRUSTED_US = 1000000
+
+cdef enum:
     # Texts up to so long, and so many of them, whose Touch is remembered; touches that are counted before Python takes them
     # (`Pool.take_seen`), and that one transaction collects.
     JUDGED_BYTES = 1024

@@ -37,8 +37,27 @@ cdef object revived_touch(state):
 cdef dict UNTOUCHED = {
     "session": (), "base": (), "told_kinds": 0, "judgement": None, "reading": (False, 0, 0), "refusals": (), "pinned": 0, "pinned_since": 0,
     "undone": False, "look_failed": False, "touches": None, "rows": None, "doubted": (), "checked": (), "types": None, "redefines": False,
+    "unnamed": (0, b"", None, None, None), "unnamed_there": (0, 0),
 }
 # The state of a connection that comes from a process which knows nothing of session state.
+
+
+cdef tuple recorded_unnamed(Client c):
+    kept = (<char *>c.kept)[:c.kept_len] if c.kept_len else b""
+    return c.unnamed, kept, recorded_touch(c.unnamed_touch), *((c.shown.told, c.shown.fixed) if c.shown is not None else (None, None))
+
+
+cdef int revive_unnamed(Client c, state) except -1:
+    cdef bytes kept
+    c.unnamed, kept, touch, told, fixed = state
+    c.unnamed_touch = revived_touch(touch)
+    c.relay.tick = max(c.relay.tick, c.unnamed)
+    if kept:
+        keep_unnamed(c, <uint8_t *>PyBytes_AS_STRING(kept), PyBytes_GET_SIZE(kept))
+    if told is not None:
+        c.shown = Statement.__new__(Statement)
+        c.shown.name, c.shown.body, c.shown.key, c.shown.told, c.shown.fixed = b"", kept, (kept,), told, fixed
+    return 0
 
 
 cdef int note_statement(Relay relay, Statement stmt, dict table) except -1:
@@ -56,7 +75,7 @@ cdef dict record_client(Client c, dict state, dict table):
     state.update(
         statements=names, key=c.key.to_bytes(8, "big"), query_start=c.query_start, xact_start=c.xact_start,
         wait_start=c.wait_start, notified=c.notified, base=list(c.base), base_params=list(c.base_params), told_kinds=c.told_kinds,
-        judgement=recorded_touch(c.judgement), reading=[c.reading, c.first_word, c.anywhere],
+        judgement=recorded_touch(c.judgement), unnamed=recorded_unnamed(c), reading=[c.reading, c.first_word, c.anywhere],
         refusals=[[kinds, recorded_touch(touch)] for kinds, touch in (c.refusals or {}).items()], server=c.link.id if c.link is not None else None,
     )
     return state
@@ -74,7 +93,7 @@ cdef dict record_server(Server s, dict state, dict table):
         ledger["entries"][place] = (kind, act, skipped, (<Statement>stmt).id if stmt is not None else None, name)
     state.update(
         told=list(s.told), statements=[(<Held>each).stmt.id for each in there], doubted=[(<Held>each).stmt.id for each in there if (<Held>each).state == STALE_THERE],
-        checked=[(<Held>each).stmt.id for each in there if (<Held>each).state == BEING_READ], types=s.types, redefines=s.redefines, ledger=ledger, pid=s.pid, cancel_key=s.cancel_key,
+        checked=[(<Held>each).stmt.id for each in there if (<Held>each).state == BEING_READ], types=s.types, redefines=s.redefines, unnamed_there=(s.unnamed, s.unnamed_state), ledger=ledger, pid=s.pid, cancel_key=s.cancel_key,
         status=s.status, task=s.task, task_error=s.task_error, parting=s.parting, released=s.released,
         unsure=s.unsure, said_farewell=s.said_farewell, pinned=s.pinned, pinned_since=s.pinned_since, undone=s.undone,
         look_failed=s.look_failed,
@@ -90,7 +109,7 @@ def statement(Relay relay, int64_t number, bytes body, key, bytes told=None, byt
     cdef Statement stmt = Statement.__new__(Statement)
     stmt.id = number
     stmt.body = body
-    stmt.name = b"PGBOUNCER_%d" % number
+    stmt.name = b"" if number < 0 and body else b"PGBOUNCER_%d" % number
     stmt.touch = judged(relay, body[:strnlen(<char *>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))])
     stmt.key = (body, *(key if isinstance(key, (list, tuple)) else ()))
     stmt.told, stmt.fixed = told, fixed
@@ -118,6 +137,7 @@ def revive_client(Pool pool, int fd, dict state, params, about, dict table):
     c.query_start, c.xact_start, c.wait_start = state["query_start"], state["xact_start"], state["wait_start"]
     c.notified = state["notified"]
     c.base, c.base_params = pool.relay.intern(tuple(state["base"])), pool.relay.intern(tuple(state["base_params"]))
+    revive_unnamed(c, state["unnamed"])
     c.told_kinds, c.judgement = state["told_kinds"], revived_touch(state["judgement"])
     c.reading, c.first_word, c.anywhere = state["reading"]
     c.refusals = {kinds: revived_touch(touch) for kinds, touch in state["refusals"]} or None
@@ -148,6 +168,8 @@ def revive_server(Pool pool, int fd, dict state, params, about, dict table):
         if (<Statement>table[number]).told is not None:
             (<Held>s.stmts[table[number]]).state = BEING_READ if number in state["checked"] else DOUBTED if number in state["doubted"] else HOLDS
     s.types, s.redefines = state["types"], state["redefines"]
+    s.unnamed, s.unnamed_state = state["unnamed_there"]
+    pool.relay.tick = max(pool.relay.tick, s.unnamed)
     entries = [(kind, act, skipped, table[number] if number is not None else None, name)
                for kind, act, skipped, number, name in state["ledger"]["entries"]]
     s.ledger.revive({**state["ledger"], "entries": entries})

@@ -5,8 +5,8 @@ What differs, and why:
 - Who describes a statement that has become stale is told of its parameters ahead of the error on a direct connection.
 - A Describe of a statement without a result, whose text is an error by now, says so where the statement has to be parsed
   on another server (`ahead`); on a direct connection the Bind is the first to say it.
-- Where somebody has changed a table past the pooler, one who prepares a text anew may be given the statement that a
-  server has: the first of all to use such a one is told 0A000, and nobody after that (`UNSEEN`).
+- Where somebody has changed a table past the pooler, one who prepares a text anew within a second may be given the
+  statement that a server has: the first of all to use such a one is told 0A000, and nobody after that (`UNSEEN`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ UNSEEN = "0A000 for a text that was prepared anew behind a change that the poole
 
 def play(cluster: Cluster, port: int, program: Sequence[Step], *, pool: int = 0) -> Iterator[Answer]:
     """What each step is answered. `pool`: servers, of which some are busy now and then."""
-    cluster.sql(RESET, dbname="app")
+    with Stream(("127.0.0.1", port)).login() as one:
+        one.query(RESET)
     with ExitStack() as stack:
         streams = [stack.enter_context(Stream(("127.0.0.1", port), timeout=10).login()) for _ in WHO]
         clients = dict(zip(WHO, map(Client, streams), strict=True))

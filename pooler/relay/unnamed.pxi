@@ -1,0 +1,116 @@
+# The statement without a name. It is there until the next Parse without a name, or a Query: also behind a Sync, and so on
+# another server, where another client's may be. Whose it is there is known by a number (`Server.unnamed`); a client's last
+# one is kept, so that it can be parsed again. The rule: nobody ever binds another's.
+#
+# One that was bound in the batch in which it was parsed is not likely to be meant again: a long text of that kind is not
+# kept (KEPT_BYTES), and 26000 is what is said of it on another server.
+
+cdef bint unnamed_waits(Client c, Out *out, uint8_t *b, size_t *run, size_t pos, uint8_t t, size_t l, size_t have) except -1:
+    # A message that names no statement, at `pos`: noted, with what has to go before it. Whether it waits for an answer.
+    cdef Server s = c.link
+    cdef uint8_t *p = b + pos
+    cdef size_t at = 6
+    if t == PARSE:
+        c.relay.tick += 1
+        c.unnamed = s.unnamed = c.relay.tick
+        c.unnamed_touch = c.judgement
+        s.unnamed_state = HOLDS
+        c.shown = None
+        c.kept_len = 0
+        c.loose = NULL
+        if have >= l and l <= READ_BYTES:
+            if l <= KEPT_BYTES:
+                keep_unnamed(c, p + 6, l - 6)
+            else:
+                c.loose, c.loose_len = p + 6, l - 6
+        s.ledger.sent(PARSE, UNNAMED, None, None)
+        return False
+    if t == BIND:
+        at = <uint8_t *>memchr(p + 5, 0, l - 5) - p + 1
+    elif p[5] != NAMED_STATEMENT:
+        s.ledger.sent(t, FORWARD, None, None)
+        return False
+    elif t == CLOSE:
+        c.unnamed = s.unnamed = 0
+        s.ledger.sent(t, FORWARD, None, None)
+        return False
+    if s.ledger.length > 1 and s.ledger.parses_unnamed(True) or c.unnamed != 0 and c.unnamed == s.unnamed and s.unnamed_state == BEING_READ:
+        return c.waits_on(out, b, run, pos, IN_DOUBT)
+    if c.unnamed == 0 or c.unnamed != s.unnamed:
+        out_add(out, b + run[0], pos - run[0])
+        run[0] = pos
+        parse_again(c, out, s)
+        c.submit(out, b, pos, pos)
+        if s.unnamed != 0 and s.unnamed_state == BEING_READ:
+            return c.waits_on(out, b, run, pos, IN_DOUBT)
+    if t == BIND and c.unnamed_touch is not None:
+        touched(c, s, c.unnamed_touch)
+    use_unnamed(c, out, b, run, pos, t, l, at)
+    return False
+
+
+cdef int use_unnamed(Client c, Out *out, uint8_t *b, size_t *run, size_t pos, uint8_t t, size_t l, size_t at) except -1:
+    # A Bind or Describe of it, whose server has it, or has none.
+    cdef Server s = c.link
+    cdef Statement nobody
+    if s.unnamed != 0 and s.unnamed_state == STALE_THERE:
+        # Looked at again when it is meant next.
+        nobody = missing_statement(c.relay)
+        s.unnamed = 0
+        s.ledger.sent(t, STALE, nobody, b"")
+        out_add(out, b + run[0], pos - run[0])
+        run[0] = pos + c.put_renamed(out, t, b + pos, l, at, at + 1, nobody.name)
+        return 0
+    if t == BIND:
+        c.loose = NULL
+    elif c.shown is None and s.unnamed != 0:
+        return watch_description(c, s)
+    return s.ledger.sent(t, FORWARD, None, None)
+
+
+cdef int watch_description(Client c, Server s) except -1:
+    # What it is told now holds on other servers as well.
+    cdef Statement stmt
+    if c.loose != NULL:
+        keep_unnamed(c, c.loose, c.loose_len)
+    if c.kept_len == 0:
+        return s.ledger.sent(DESCRIBE, FORWARD, None, None)
+    stmt = missing_statement(c.relay)
+    stmt.name = b""
+    stmt.body = (<char *>c.kept)[:c.kept_len]
+    stmt.key = (stmt.body,)
+    c.shown = stmt
+    return s.ledger.sent(DESCRIBE, WATCHED, stmt, None)
+
+
+cdef int parse_again(Client c, Out *out, Server s) except -1:
+    # The server has none of this client's: it gets the client's own, or none at all.
+    s.unnamed = c.unnamed if c.kept_len else 0
+    s.unnamed_state = HOLDS
+    if s.unnamed == 0:
+        put_close(out, b"")
+        return s.ledger.sent(CLOSE, SKIP, None, None)
+    s.ledger.sent(PARSE, UNNAMED_AGAIN, None, None)
+    if c.shown is not None and c.shown.told is not None:
+        put_parse(out, c.shown, c.shown.fixed)
+        return put_describe(s, out, c.shown, None)
+    put_header(out, PARSE, b"", c.kept_len)
+    out_add(out, c.kept, c.kept_len)
+    return 0
+
+
+cdef int keep_unnamed(Client c, uint8_t *p, size_t n) except -1:
+    # The rest of the message, behind the name. A room that is far too large is given up.
+    cdef uint8_t *fresh
+    c.loose = NULL
+    c.kept_len = 0
+    if n > c.kept_cap or c.kept_cap > KEPT_BYTES and n <= KEPT_BYTES:
+        fresh = <uint8_t *>malloc(n)
+        if fresh == NULL:
+            raise MemoryError
+        free(c.kept)
+        c.kept = fresh
+        c.kept_cap = n
+    memcpy(c.kept, p, n)
+    c.kept_len = n
+    return 0
