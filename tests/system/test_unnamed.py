@@ -1,0 +1,155 @@
+"""The statement without a name, used behind a Sync: it is its client's wherever that is served, and nobody else's, as on
+a connection of its own (PostgreSQL documentation, "Extended Query": it lasts until the next one, or a Query)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from tests.fixtures import stream
+from tests.fixtures.cluster import Cluster
+from tests.fixtures.process import StartBouncer
+from tests.fixtures.stream import Message, Stream
+from tests.system.test_restart import restart
+
+USE = (stream.bind(), stream.execute(), stream.sync())
+
+
+def said(answer: list[Message]) -> list[tuple[str, ...]]:
+    """Rows, errors and the kinds of all else."""
+    found: list[tuple[str, ...]] = []
+    for message in answer:
+        if message.type == "D":
+            found.append(("D", *(str(value) for value in message.values)))
+        elif message.type == "E":
+            found.append(("E", message.error["C"], message.error["M"]))
+        else:
+            found.append((message.type,))
+    return found
+
+
+def ask(one: Stream, *messages: bytes) -> list[tuple[str, ...]]:
+    one.send(*messages)
+    return said(one.until())
+
+
+@contextmanager
+def clients(port: int, count: int) -> Iterator[list[Stream]]:
+    with ExitStack() as stack:
+        yield [stack.enter_context(Stream(("127.0.0.1", port), timeout=10).login()) for _ in range(count)]
+
+
+def others_come(rest: list[Stream]) -> None:
+    """Each has a server, and leaves an unnamed statement there."""
+    for other in rest:
+        other.query("BEGIN")
+        assert ("D", "b'stranger'") in ask(other, stream.parse("SELECT 'stranger'"), *USE)
+    for other in rest:
+        ask(other, stream.parse("COMMIT"), *USE)
+
+
+LONG = "SELECT 'mine' /* " + "x" * 5000 + " */"
+STEPS: dict[str, list[tuple[bytes, ...]]] = {
+    "parsed": [(stream.parse("SELECT 'mine'"), stream.sync()), USE, USE],
+    "described": [(stream.parse("SELECT 'mine'"), stream.describe("S"), stream.sync()), USE, (stream.describe("S"), *USE)],
+    "bound": [(stream.parse("SELECT 'mine'"), *USE), USE],
+    "long": [(stream.parse(LONG), stream.sync()), USE, USE],
+    "nothing": [USE, (stream.describe("S"), stream.sync())],
+    "a query": [(stream.parse("SELECT 'mine'"), stream.sync()), (stream.query("SELECT 1"),), USE],
+    "closed": [(stream.parse("SELECT 'mine'"), stream.sync()), (stream.close("S"), stream.sync()), USE],
+    "broken": [(stream.parse("SELECT 'mine'"), stream.sync()), (stream.parse("SELEKT"), stream.sync()), USE],
+    "the next": [(stream.parse("SELECT 'old'"), stream.sync()), (stream.parse("SELECT 'mine'"), stream.sync()), USE],
+    "failing": [(stream.parse("SELECT 1 / 0"), stream.sync()), USE, USE],
+    "with a value": [
+        (stream.parse("SELECT 'mine', $1::int"), stream.sync()),
+        (stream.bind(["1"]), stream.execute(), stream.sync()),
+        (stream.bind(["x"]), stream.execute(), stream.sync()),
+        (stream.bind(["2"]), stream.execute(), stream.sync()),
+    ],
+    "in one go": [
+        (stream.parse("SELECT 'mine'"), stream.sync(), *USE),
+        (stream.bind((), "nobody's"), stream.parse("SELECT 'x'"), stream.sync(), stream.parse("SELECT 'mine'"), *USE),
+    ],
+}  # fmt: skip
+"""What a client sends, batch by batch."""
+
+
+def readies(messages: tuple[bytes, ...]) -> int:
+    return sum(message[:1] in b"SQ" for message in messages)
+
+
+def play(port: int, steps: list[tuple[bytes, ...]], between: Callable[[list[Stream]], None], others: int) -> list[object]:
+    found: list[object] = []
+    with clients(port, 1 + others) as (one, *rest):
+        for messages in steps:
+            between(rest)
+            one.send(*messages)
+            found += [said(one.until()) for _ in range(readies(messages))]
+    return found
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("size", [1, 4])
+def test_it_is_used_behind_a_sync_as_on_a_direct_connection(
+    start_pooler: StartBouncer, cluster: Cluster, size: int, name: str
+) -> None:
+    bouncer = start_pooler(default_pool_size=size)
+    direct = play(cluster.port, STEPS[name], others_come, 0)
+    assert play(bouncer.port, STEPS[name], others_come, size) == direct
+
+
+def test_nobody_binds_what_another_has_parsed_and_was_skipped(start_pooler: StartBouncer) -> None:
+    """The Parse is skipped; the Bind behind the next Sync, in the same batch, would find the stranger's."""
+    bouncer = start_pooler(default_pool_size=1)
+    with clients(bouncer.port, 2) as (one, other):
+        others_come([other])
+        one.send(stream.bind((), "nobody's"), stream.parse("SELECT 'mine'"), stream.sync(), *USE)
+        answer = said(one.until()) + said(one.until())
+    assert [part[1] for part in answer if part[0] == "E"] == ["26000", "26000"]
+
+
+@pytest.mark.parametrize("change", ["float8 USING 1.5", "bigint"])
+@pytest.mark.parametrize("size", [1, 4])
+def test_what_it_was_described_as_holds(start_pooler: StartBouncer, cluster: Cluster, size: int, change: str) -> None:
+    """As for statements with a name: a result of other types is an error."""
+    steps = [
+        (stream.parse("SELECT x FROM stale WHERE x = $1"), stream.describe("S"), stream.sync()),
+        (stream.bind(["1"]), stream.execute(), stream.sync()),
+    ]
+    bouncer = start_pooler(default_pool_size=size)
+    found = []
+    for port in (cluster.port, bouncer.port):
+        cluster.sql("DROP TABLE IF EXISTS stale; CREATE TABLE stale AS SELECT 1 AS x", dbname="app")
+        with clients(port, 1 + size) as (one, *rest):
+            answers = [ask(one, *steps[0])]
+            cluster.sql(f"ALTER TABLE stale ALTER x TYPE {change}", dbname="app")
+            others_come(rest)
+            answers += [ask(one, *steps[1]), ask(one, *steps[1]), ask(one, stream.parse("SELECT 2"), *USE)]
+            found.append(answers)
+    assert found[1] == found[0]
+    assert found[0][1][0][1] == "0A000"
+
+
+def test_what_it_sets_follows(start_pooler: StartBouncer) -> None:
+    """It is looked at where it is bound, too."""
+    keep = {"pooler": {"session_state": "keep"}}
+    bouncer = start_pooler(default_pool_size=1, sections=keep)
+    with clients(bouncer.port, 2) as (one, other):
+        ask(one, stream.parse("SET work_mem = '7MB'"), stream.sync())
+        others_come([other])
+        ask(one, *USE)
+        assert other.rows("SHOW work_mem") == [[b"4MB"]]
+        assert one.rows("SHOW work_mem") == [[b"7MB"]]
+
+
+def test_it_is_handed_over(start_pooler: StartBouncer) -> None:
+    bouncer = start_pooler(default_pool_size=1, server_tls_sslmode="disable")
+    with clients(bouncer.port, 2) as (one, other):
+        ask(one, stream.parse("SELECT 'mine'"), stream.describe("S"), stream.sync())
+        others_come([other])
+        restart(bouncer)
+        assert ("D", "b'mine'") in ask(one, *USE)
+        others_come([other])
+        assert ("D", "b'mine'") in ask(one, *USE)
