@@ -42,7 +42,7 @@ class Canceller:
     async def cancel(self, channel: Channel, arrival: ClientFacts, key: bytes) -> None:
         """Do what a cancel request asks; the requester learns nothing, as PostgreSQL has it."""
         running, since = self._running, self._running.relay.now
-        ours = running.config.settings.peer_id
+        ours = running.peer_id
         if ours and len(key) == 8:
             if origin(key) != ours:
                 reason = await forward(running, self._dns, channel, key)

@@ -267,7 +267,7 @@ class Door:
 
     def _hand_over(self, visit: Visit, pool: PoolState, greeting: Greeting, session: Session = ()) -> Client:
         running, settings = self.running, self.running.config.settings
-        key, rest = peers.new_key(settings.peer_id), visit.channel.detach()
+        key, rest = peers.new_key(running.peer_id), visit.channel.detach()
         plain(visit.arrival.peer)
         plain(visit.arrival)
         try:
@@ -306,7 +306,7 @@ class Door:
             self._pass_on(visit, self.on_successor(visit.channel))
             return
         assert admitted.rights
-        key, label = peers.new_key(running.config.settings.peer_id), client_label(arrival)
+        key, label = peers.new_key(running.peer_id), client_label(arrival)
         session = ConsoleSession(admitted.user, admitted.rights, admitted.parameters, key, arrival.number, label)
         user = running.registry.user(admitted.user)
         running.registry.count_in(None, user)

@@ -53,7 +53,7 @@ async def forward(running: Running, dns: Dns, channel: Channel, key: bytes) -> s
     hops = key[7] & HOPS
     if not hops:
         raise LoginError("failed to forward cancel request because its TTL was exhausted", notify=False)
-    peer = running.config.peers.get(origin(key))
+    peer = running.peers.get(origin(key))
     if peer is None:
         raise LoginError("could not find peer to forward request to", notify=False)
     queue = running.peer_queues.setdefault(peer.peer_id, CancelQueue())

@@ -243,7 +243,7 @@ async def _serve(start: Start) -> int:
         bouncer.door(),
         ending,
         listeners=bouncer.listeners,
-        always=(bouncer.janitor.sweep_forever, bouncer.periods.turn_forever),
+        always=(bouncer.janitor.sweep_forever, bouncer.periods.turn_forever, *bouncer.neighbours.always),
     )
     if not given.ini:
         service.patience = PATIENCE

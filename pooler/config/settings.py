@@ -197,6 +197,9 @@ class OwnSettings:
     max_pinned: int = setting(
         integer(-1), "-1", "Servers of a pool that may stay with their clients for session state; -1: half of its size."
     )
+    peers_name: str = setting(
+        TEXT, "", "Name of a headless service whose pods are peers, each by its host's name; empty: none.", live=False
+    )
     pin_timeout: float = setting(TIME, "0", "Disconnect clients whose pinned server is idle for longer; 0: never.")
     session_state: Policy = setting(
         POLICY, "leak", "What becomes of session state in transaction pooling: keep, leak or refuse; kind:fate too."

@@ -118,7 +118,7 @@ every setting and its default."""
 ENTRIES = {
     "databases": "A line for each database: its name, and a connection string of key=value pairs. * is for all others.",
     "users": "A line for each user who has limits of his own.",
-    "peers": "A line for each process that shares the port, by its peer_id.",
+    "peers": "A line for each process that shares the port or the balancer, by its peer_id.",
 }
 
 

@@ -28,7 +28,8 @@ USERS = """\
 ;batch = pool_mode=session max_user_connections=10
 """
 PEERS = """\
-; One line for each process that shares the port (so_reuseport), by its peer_id.
+; One line for each process that shares the port (so_reuseport) or stands behind the same balancer, by its peer_id.
+; Those of a headless service are found by peers_name of section [pooler].
 ;1 = host=/run/pooler/1
 ;2 = host=/run/pooler/2
 """

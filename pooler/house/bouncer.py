@@ -17,6 +17,7 @@ from pooler.clients.cancel import Canceller
 from pooler.clients.door import Door
 from pooler.clients.lighttask import LightTask
 from pooler.clients.lookup import Lookup
+from pooler.clients.neighbours import Neighbours
 from pooler.clients.reception import Reception
 from pooler.clients.strangers import Strangers
 from pooler.config.whole import Changes, Config
@@ -58,6 +59,7 @@ class Bouncer:
     ) -> None:
         self.running = running = Running(config, loop, selector, log, now=now, wall=wall)
         self.dns = Dns(loop, lambda: running.config.settings, running.say, self._addresses_gone)
+        self.neighbours = Neighbours(running, self.dns)
         self.opener = Opener(running, self.dns)
         self.strangers = Strangers(config)
         self.lookup = Lookup(running, self.strangers)
@@ -92,7 +94,8 @@ class Bouncer:
         entries = [*config.databases.values(), *(database.config for database in registry.databases.values())]
         if config.fallback is not None:
             entries.append(config.fallback)
-        return {host for entry in entries for host in entry.hosts} | {peer.host for peer in config.peers.values()}
+        named = {peer.host for peer in config.peers.values()} | self.neighbours.hosts
+        return named.union(*(entry.hosts for entry in entries))
 
     def _addresses_gone(self, host: str, gone: frozenset[str]) -> None:
         addresses_gone(self.running, self.opener, host, gone)

@@ -168,7 +168,7 @@ class Figures:
 
     def _peers(self) -> Iterator[PeerStat]:
         running = self._running
-        return (self._peer(peer) for peer in running.config.peers.values())
+        return (self._peer(peer) for peer in running.peers.values())
 
     def _dns_hosts(self) -> Iterable[DnsHost]:
         return self._dns.rows()
@@ -351,9 +351,9 @@ class Figures:
         counts = {
             "databases": len({*config.databases, *registry.databases}) + 1,
             "users": len(users),
-            "peers": len(config.peers),
+            "peers": len(running.peers),
             "pools": len(pools) + 1,
-            "peer_pools": len(config.peers),
+            "peer_pools": len(running.peers),
             "free_clients": 0,
             "used_clients": self.client_count,
             "login_clients": len(self._strangers),
@@ -380,7 +380,7 @@ class Figures:
             ("user_cache", User.__basicsize__, len(registry.users)),
             ("credentials_cache", Credentials.__basicsize__, sum(pool.credentials != NOTHING for pool in pools)),
             ("db_cache", Database.__basicsize__, len(registry.databases)),
-            ("peer_cache", PeerConfig.__basicsize__, len(running.config.peers)),
+            ("peer_cache", PeerConfig.__basicsize__, len(running.peers)),
             ("peer_pool_cache", CancelQueue.__basicsize__, len(running.peer_queues)),
             ("pool_cache", Pool.__basicsize__, len(pools)),
             ("outstanding_request_cache", OWED_BYTES, owed(servers)),

@@ -11,10 +11,11 @@ import asyncio
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 
 from pooler import relay, wire
+from pooler.config.databases import PeerConfig
 from pooler.config.whole import Config
 from pooler.log import DEBUG, ERROR, LOG, WARNING, Log
 from pooler.net.channel import MAX_LENGTH
@@ -86,6 +87,10 @@ class Running:
         """Since the start."""
         self.console_askers = 0
         """Of those sessions the ones that have ever asked something."""
+        self.neighbours: Mapping[int, PeerConfig] = {}
+        """Peers that were found by name, by their numbers."""
+        self.neighbour_id = 0
+        """This process's own number among them; 0: it is not sought by name."""
         self.peer_queues: dict[int, CancelQueue] = {}
         self.tallies: Counter[tuple[Kind, str, Reason]] = Counter()
         self.changed = asyncio.Event()
@@ -96,6 +101,16 @@ class Running:
     def config(self) -> Config:
         """The one in force."""
         return self.registry.config
+
+    @property
+    def peer_id(self) -> int:
+        """The number of this process among its peers; 0: none."""
+        return self.config.settings.peer_id or self.neighbour_id
+
+    @property
+    def peers(self) -> Mapping[int, PeerConfig]:
+        """All of them, by their numbers: [peers], and those that were found by name."""
+        return {**self.neighbours, **self.config.peers} if self.neighbours else self.config.peers
 
     def instruct_relay(self) -> None:
         """What of the settings is the relay's as a whole."""

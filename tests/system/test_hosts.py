@@ -6,7 +6,6 @@ Names are those of a hosts file of the test's own, which only its pooler sees (a
 from __future__ import annotations
 
 import os
-import subprocess
 from collections import Counter
 from typing import Any
 
@@ -15,34 +14,12 @@ import pytest
 
 from tests.fixtures import stream
 from tests.fixtures.cluster import Cluster
+from tests.fixtures.named import Named, namespaces
 from tests.fixtures.process import Bouncer, StartBouncer
 from tests.fixtures.stream import Stream
 from tests.fixtures.waiting import until
 
 HOLD = "SELECT pg_sleep(600)"
-
-
-def namespaces() -> bool:
-    probe = ["unshare", "-m", "mount", "--bind", "/etc/hosts", "/etc/hosts"]
-    return os.geteuid() == 0 and subprocess.run(probe, capture_output=True, check=False).returncode == 0
-
-
-class Named:
-    """A pooler that sees its own /etc/hosts."""
-
-    def __init__(self, bouncer: Bouncer) -> None:
-        self.bouncer = bouncer
-        self.hosts = bouncer.directory / "hosts"
-
-    def are(self, *lines: str) -> None:
-        """Written in place: a bind mount is of the file, not of its name."""
-        self.hosts.write_text("127.0.0.1 localhost\n" + "".join(f"{line}\n" for line in lines))
-
-    def start(self) -> Bouncer:
-        plain = self.bouncer.command
-        script = f"mount --bind {self.hosts} /etc/hosts && exec "
-        self.bouncer.command = lambda: ["unshare", "-m", "sh", "-c", script + " ".join(plain())]  # type: ignore[method-assign]
-        return self.bouncer.start()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 
 from tests.fixtures import stream
 from tests.fixtures.cluster import Cluster
+from tests.fixtures.named import Named, namespaces
 from tests.fixtures.process import Bouncer, StartBouncer
 from tests.fixtures.stream import Stream
 from tests.fixtures.waiting import free_port, until
@@ -126,3 +127,59 @@ def test_requests_wait_in_turn(start_pooler: StartBouncer) -> None:
         for request in requests:
             assert request.ended()
             request.socket.close()
+
+
+def pod(start: StartBouncer, number: int, port: int) -> Named:
+    """One of a StatefulSet's, `pooler-N`, at 127.0.0.N+2: what it needs to know of the others is their common name."""
+    address = f"127.0.0.{number + 2}"
+    made = start(
+        run=False,
+        sections={"pooler": {"peers_name": "pooler.test"}},
+        listen_addr=address,
+        listen_port=port,
+        dns_max_ttl=1,
+        dns_nxdomain_ttl=1,
+    )
+    made.address, made.port = address, port
+    return Named(made, f"pooler-{number}")
+
+
+def zone(*numbers: int) -> list[str]:
+    """A line of the hosts file for each pod."""
+    return [f"127.0.0.{number + 2} pooler-{number}.pooler.test pooler.test" for number in numbers]
+
+
+def known(pod: Named) -> list[tuple[int, str, int]]:
+    return [(row["peer_id"], row["host"], row["port"]) for row in pod.bouncer.admin("SHOW PEERS")]
+
+
+@pytest.mark.slow
+def test_peers_of_a_name(start_pooler: StartBouncer, cluster: Cluster) -> None:
+    """peers_name: the pods of a headless service find each other, also those that come later and elsewhere."""
+    if not namespaces():
+        pytest.skip("namespaces need root")
+    port = free_port()
+    pods = [pod(start_pooler, number, port) for number in range(3)]
+    shown = [(number + 1, f"pooler-{number}.pooler.test", port) for number in range(3)]
+    for each in pods[:2]:
+        each.are(*zone(0, 1))
+        each.start()
+    for each in pods[:2]:
+        until(lambda each=each: known(each) == shown[:2])  # type: ignore[misc]
+    for each in pods:
+        each.are(*zone(0, 1, 2))
+    pods[2].start()
+    for each in pods:
+        until(lambda each=each: known(each) == shown)  # type: ignore[misc]
+    for home, wrong in ((0, 1), (1, 2), (2, 0)):
+        there, elsewhere = pods[home].bouncer, pods[wrong].bouncer
+        with Stream((there.address, port)).login() as client:
+            assert int.from_bytes(struct.pack("!I", client.pid)[:2], "little") == home + 1
+            client.send(stream.query(SLEEP))
+            until(lambda: sleeping(cluster) == 1)
+            stream.cancel((elsewhere.address, port), client.pid, client.key)
+            assert [m.error["C"] for m in client.until() if m.type == "E"] == ["57014"]
+    pods[2].bouncer.stop()
+    for each in pods[:2]:
+        each.are(*zone(0, 1))
+        until(lambda each=each: known(each) == shown[:2])  # type: ignore[misc]

@@ -23,6 +23,8 @@ STARTED: dict[str, str] = {
     "pooler/house/janitor.py Janitor.sweep_forever: forever":
         "test_goes_on::test_a_sweep_that_fails_as_a_whole_is_followed_by_the_next",
     "pooler/house/periods.py Periods.turn_forever: forever": "test_goes_on::test_a_period_ends_whatever_fails_of_it",
+    "pooler/clients/neighbours.py Neighbours.look_forever: forever":
+        "pooler.clients.test_neighbours::test_a_look_that_fails_is_followed_by_the_next",
     "pooler/process/service.py Service._keep_up: create_task":
         "pooler.process.test_service::test_what_ends_by_itself_is_told_and_begun_again",
     "pooler/process/service.py Service._left_off: call_later":
