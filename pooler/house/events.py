@@ -90,7 +90,7 @@ class Events:
         running.say_closing(self._label(server), reason, server.connect_us)
         running.tally(Kind.CLOSE, pool.database.name, Reason.of(reason) or Reason.OTHER)
         server.finish(wire.terminate())
-        self._opener.room_made(pool)
+        self._opener.server_gone(pool)
         running.changed.set()
 
     def server_ready(self, server: relay.Server) -> None:

@@ -31,6 +31,7 @@ class Reason(StrEnum):
     SERVER = "server"
     SERVER_CONNECT = "server connect"
     SERVER_LOGIN = "server login"
+    SERVER_CROWDED = "server has no more connections"
     # Faults of ours
     EVENT = "event"
     FAULT = "fault"

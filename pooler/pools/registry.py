@@ -133,6 +133,8 @@ class PoolState:
     last_attempt: float = -1e9
     failure: LoginError | None = None
     """Why the last attempt to open a server failed; None when it did not."""
+    crowded: bool = False
+    """PostgreSQL has refused another server, while there are some that clients can have."""
     welcome: Welcome | None = None
     """What clients are told of the first server; None until it has logged in."""
     newcomers: dict[int, Waiter] = field(default_factory=dict)

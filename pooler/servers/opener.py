@@ -32,6 +32,8 @@ from pooler.servers.dial import Dialed, Target, dial
 
 CANNOT_CONNECT_NOW = "57P03"
 """The server is starting up, or shutting down: who waits may well be served."""
+TOO_MANY_CONNECTIONS = "53300"
+"""PostgreSQL has no room for another: CONNECTION LIMIT of a role or a database, max_connections."""
 LIMITS = {
     Verdict.FULL: Reason.EVICTED_FOR_POOL,
     Verdict.DATABASE_FULL: Reason.EVICTED_FOR_DATABASE,
@@ -230,6 +232,7 @@ class Opener:
         attempt.say_opened(dialed)
         attempt.adopt(dialed)
         pool.failure = pool.engine.failing = None
+        pool.crowded = False
         pool.greet_with(Welcome(dialed.parameters, running.relay.tracked_names))
         for waiter in pool.newcomers.values():
             if not waiter.ready.done() and not waiter.own:
@@ -238,17 +241,36 @@ class Opener:
     def _failed(self, attempt: Opening, error: DialError) -> None:
         """Say why, tell those who wait if nobody else would get in, and try again in server_login_retry."""
         pool = attempt.pool
-        attempt.say_failed(error)
         pool.host_failed(attempt.turn)
+        if error.sqlstate == TOO_MANY_CONNECTIONS and pool.usable:
+            return self._crowded(attempt, error)
+        attempt.say_failed(error)
         self._set_back(pool, error.message, error.sqlstate)
         if error.refused and error.sqlstate != CANNOT_CONNECT_NOW and not pool.usable:
             self.running.end_waiting(pool, LoginError(error.message, error.sqlstate))
+
+    def _crowded(self, attempt: Opening, error: DialError) -> None:
+        """PostgreSQL grants no more than those that the pool has: it is full, and who waits has theirs. The log is told
+        when that begins. There may be room again in server_login_retry, or when one of ours has gone."""
+        pool = attempt.pool
+        attempt.say_failed(error, Reason.SERVER_CROWDED, once=pool.crowded)
+        if not pool.crowded:
+            having = f"has {pool.engine.server_count} servers and gets no more"
+            self.running.say(WARNING, f"{pool.name} {having}: clients wait as in a full pool")
+        self._set_back(pool, error.message, error.sqlstate)
+        pool.crowded, pool.engine.failing = True, None
+
+    def server_gone(self, pool: PoolState) -> None:
+        """A server of `pool` has ended: PostgreSQL may have room for another."""
+        if pool.crowded:
+            pool.failure = None
+        self.room_made(pool)
 
     def _set_back(self, pool: PoolState, message: str, sqlstate: str = wire.PROTOCOL_VIOLATION) -> None:
         """The attempt has come to nothing: the next one is made in server_login_retry."""
         cached = f"server login has been failing, cached error: {message} (server_login_retry)"
         pool.failure = LoginError(cached, sqlstate)
-        pool.engine.failing = cached
+        pool.engine.failing, pool.crowded = cached, False
         self.running.loop.call_later(self.running.config.settings.server_login_retry, self._again, pool)
 
     def _again(self, pool: PoolState) -> None:
@@ -377,20 +399,21 @@ class Opening:
     def say_ended(self, error: Ended) -> None:
         self.running.say_closing(self._label, error.message, self.since)
 
-    def say_failed(self, error: DialError) -> None:
-        """The server could not be had. What it said itself stands in a line of its own, and so do details."""
+    def say_failed(self, error: DialError, counted: Reason | None = None, *, once: bool = False) -> None:
+        """The server could not be had. What it said itself stands in a line of its own, and so do details. `once`: it
+        was told before, and only that this connection ends is."""
         running, pool = self.running, self.pool
         running.relay.stamp()
         reason = error.closing
         if error.fields is not None and self.target.replication is not Replication.NONE:
             reason = Reason.LOGIN_FAILED
             running.say(ERROR, f"S: login failed: {error.fields.get('S', 'FATAL')}: {error.message}")
-        elif error.fields is not None:
+        elif error.fields is not None and not once:
             running.say(WARNING, f"server login failed: {error.fields.get('S', 'FATAL')} {error.message}")
         elif error.log or (error.detail and not error.told and running.config.settings.log_disconnections):
             running.say(error.level, f"{self._label} {error}")
         running.say_closing(self._label, reason, self.since)
-        running.tally(Kind.ERROR, pool.database.name, STAGES[error.stage])
+        running.tally(Kind.ERROR, pool.database.name, counted or STAGES[error.stage])
 
 
 def tls_parts(rest: Detached) -> tuple[object, object, object] | None:

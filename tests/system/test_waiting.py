@@ -122,6 +122,33 @@ def test_nobody_is_turned_away_while_there_is_a_server_that_is_not_condemned(
 
 
 @pytest.mark.slow
+def test_the_role_s_connection_limit_is_a_full_pool(start_same: StartBouncer, cluster: Cluster, role: str) -> None:
+    """Whom PostgreSQL grants no more servers has those that are there; without one it hears why."""
+    cluster.sql(f"ALTER ROLE {role} CONNECTION LIMIT 2")
+    bouncer = start_same(users={"postgres": "", role: ""}, server_login_retry=0.3)
+    refused = "53300", f'too many connections for role "{role}"'
+    with ExitStack() as stack:
+        clients = [stack.enter_context(client(bouncer, role)) for _ in range(5)]
+        for one in clients[:2]:
+            one.query("BEGIN")
+        ask(*clients[2:])
+        bouncer.wait_log(f"server login failed: FATAL:? {refused[1]}")
+        waiting(bouncer, 3, role)
+        if bouncer.name == "pooler":
+            bouncer.wait_log(f"WARNING app/{role} has 2 servers and gets no more: clients wait as in a full pool")
+            until(lambda: bouncer.log.read_text().count(f"closing because: {refused[1]}") >= 3, "more attempts")
+            said = bouncer.log.read_text()
+            assert said.count("gets no more") == said.count("server login failed") == 1
+        assert clients[0].query("COMMIT")[-1].type == "Z"
+        assert all(served(one) for one in clients[2:])
+        clients[1].query("COMMIT")
+        bouncer.admin("RECONNECT app")
+        until(lambda: cluster.backends("app", user=role) == [], "the servers to end")
+        with cluster.connect("app", role), cluster.connect("app", role), newcomer(bouncer, role) as late:
+            assert told(late) == refused
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("sqlstate", "text"), [("53300", "sorry, too many clients already"), ("3D000", "no such")])
 def test_whatever_the_server_says_they_all_hear(
     start_same: StartBouncer, start_understudy: StartUnderstudy, sqlstate: str, text: str

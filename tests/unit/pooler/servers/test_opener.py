@@ -478,8 +478,13 @@ def test_a_refusal_is_told_only_where_no_server_is_left(play: Callable[..., None
         await until(lambda: holder.linked)
         understudy.login = refusal("53300", "sorry, too many clients already")
         waits.say(ASK)
-        await until(lambda: len(place.log.having("login failed")) >= 2)
+        came = understudy.came
+        await until(lambda: understudy.came >= came + 3)
         assert waits.waits
+        assert len(place.log.having("login failed: FATAL sorry, too many clients already")) == 1
+        assert len(place.log.having("app/bob has 1 servers and gets no more: clients wait as in a full pool")) == 1
+        assert place.bouncer.running.tallies[Kind.ERROR, "app", Reason.SERVER_CROWDED] >= 2
+        assert place.bouncer.running.tallies[Kind.ERROR, "app", Reason.SERVER_LOGIN] == 0
         server = holder.conn.linked
         assert server is not None
         server.close_needed = True
@@ -489,6 +494,32 @@ def test_a_refusal_is_told_only_where_no_server_is_left(play: Callable[..., None
         assert holder.linked
 
     play(scene)
+
+
+def test_a_pool_that_gets_no_more_has_not_failed(play: Callable[..., None], understudy: Understudy) -> None:
+    """When a server of its own has ended another is opened at once, and nobody hears of a failure that was none."""
+
+    async def scene(place: Place) -> None:
+        holder, waits = place.come("bob"), place.come("bob")
+        holder.say(BEGIN)
+        await until(lambda: holder.linked)
+        understudy.login = refusal("53300", 'too many connections for role "bob"')
+        waits.say(BEGIN)
+        await until(lambda: place.log.having("gets no more"))
+        assert waits.pool.engine.failing is None
+        understudy.login = IN
+        server = holder.conn.linked
+        assert server is not None
+        place.bouncer.running.drop(server, Reason.FORCED)
+        await until(lambda: waits.linked)
+        assert not waits.pool.crowded
+        understudy.login = refusal("53300", 'too many connections for role "bob"')
+        late = place.come("bob")
+        late.say(ASK)
+        await until(lambda: len(place.log.having("gets no more")) == 2)
+        assert late.waits
+
+    play(scene, server_login_retry="60")
 
 
 # ---- what is known of servers
