@@ -40,7 +40,6 @@ LOOKED_AT = 64
 """How many are looked at for one who does not wait for us."""
 TIME_ENOUGH = 1_000_000
 """Microseconds in which a login is done."""
-TOO_MANY_CONNECTIONS = "53300"
 CROWDED = "no more connections allowed (too many that have not logged in)"
 FULL = "no more connections allowed (file descriptor limit)"
 
@@ -116,7 +115,7 @@ class Strangers:
     def _send_away(self, visit: Visit, then: Callable[[], None] | None) -> None:
         self.gone(visit)
         self._leaving[visit.arrival.number] = then
-        visit.end(LoginError(CROWDED, TOO_MANY_CONNECTIONS))
+        visit.end(LoginError(CROWDED, wire.TOO_MANY_CONNECTIONS))
 
     def _least_missed(self, besides: int) -> Visit | None:
         while self._silent:
@@ -146,7 +145,7 @@ class Strangers:
         while channel.fileno() >= self.mark and channel.take_lowest() >= self.mark:
             found = self._dispensable()
             if found is None:
-                raise LoginError(FULL, TOO_MANY_CONNECTIONS)
+                raise LoginError(FULL, wire.TOO_MANY_CONNECTIONS)
             gone = asyncio.get_running_loop().create_future()
             self._send_away(found, partial(_take_over, channel, gone))
             await gone
@@ -226,7 +225,7 @@ def _refuse(listener: socket.socket) -> bool:
         return False
     sock.setblocking(False)
     with sock, contextlib.suppress(OSError):
-        sock.send(wire.error_response("FATAL", TOO_MANY_CONNECTIONS, FULL))
+        sock.send(wire.error_response("FATAL", wire.TOO_MANY_CONNECTIONS, FULL))
         hang_up(sock)
     return True
 

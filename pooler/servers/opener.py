@@ -32,8 +32,6 @@ from pooler.servers.dial import Dialed, Target, dial
 
 CANNOT_CONNECT_NOW = "57P03"
 """The server is starting up, or shutting down: who waits may well be served."""
-TOO_MANY_CONNECTIONS = "53300"
-"""PostgreSQL has no room for another: CONNECTION LIMIT of a role or a database, max_connections."""
 LIMITS = {
     Verdict.FULL: Reason.EVICTED_FOR_POOL,
     Verdict.DATABASE_FULL: Reason.EVICTED_FOR_DATABASE,
@@ -242,7 +240,7 @@ class Opener:
         """Say why, tell those who wait if nobody else would get in, and try again in server_login_retry."""
         pool = attempt.pool
         pool.host_failed(attempt.turn)
-        if error.sqlstate == TOO_MANY_CONNECTIONS and pool.usable:
+        if error.sqlstate == wire.TOO_MANY_CONNECTIONS and pool.usable:
             return self._crowded(attempt, error)
         attempt.say_failed(error)
         self._set_back(pool, error.message, error.sqlstate)
