@@ -99,7 +99,8 @@ class Front:
             snapshot = await take(self.source)
         except Unavailable as reason:
             return _text(f"not ready: {reason}\n", 503)
-        for halted, word in ((snapshot.suspended, "suspended"), (snapshot.paused, "paused")):
+        halts = (snapshot.suspended, "suspended"), (snapshot.paused, "paused"), (not snapshot.active, "shutting down")
+        for halted, word in halts:
             if halted:
                 return _text(f"not ready: {word}\n", 503)
         return _text("ready\n")

@@ -104,6 +104,8 @@ def test_health_and_readiness() -> None:
             assert (await get(server, "/readyz"))[::2] == (200, "ready\n")
             state["answer"] = snapshot(paused=True)
             assert (await get(server, "/readyz"))[::2] == (503, "not ready: paused\n")
+            state["answer"] = snapshot(active=False)
+            assert (await get(server, "/readyz"))[::2] == (503, "not ready: shutting down\n")
             state["answer"] = Unavailable("nobody there")
             assert (await get(server, "/readyz"))[::2] == (503, "not ready: nobody there\n")
             assert (await get(server, "/healthz"))[0] == 200
