@@ -63,6 +63,7 @@ SHIPPED = {
         Shipped("systemd", "pooler.service", "a unit for systemd", _of(DEPLOY, "pooler.service")),
         Shipped("containerfile", "Containerfile", "a container's recipe", _of(DEPLOY, "Containerfile")),
         Shipped("compose", "compose.yml", "the pooler with PostgreSQL and Prometheus", _of(DEPLOY, "compose.yml")),
+        Shipped("kubernetes", "kubernetes.yml", "a cluster's poolers, as one service", _of(DEPLOY, "kubernetes.yml")),
         Shipped("prometheus", "prometheus.yml", "what Prometheus is to ask", _of(DEPLOY, "prometheus.yml")),
         Shipped("alerts", "pooler.yml", "alert rules for Prometheus", _of("metrics.alerts", "pooler.yml")),
         Shipped("runbook", "runbook.md", "what to do about each alert", _of("metrics.alerts", "runbook.md")),
