@@ -35,6 +35,19 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """One of several poolers that has no part in the answer."""
+
+    pooler: str
+    message: str
+    unreachable: bool
+    """Or late; else it answered with an error."""
+
+    def __str__(self) -> str:
+        return f"{self.pooler}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """One command's answer. `columns` is empty for a verb, which has a tag only."""
 
@@ -42,6 +55,7 @@ class Answer:
     rows: Sequence[Sequence[Any]] = ()
     tag: str = ""
     notices: tuple[Notice, ...] = ()
+    failures: tuple[Failure, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:

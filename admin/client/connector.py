@@ -35,9 +35,11 @@ class Manners:
 class Connector:
     """The session's connection, made anew when it is lost."""
 
+    several = False
+
     def __init__(self, addresses: Sequence[Address], manners: Manners, name: str = "pooler console") -> None:
         self._addresses = list(addresses)
-        self._manners = manners
+        self.manners = manners
         self._name = name
         self._link: Link | None = None
 
@@ -47,8 +49,22 @@ class Connector:
         return self._link.address if self._link else self._addresses[0]
 
     @property
+    def label(self) -> str:
+        return self.address.label
+
+    @property
+    def place(self) -> str:
+        return self.address.place
+
+    @property
     def link(self) -> Link | None:
         return self._link
+
+    def told(self) -> str:
+        """Where we are, for a person."""
+        if self._link is None or self._link.closed:
+            return f"Not connected; {self.label} is next."
+        return f'Connected to {self.label} as "{self.address.user}", version {self._link.version}.'
 
     def connect(self) -> Link:
         """A connection to the first address that takes us; each way to log in is tried once. If there is none, a
@@ -73,7 +89,7 @@ class Connector:
 
     def switch(self, addresses: Sequence[Address]) -> Link:
         """Connect elsewhere; the present connection stays when that fails."""
-        other = Connector(addresses, self._manners, self._name)
+        other = Connector(addresses, self.manners, self._name)
         link = other.connect()
         self.close()
         self._link, self._addresses = link, other._addresses
@@ -99,7 +115,7 @@ class Connector:
         if word == "SHUTDOWN":  # the answer to an immediate SHUTDOWN is the end of the connection
             self.close()
             return Answer(tag="SHUTDOWN")
-        self._manners.say(f"connection to {self.address.label} lost: {reason}")
+        self.manners.say(f"connection to {self.address.label} lost: {reason}")
         link = self._reconnect()
         if word not in READING:
             raise CommandFailed(f"{word} was not repeated: look whether it was carried out")
@@ -116,27 +132,27 @@ class Connector:
             try:
                 link = self.connect()
             except CannotConnect as error:
-                left = self._manners.patience - (time.monotonic() - began)
+                left = self.manners.patience - (time.monotonic() - began)
                 if error.password or left <= 0:
                     raise
                 if not told:
                     told = True
-                    self._manners.say(f"not connected to {self.address.label}: {error}; trying again for {left:.0f} s")
+                    self.manners.say(f"not connected to {self.address.label}: {error}; trying again for {left:.0f} s")
                 time.sleep(min(pause, left))
                 continue
-            self._manners.say(f"connected to {link.address.label} again")
+            self.manners.say(f"connected to {link.address.label} again")
             return link
         raise AssertionError("pauses never end")
 
     def _asked(self, address: Address, problem: CannotConnect) -> Link:
         """Connect with the passwords that the person gives, as long as the server wants another one."""
-        ask = self._manners.ask_password
+        ask = self.manners.ask_password
         if ask is None:
             raise problem
         for _ in range(PASSWORD_TRIES):
             if problem.refused:
                 why = str(problem).rpartition("FATAL:  ")[2]
-                self._manners.say(f'the password for "{address.user}" was refused: {why}')
+                self.manners.say(f'the password for "{address.user}" was refused: {why}')
             password = ask(address)
             if password is None:
                 break

@@ -156,6 +156,13 @@ class Link:
         except (psycopg.Error, OSError, ValueError) as error:
             raise self._lost(_reason(error)) from None
 
+    def cancel(self) -> None:
+        """For another thread: ask for the command under way to be cancelled, which then fails."""
+        import psycopg
+
+        with contextlib.suppress(psycopg.Error):  # it does not listen, or is closed: there is `abort`
+            self._connection.cancel_safe(timeout=CANCEL_SECONDS)
+
     def _cancel(self) -> None:
         """Ask for the command to be cancelled; a console that does not obey loses its connection."""
         import psycopg

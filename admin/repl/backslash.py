@@ -150,12 +150,7 @@ def _connect(session: Session, item: Backslash) -> None:
 
 
 def _connection(session: Session, item: Backslash) -> None:
-    link = session.connector.link
-    if link is None or link.closed:
-        session.out.write(f"Not connected; {session.connector.address.label} is next.\n")
-        return
-    where = link.address
-    session.out.write(f'Connected to {where.label} as "{where.user}", version {link.version}.\n')
+    session.out.write(f"{session.connector.told()}\n")
 
 
 def _include(session: Session, item: Backslash) -> None:

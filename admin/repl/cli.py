@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from admin.client import address
@@ -16,6 +16,7 @@ from admin.client.address import Address, BadAddress
 from admin.client.connector import Connector, Manners
 from admin.client.link import CannotConnect
 from admin.client.terminal import FAILED, UNREACHABLE, USAGE, PersonTerminal, Terminal, leave
+from admin.client.union import Union
 from admin.repl import backslash, formats, script
 from admin.repl.session import Options, Session
 from pooler.ending import unread
@@ -28,7 +29,8 @@ PERSON_PATIENCE, SCRIPT_PATIENCE = 30.0, 5.0
 
 EPILOG = """\
 URL is postgresql://user@host:port/pgbouncer, host:port, or libpq's key=value words; PG* variables and
-~/.pgpass are used as by psql. Without any, the pooler of this machine is meant (port 5433).
+~/.pgpass are used as by psql. Without any, the pooler of this machine is meant (port 5433). Of several URLs
+each command goes to all of them, and rows begin with whose they are, in the column `pooler`.
 Exit status: 0 all is well, 1 a command failed, 2 usage, 3 cannot connect."""
 
 
@@ -40,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("url", nargs="?", metavar="URL", help="the console to connect to")
+    made.add_argument("url", nargs="*", metavar="URL", help="the console to connect to, or several as one")
     made.add_argument("-c", "--command", action="append", metavar="COMMAND", help="run this and leave; may be repeated")
     made.add_argument("-f", "--format", choices=formats.NAMES, default="table", help="how answers are written (table)")
     made.add_argument("-x", "--expanded", action="store_true", help="one line per column, as \\x on")
@@ -55,15 +57,16 @@ def main(argv: Sequence[str]) -> int:
     address.wipe_arguments(sys.orig_argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows a question mark
-    told = parser().parse_args(argv)
+    told = parser().parse_intermixed_args(argv)
     try:
-        addresses = [address.parse(told.url)] if told.url else address.default_addresses()
+        consoles = [[address.parse(url)] for url in told.url] or [address.default_addresses()]
+        connecting = _connecting(consoles)
     except BadAddress as error:
         print(f"pooler console: {error}", file=sys.stderr)
         return USAGE
     person = not told.command and sys.stdin.isatty()
     try:
-        return _person(told, addresses) if person else _script(told, addresses)
+        return _person(told, connecting) if person else _script(told, connecting)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -71,10 +74,21 @@ def main(argv: Sequence[str]) -> int:
         return FAILED
 
 
-def _script(told: argparse.Namespace, addresses: list[Address]) -> int:
+Connecting = Callable[[Manners], Connector | Union]
+
+
+def _connecting(consoles: list[list[Address]]) -> Connecting:
+    """One console, or several as one. Raises BadAddress."""
+    if len(consoles) == 1:
+        return lambda manners: Connector(consoles[0], manners)
+    Union.check(consoles)
+    return lambda manners: Union(consoles, manners)
+
+
+def _script(told: argparse.Namespace, connecting: Connecting) -> int:
     terminal = Terminal()
     session = Session(
-        Connector(addresses, Manners(terminal.say, patience=SCRIPT_PATIENCE)),
+        connecting(Manners(terminal.say, patience=SCRIPT_PATIENCE)),
         terminal,
         backslash.run,
         _options(told, expanded="off"),
@@ -89,7 +103,7 @@ def _script(told: argparse.Namespace, addresses: list[Address]) -> int:
         session.connector.close()
 
 
-def _person(told: argparse.Namespace, addresses: list[Address]) -> int:
+def _person(told: argparse.Namespace, connecting: Connecting) -> int:
     from admin.repl.background import Background
     from admin.repl.prompt import Prompt, prefers_vi
 
@@ -97,7 +111,7 @@ def _person(told: argparse.Namespace, addresses: list[Address]) -> int:
     manners = Manners(terminal.say, terminal.password, PERSON_PATIENCE)
     options = _options(told, expanded="auto")
     options.vi = told.vi or prefers_vi()
-    session = Session(Connector(addresses, manners), terminal, backslash.run, options)
+    session = Session(connecting(manners), terminal, backslash.run, options)
     if not _connected(session):
         return UNREACHABLE
     background = Background(lambda: session.connector.address)
@@ -134,12 +148,7 @@ def _connected(session: Session) -> bool:
 
 
 def _greet(session: Session) -> None:
-    link = session.connector.link
-    if link is not None:
-        session.terminal.say(
-            f'Connected to {link.address.label} as "{link.address.user}", version {link.version}.'
-            " \\? tells what can be typed."
-        )
+    session.terminal.say(f"{session.connector.told()} \\? tells what can be typed.")
 
 
 def _changed(background: Background, word: str) -> None:

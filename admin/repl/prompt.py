@@ -141,7 +141,7 @@ class Prompt:
             buffer.start_completion(select_first=False)
 
     def _message(self) -> StyleAndTextTuples:
-        return [("class:prompt.place", self._session.connector.address.place), ("class:prompt", " > ")]
+        return [("class:prompt.place", self._session.connector.place), ("class:prompt", " > ")]
 
     def _waits_for(self) -> StyleAndTextTuples:
         """What a statement of several lines waits for, so that nobody takes the next line for the next command."""
@@ -155,7 +155,7 @@ class Prompt:
             options.format if options.format != "table" else "",
             "human" if options.human else "",
         ]
-        where = toolbar.Place(session.connector.address.label, " ".join(filter(None, told)), self._glyphs)
+        where = toolbar.Place(session.connector.label, " ".join(filter(None, told)), self._glyphs)
         width = self._reader.app.output.get_size().columns
         return list(toolbar.bar(self._background.pulse, where, width))
 

@@ -16,10 +16,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from admin.client import colours, vocabulary
-from admin.client.answers import Answer
-from admin.client.connector import Connector
+from admin.client.answers import Answer, Failure
+from admin.client.connector import READING, Connector
 from admin.client.link import CannotConnect, CommandFailed, Link
 from admin.client.terminal import FAILED, UNREACHABLE, Terminal
+from admin.client.union import Union
 from admin.client.vocabulary import HURTING, HURTING_ALL, SELECTS, Vocabulary
 from admin.repl import formats, sink
 from admin.repl.formats import Look
@@ -70,7 +71,7 @@ class Options:
 class Session:
     """One person's or script's conversation with one console."""
 
-    connector: Connector
+    connector: Connector | Union
     terminal: Terminal
     commands: Callable[[Session, Backslash], None]
     """Carries out a backslash command."""
@@ -99,7 +100,8 @@ class Session:
         except CommandFailed as error:
             raise Trouble(self._told(error)) from None
         except CannotConnect as error:
-            raise Trouble(f"cannot connect to {self.connector.address.label}: {error}", UNREACHABLE) from None
+            where = "" if self.connector.several else f" to {self.connector.label}"
+            raise Trouble(f"cannot connect{where}: {error}", UNREACHABLE) from None
         except sink.SinkError as error:
             raise Trouble(str(error)) from None
 
@@ -121,8 +123,11 @@ class Session:
         self._teach(statement, answer)
         if self.options.timing:
             self.terminal.say(f"Time: {gone * 1000:.3f} ms")
-        if not answer.columns and word not in SELECTS:
+        if word not in READING:
             self.on_change(word)
+        if answer.failures:
+            unreachable = any(failure.unreachable for failure in answer.failures)
+            raise Trouble("\n".join(map(str, answer.failures)), UNREACHABLE if unreachable else FAILED)
         return None
 
     def _teach(self, statement: str, answer: Answer) -> None:
@@ -143,7 +148,9 @@ class Session:
         link = self.connector.link
         version = f"PgBouncer {link.version}" if link else ""
         told = Told(version, time.time(), time.time(), os.getpid(), {})
-        return viewsql.answer(statement, self._view, told, self.connector.address.user)
+        failures: dict[str, Failure] = {}
+        found = viewsql.answer(statement, lambda name: self._view(name, failures), told, self.connector.address.user)
+        return replace(found, failures=tuple(failures.values())) if found and failures else found
 
     def show(self, answer: Answer, look: Look) -> None:
         """Write an answer where answers go; its notices go to stderr."""
@@ -182,26 +189,31 @@ class Session:
         return self._vocabulary
 
     def _is_ours(self, statement: str) -> bool:
-        """Whether it may be a SELECT to be answered here, since the console itself knows no SELECT."""
+        """Whether it may be a SELECT to be answered here, since the console itself knows no SELECT, or none over those
+        of others."""
         said = spoken(statement)
         if first_word(statement) not in SELECTS and not (first_word(statement) == "SHOW" and len(said) > 2):
             return False
         if self.connector.link is None or self.connector.link.closed:
             self.connector.ask("SHOW VERSION")  # connects, or says why not
         words = self.vocabulary()
-        return not words.sql and not _synonym(statement, words)
+        return (self.connector.several or not words.sql) and not _synonym(statement, words)
 
-    def _view(self, name: str) -> Answer | None:
+    def _view(self, name: str, failures: dict[str, Failure]) -> Answer | None:
+        """`failures`: of the poolers that are not in it, by their names."""
         if name in SECRET_VIEWS or not self.vocabulary().has_view(name):
             return None
-        return self.connector.ask(f"SHOW {name.upper()}")
+        shown = self.connector.ask(f"SHOW {name.upper()}")
+        failures.update((failure.pooler, failure) for failure in shown.failures)
+        return shown
 
     def _sure(self, statement: str, word: str) -> bool:
         said = spoken(statement)
         hurts = word in HURTING or (word in HURTING_ALL and len(said) == 1)
         if not hurts or not self.terminal.person:
             return True
-        return self.terminal.confirm(f"{statement}: {_CONSEQUENCES[word]}. Really?")
+        where = f" on {self.connector.label}" if self.connector.several else ""
+        return self.terminal.confirm(f"{statement}{where}: {_CONSEQUENCES[word]}. Really?")
 
     def _waiting(self, statement: str) -> Callable[[float], None] | None:
         """For a person: a word when a command takes its time, as PAUSE does until servers are released."""

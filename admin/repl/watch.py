@@ -79,13 +79,17 @@ def watch(session: Session, statement: str, wanted: Plan) -> None:
 
 def _repeat(session: Session, statement: str, wanted: Plan, live: bool) -> None:
     before: tuple[float, Answer] | None = None
+    missing = ""
     shown = 0
     while True:
         began = time.monotonic()
         answer = _ask(session, statement)
         told = _told(session, statement, wanted, before, (began, answer))
         before = (began, answer)
-        _draw(session, _heading(session, statement, wanted), told, live)
+        if (without := "; ".join(map(str, answer.failures))) != missing and not live:
+            session.terminal.say(f"without {without}" if without else "with all again")
+        missing = without
+        _draw(session, _heading(session, statement, wanted, without if live else ""), told, live)
         shown += 1
         if wanted.count and shown >= wanted.count:
             return
@@ -118,10 +122,11 @@ def _told(
     return rates(answer, now[1], now[0] - then, statement, human=session.options.human)
 
 
-def _heading(session: Session, statement: str, wanted: Plan) -> str:
+def _heading(session: Session, statement: str, wanted: Plan, without: str) -> str:
     mode = ", changes" if wanted.delta else ""
     clock = time.strftime("%H:%M:%S")
-    return f"{clock}  every {wanted.seconds:g} s{mode}: {' '.join(statement.split())}"
+    said = "; without ".join(filter(None, (" ".join(statement.split()), without)))
+    return f"{clock}  every {wanted.seconds:g} s{mode}: {said}"
 
 
 def _draw(session: Session, heading: str, answer: Answer, live: bool) -> None:

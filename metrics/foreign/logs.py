@@ -1,6 +1,6 @@
 """`pooler logs`: the metrics lines of a running pooler, over its HTTP port or its admin database.
 
-pooler logs [--tail] [-n N] [--source NAME] [-a APP] [--json] [URL]
+pooler logs [--tail] [-n N] [--source NAME] [-a APP] [--json] [URL ...]
 
 It is a client and knows nothing of the server but /logs (metrics.web.http) and SHOW HISTORY. When the
 connection breaks it comes back, and shows what it missed, each line once. Text goes out as `heroku logs`
@@ -14,13 +14,15 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TextIO
+from functools import partial
+from typing import Any, Protocol, TextIO
 from urllib.parse import urlencode, urlsplit
 
 from metrics.cardinality import printable
 from metrics.foreign.past import over_console
+from metrics.foreign.several import Several, name_of
 from metrics.foreign.tail import Lost, Refused
 from metrics.heroku import LogLine
 
@@ -54,10 +56,10 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "url",
-        nargs="?",
-        default=os.environ.get("POOLER_URL", URL),
+        nargs="*",
         metavar="URL",
-        help="http://HOST:PORT of the pooler, or postgres://.../pgbouncer; default $POOLER_URL, else " + URL,
+        help="http://HOST:PORT of the pooler, or postgres://.../pgbouncer; default $POOLER_URL, else " + URL + "; "
+        "lines of several begin with whose they are",
     )
     made.add_argument("-t", "--tail", action="store_true", help="go on as lines come")
     made.add_argument("-n", "--num", type=_count, default=LINES, metavar="N", help="begin with the last N lines")
@@ -76,25 +78,54 @@ def _count(text: str) -> int:
 
 def main(argv: list[str]) -> int:
     """Exit status: 0 shown, 1 cannot be reached, 2 wrong usage, 130 interrupted."""
-    arguments = parser().parse_args(argv)
+    arguments = parser().parse_intermixed_args(argv)
     wanted = Wanted(arguments.num, arguments.tail, arguments.source, arguments.app)
+    urls: list[str] = arguments.url or [os.environ.get("POOLER_URL", URL)]
     try:
-        source = open_source(arguments.url, wanted)
+        sources = named(urls, wanted)
     except Refused as error:
-        print(f"pooler logs: {error}", file=sys.stderr)
+        complain(str(error))
         return 2
     write = as_json if arguments.json else as_text(sys.stdout)
     try:
-        for line in follow(source, wanted) if wanted.tail else once(source, wanted):
-            print(write(line), flush=True)
+        if len(sources) == 1:
+            (source,) = sources.values()
+            for line in lines_of(source, wanted):
+                print(write(line), flush=True)
+        else:
+            return _several(sources, wanted, write)
     except (Lost, Refused) as error:
-        print(f"pooler logs: {error}", file=sys.stderr)
+        complain(str(error))
         return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def complain(text: str) -> None:
+    print(f"pooler logs: {text}", file=sys.stderr)
+
+
+def lines_of(source: Lines, wanted: Wanted) -> Iterator[LogLine]:
+    return follow(source, wanted) if wanted.tail else once(source, wanted)
+
+
+def named(urls: list[str], wanted: Wanted) -> dict[str, Lines]:
+    """Where the lines of each pooler come from, by its name. Raises Refused."""
+    sources = {name_of(url): open_source(url, wanted) for url in urls}
+    if len(sources) < len(urls):
+        raise Refused("a pooler is named twice")
+    return sources
+
+
+def _several(sources: Mapping[str, Lines], wanted: Wanted, write: Write) -> int:
+    """Those of several poolers together; the exit status."""
+    lines = Several({name: partial(lines_of, source, wanted) for name, source in sources.items()}, complain)
+    for pooler, line in lines.live() if wanted.tail else lines.past(wanted.count):
+        print(write(line, pooler), flush=True)
+    return int(lines.failed)
 
 
 def open_source(url: str, wanted: Wanted) -> Lines:
@@ -131,7 +162,7 @@ def follow(source: Lines, wanted: Wanted, pause: Callable[[float], None] = time.
             if not connected:
                 raise
             problem = str(error)
-        print(f"pooler logs: {problem}, trying again", file=sys.stderr)
+        complain(f"{problem}, trying again")
         pause(wait)
         wait = min(wait * 2, LONGEST_PAUSE)
 
@@ -186,23 +217,31 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def as_json(line: LogLine) -> str:
+class Write(Protocol):
+    """A line as it is printed; with the pooler's name where there are several."""
+
+    def __call__(self, line: LogLine, pooler: str = "") -> str: ...
+
+
+def as_json(line: LogLine, pooler: str = "") -> str:
+    named = {"pooler": pooler} if pooler else {}
     return json.dumps(
-        {"time": line.when, "source": line.source, "process": line.process, "addon": line.addon,
+        {**named, "time": line.when, "source": line.source, "process": line.process, "addon": line.addon,
          "message": line.body, "line": line.text}
     )  # fmt: skip
 
 
-def as_text(out: TextIO) -> Callable[[LogLine], str]:
+def as_text(out: TextIO) -> Write:
     """Coloured on a terminal, unless NO_COLOR says otherwise; nothing unprintable gets to it either way."""
     coloured = (out.isatty() and not os.environ.get("NO_COLOR")) or bool(os.environ.get("FORCE_COLOR"))
     colours: dict[str, int] = {}
 
-    def write(line: LogLine) -> str:
+    def write(line: LogLine, pooler: str = "") -> str:
+        named = f"{printable(pooler)} " if pooler else ""
         head, body = printable(line.text[: -len(line.body)] if line.body else line.text), printable(line.body)
         if not coloured:
-            return head + body
+            return named + head + body
         colour = colours.setdefault(line.process, COLOURS[len(colours) % len(COLOURS)])
-        return f"\x1b[{colour}m{head}\x1b[0m{body}"
+        return f"{named}\x1b[{colour}m{head}\x1b[0m{body}"
 
     return write

@@ -85,6 +85,8 @@ STARTED: dict[str, str] = {
         "metrics.test_go_on::test_the_http_listener_goes_on_after_a_turn_that_failed",
     "metrics/web/requests.py protocol.Reader.connection_made: call_soon":
         "metrics.web.test_requests::test_a_fault_in_reading_one_request_is_told_and_the_others_are_served",
+    "metrics/foreign/several.py Several.live: Thread":
+        "metrics.foreign.test_several::test_a_bug_in_a_thread_is_raised_where_it_is_seen",
     "metrics/foreign/command.py _serve: create_task":
         "metrics.test_go_on::test_the_memory_of_another_pgbouncer_goes_on",
     "metrics/foreign/command.py _Memory.run: forever":

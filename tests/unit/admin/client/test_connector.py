@@ -29,7 +29,8 @@ def test_a_console_that_is_away_is_told_before_it_is_waited_for(console: Console
     console.answers["SHOW POOLS"] = Lost("gone")
     person = Person()
     made, _ = session(console, person)
-    made.connector._manners = Manners(person.say, patience=0.05)
+    assert isinstance(made.connector, Connector)
+    made.connector.manners = Manners(person.say, patience=0.05)
     console.refusals = [CannotConnect("refused")] * 9
     with pytest.raises(Trouble, match="cannot connect to h:1/pgbouncer: refused"):
         say(made, "SHOW POOLS")
