@@ -55,7 +55,11 @@ class StandIn:
         return Secret(self.user, scram.verifier_text(self.scram) if self.scram else self.text)
 
 
-@dataclass(frozen=True, slots=True)
+NOBODYS = StandIn("", Likeness(SecretKind.plain))
+"""Where no secret is asked for."""
+
+
+@dataclass(slots=True)
 class Claim:
     """Somebody claims to be `user`. `secret` is what is stored of them, if they are `known`, else their
     `stand_in`."""
@@ -74,7 +78,7 @@ class Claim:
     """What the HBA rule says behind the method ldap."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Proof:
     """The claim holds. `farewell` is the last message of the exchange, to be sent before AuthenticationOk."""
 

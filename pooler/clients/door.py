@@ -24,6 +24,7 @@ from pooler.clients.strangers import Strangers, Visit
 from pooler.config.settings import Settings
 from pooler.log import DEBUG, ERROR, NOISE
 from pooler.net.channel import Channel, ConnectionClosed, while_there
+from pooler.net.credentials import NOTHING
 from pooler.net.tcp import Choice, SocketOptions
 from pooler.pools.connection import NOBODY, ClientFacts, Replication, client_label
 from pooler.pools.reasons import Kind, Reason
@@ -77,12 +78,12 @@ class Door:
     def arrived(self, sock: socket.socket | Newcomer) -> bool:
         """A client has been accepted; False when the next one should be accepted in another turn."""
         running = self.running
+        settings = running.config.settings
+        tcp = isinstance(sock, Newcomer) or sock.family != socket.AF_UNIX
+        channel = Channel(sock, running.loop)
+        channel.longest = settings.max_packet_size
         try:
-            tcp = isinstance(sock, Newcomer) or sock.family != socket.AF_UNIX
-            for choice in self._socket_options(running.config.settings, tcp=tcp):
-                sock.setsockopt(*choice)
-            channel = Channel(sock, running.loop)
-            channel.longest = running.config.settings.max_packet_size
+            channel.tune(self._socket_options(settings, tcp=tcp))
             arrival = ClientFacts(channel.peer, number=running.next_number())
         except OSError:
             # It left before we could look at it.
@@ -104,10 +105,15 @@ class Door:
         self._let_in(visit)
 
     def _let_in(self, visit: Visit) -> None:
+        """Often all that is needed is here already: then it is let in at once, and no task is made of it."""
         self._strangers.come(visit)
-        visit.task = task = LightTask(self._receive(visit, self._admit(visit)), self.running.loop)
-        self.tasks.add(task)
-        task.start()
+        visit.steps = steps = self._admit(visit)
+        carried_on = self._receive(visit, steps)
+        try:
+            awaited = carried_on.send(None)
+        except StopIteration:
+            return
+        visit.task = LightTask(carried_on, awaited, self.tasks, self.running.loop)
 
     def _socket_options(self, settings: Settings, *, tcp: bool) -> tuple[Choice, ...]:
         """Worked out anew only when the settings are other ones."""
@@ -118,9 +124,7 @@ class Door:
         return self._choices
 
     async def _receive(self, visit: Visit, steps: Coroutine[Any, Any, None]) -> None:
-        """Go through with `steps` of the visit; it ends with them, unless they have passed it on to another task."""
-        task = visit.task
-        assert task is not None
+        """Go through with `steps` of the visit; it ends with them, unless others have become its steps meanwhile."""
         try:
             await steps
         except LoginError as error:
@@ -136,26 +140,27 @@ class Door:
             self.running.say(ERROR, f"{label} fault in the login: {type(error).__name__}: {error}")
             self._refuse(visit, LoginError(Reason.EXHAUSTED))
         finally:
-            self._leave(visit, task)
+            self._leave(visit, steps)
 
-    def _leave(self, visit: Visit, task: LightTask | asyncio.Task[None]) -> None:
-        """This task is done with it, and with the visit, unless another one has that."""
-        self.tasks.discard(task)
-        if visit.task is task:
+    def _leave(self, visit: Visit, steps: Coroutine[Any, Any, None]) -> None:
+        """These steps are done, and the visit with them, unless it is others' now."""
+        if visit.steps is steps:
             visit.channel.abort()
             self._no_stranger(visit)
 
     def _pass_on(self, visit: Visit, steps: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """The rest of a visit needs a task of asyncio's."""
+        visit.steps = steps
         visit.task = task = self.running.loop.create_task(self._receive(visit, steps))
         self.tasks.add(task)
 
         def done(_: asyncio.Task[None]) -> None:
             # Of a task that is ended before it has begun nothing is run, not even what comes last.
             steps.close()
+            self.tasks.discard(task)
             if task.cancelled() and visit.ended is not None:
                 self._refuse(visit, visit.ended)
-            self._leave(visit, task)
+            self._leave(visit, steps)
 
         task.add_done_callback(done)
         return task
@@ -208,11 +213,11 @@ class Door:
         registry.count_in(database, user)
         try:
             pool = registry.pool(database, admitted.user)
-            if pool.user.name == admitted.user:
+            if admitted.credentials is not NOTHING and pool.user.name == admitted.user:
                 # Never what another user proved with: a forced user's servers are logged in to as configured.
                 pool.credentials = admitted.credentials.joined(pool.credentials)
             if admitted.replication is Replication.NONE:
-                welcome = await self._first_server(visit, pool)
+                welcome = pool.welcome or await self._first_server(visit, pool)
                 if welcome.of_standby:
                     pool.engine.try_one()
                 greeting = welcome.greeting(admitted.parameters, registry.manners(pool))
@@ -225,8 +230,6 @@ class Door:
 
     async def _first_server(self, visit: Visit, pool: PoolState) -> Welcome:
         """Wait until it is known what to tell a client of this pool about its server."""
-        if pool.welcome is not None:
-            return pool.welcome
         since = clock()
         while pool.welcome is None:
             waiter = self._waiter(visit)

@@ -1,8 +1,9 @@
 """A coroutine carried on without a task of asyncio's: what a login needs of one, at a fraction of the price.
 
-It takes its first steps at once, and every further one in the callback of what it awaits: a future, or the relay's
-Wait. For everybody else it is a future: it can be waited for and cancelled. The rule: inside there is no current task,
-so whatever asks for one (asyncio.timeout) is awaited as a task of its own.
+Its first steps are somebody else's: it comes to be where the coroutine first has to wait, and takes every further step
+in the callback of what it awaits: a future, or the relay's Wait. For everybody else it is a future: it can be waited for
+and cancelled. The rule: inside there is no current task, so whatever asks for one (asyncio.timeout) is awaited as a task
+of its own.
 """
 
 from __future__ import annotations
@@ -14,19 +15,24 @@ from typing import Any
 
 
 class LightTask(asyncio.Future[None]):
-    """A coroutine at work. `start` it outside of any task."""
+    """A coroutine at work that has come to `awaited` (None: it only lets others go first). One of `tasks` until it
+    has ended."""
 
     def __init__(
-        self, coroutine: Coroutine[asyncio.Future[Any] | None, None, None], loop: asyncio.AbstractEventLoop
+        self,
+        coroutine: Coroutine[asyncio.Future[Any] | None, None, None],
+        awaited: asyncio.Future[Any] | None,
+        tasks: set[Any],
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         super().__init__(loop=loop)
         self._coroutine = coroutine
         self._context = copy_context()
         self._waits_for: asyncio.Future[Any] | None = None
         self._to_be_cancelled = False
-
-    def start(self) -> None:
-        self._context.run(self._go_on)
+        self._tasks = tasks
+        tasks.add(self)
+        self._await(awaited)
 
     def cancel(self, msg: Any = None) -> bool:
         """As a task's: CancelledError is raised inside, which may take it or end by it."""
@@ -41,16 +47,21 @@ class LightTask(asyncio.Future[None]):
         self._waits_for = None
         try:
             awaited = self._step()
-        except StopIteration:
-            self.set_result(None)
-        except asyncio.CancelledError:
-            super().cancel()
-        except BaseException as error:
-            self.set_exception(error)
-            if not isinstance(error, Exception):
-                raise
+        except BaseException as end:
+            self._tasks.discard(self)
+            self._end(end)
         else:
             self._await(awaited)
+
+    def _end(self, end: BaseException) -> None:
+        if isinstance(end, StopIteration):
+            self.set_result(None)
+        elif isinstance(end, asyncio.CancelledError):
+            super().cancel()
+        else:
+            self.set_exception(end)
+            if not isinstance(end, Exception):
+                raise end
 
     def _step(self) -> asyncio.Future[Any] | None:
         if self._to_be_cancelled:

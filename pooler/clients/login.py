@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Awaitable
 from dataclasses import field
 from ssl import SSLContext
 from typing import Literal, NamedTuple, Protocol
@@ -18,11 +19,10 @@ from typing import Literal, NamedTuple, Protocol
 from pooler import wire
 from pooler.clients import auth
 from pooler.clients.auth import Claim, Proof, StandIn
-from pooler.clients.startup import Parameters, heard, read_parameters
+from pooler.clients.startup import Parameters, Readings, heard
 from pooler.config.databases import RESERVED, DatabaseConfig
 from pooler.config.hba import HbaRule
 from pooler.config.kinds import AuthType
-from pooler.config.policy import Fate
 from pooler.config.settings import Settings
 from pooler.config.users import MAX_USERNAME, Likeness, Secret
 from pooler.config.whole import Config
@@ -32,8 +32,7 @@ from pooler.net.channel import Channel, ConnectionClosed, TlsFailed
 from pooler.net.credentials import NOTHING, Credentials
 from pooler.pools.connection import ClientFacts, Replication
 from pooler.pools.refusal import Left, LoginError
-from pooler.sessions import Session, startup_session
-from pooler.touches import Held
+from pooler.sessions import Session
 from pooler.values import dataclass
 from pooler.wire import ProtocolError
 
@@ -45,8 +44,11 @@ NO_SECRET_NEEDED = (AuthType.any, AuthType.pam, AuthType.ldap, AuthType.reject)
 """Methods for which a user need not be in auth_file."""
 UNGUARDED = (AuthType.trust, AuthType.any)
 """With these everybody comes in."""
+SECRET_ASKED = (AuthType.plain, AuthType.md5, AuthType.scram_sha_256)
+"""Methods by which a client shows that it knows the secret: who does not exist has one there, too."""
 DISCREET = 0.1
 """Seconds after which the log hears that a user does not exist."""
+READINGS = Readings()
 REPLICATION_WORDS = {Replication.NONE: "no", Replication.LOGICAL: "database", Replication.PHYSICAL: "yes"}
 """As the log has them."""
 
@@ -60,7 +62,7 @@ class Cancel:
     key: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Admitted:
     """A client that may come in: proved, and not yet told so. What else can go wrong comes first."""
 
@@ -123,13 +125,13 @@ class LoginQuestions(Protocol):
     async def find_secret(
         self, database: DatabaseConfig | None, attempt: ClientFacts, channel: Channel
     ) -> Secret | None:
-        """Of the attempt's user: from auth_file, then by auth_query if configured. `database` is None for one
-        that does not exist and for the admin database. May raise LoginError, and ConnectionClosed when the client
+        """Of the attempt's user, if it is not among the grounds of the database: from auth_file, then by auth_query if
+        configured. `database` is None for one that does not exist and for the admin database. May raise LoginError, and ConnectionClosed when the client
         leaves meanwhile."""
 
-    async def check_room(self, channel: Channel) -> None:
+    def check_room(self, channel: Channel) -> Awaitable[None] | None:
         """Whether one more may come who is no client of the console: before a secret is looked up or asked for. Raises
-        LoginError."""
+        LoginError, or does so when what it returns is awaited: there may be room in a moment."""
 
     def check_limits(self, database: DatabaseConfig | None, user: str) -> None:
         """Raises LoginError when one more client of this database and user is too many, or it is disabled. `database`
@@ -241,19 +243,20 @@ async def _start(channel: Channel, asked: LoginQuestions, attempt: ClientFacts, 
         raise LoginError("SSL required")
     if startup.minor or startup.protocol_options:
         await channel.send(wire.negotiate_protocol_version(0, startup.protocol_options))
-    settings = asked.config.settings
+    config = asked.config
     to_admin = attempt.database == RESERVED
-    follow = asked.config.session_policy(attempt.database, attempt.user).fate(Held.SETTING) is Fate.keep
-    parameters = read_parameters(startup.params, settings, lenient=to_admin, follow=follow)
+    parameters = READINGS.read(startup.params, config)
     attempt.replicates = parameters.replication
     if len(wire.encode(attempt.user)) >= MAX_USERNAME:
         raise LoginError("username too long")
-    if settings.application_name_add_host:
-        _add_host(parameters.tracked, attempt.peer)
-    if not to_admin:
-        await asked.check_room(channel)
-    admit = _admit_to_console if to_admin else _admit
-    return await admit(channel, asked, attempt, parameters)
+    tracked = parameters.tracked
+    if config.settings.application_name_add_host:
+        tracked = _with_host(tracked, attempt.peer)
+    if to_admin:
+        return await _admit_to_console(channel, asked, attempt, tracked)
+    if (room := asked.check_room(channel)) is not None:
+        await room
+    return await _admit(channel, asked, attempt, parameters, tracked)
 
 
 def _name(attempt: ClientFacts, given: dict[str, str]) -> None:
@@ -264,12 +267,14 @@ def _name(attempt: ClientFacts, given: dict[str, str]) -> None:
         attempt.database = given.get("database") or user
 
 
-def _add_host(tracked: dict[str, str], peer: Peer) -> None:
+def _with_host(tracked: dict[str, str], peer: Peer) -> dict[str, str]:
     name = tracked.get("application_name", "app")
-    tracked["application_name"] = f"{name} - {peer.in_full}"
+    return tracked | {"application_name": f"{name} - {peer.in_full}"}
 
 
-async def _admit(channel: Channel, asked: LoginQuestions, attempt: ClientFacts, parameters: Parameters) -> Admitted:
+async def _admit(
+    channel: Channel, asked: LoginQuestions, attempt: ClientFacts, parameters: Parameters, tracked: dict[str, str]
+) -> Admitted:
     database = asked.find_database(attempt.database)
     if guarded(asked.config.settings.auth_type, database) is AuthType.any:
         # Whoever it says it is: here it is this one, in the limits and in the views.
@@ -285,8 +290,8 @@ async def _admit(channel: Channel, asked: LoginQuestions, attempt: ClientFacts, 
     return Admitted(
         database=database,
         user=attempt.user,
-        parameters=parameters.tracked,
-        session=startup_session(parameters.others),
+        parameters=tracked,
+        session=parameters.session,
         replication=parameters.replication,
         startup_options=parameters.options,
         credentials=proof.credentials,
@@ -308,7 +313,7 @@ def _forced_user(database: DatabaseConfig | None) -> str:
 
 
 async def _admit_to_console(
-    channel: Channel, asked: LoginQuestions, attempt: ClientFacts, parameters: Parameters
+    channel: Channel, asked: LoginQuestions, attempt: ClientFacts, tracked: dict[str, str]
 ) -> Admitted:
     rights: Rights = "admin"
     if is_own_user(attempt):
@@ -325,7 +330,6 @@ async def _admit_to_console(
     if rights == "stats":
         asked.check_limits(None, attempt.user)
     channel.put(proof.farewell)
-    tracked = parameters.tracked
     return Admitted(None, attempt.user, tracked, credentials=proof.credentials, tls=attempt.tls, rights=rights)
 
 
@@ -364,8 +368,14 @@ async def _authenticate(
     method = guarded(method, database)
     needed = method not in NO_SECRET_NEEDED
     grounds = asked.grounds(database, user)
-    secret = await asked.find_secret(database, attempt, channel) if needed else Secret(user, "")
-    stand_in = StandIn(user, asked.likeness(user))
+    secret: Secret | None
+    if not needed:
+        secret = Secret(user, "")
+    elif database is not None and grounds.secret is not None:
+        secret = grounds.secret
+    else:
+        secret = await asked.find_secret(database, attempt, channel)
+    stand_in = StandIn(user, asked.likeness(user)) if method in SECRET_ASKED else auth.NOBODYS
     if secret is not None:
         # auth_query may know the user by another name than the client.
         attempt.user = secret.user

@@ -8,7 +8,7 @@ database of its own, gets into that database and the console, and nowhere else.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from ssl import SSLContext
 
 from pooler.clients.login import UNGUARDED, Grounds
@@ -100,9 +100,9 @@ class Reception:
         own = (entry.secrets for entry in self._running.config.databases.values() if entry.secrets)
         return next((secrets[user] for secrets in own if user in secrets), None)
 
-    async def check_room(self, channel: Channel) -> None:
+    def check_room(self, channel: Channel) -> Awaitable[None] | None:
         self._check_clients()
-        await self._strangers.check(channel)
+        return self._strangers.check(channel)
 
     def _check_clients(self) -> None:
         """max_client_conn is of those who have logged in: strangers, who are bounded by themselves, keep nobody out."""

@@ -11,10 +11,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import field
 from functools import lru_cache
 
+from pooler.config.databases import RESERVED
 from pooler.config.kinds import BLANKS
+from pooler.config.policy import Fate
 from pooler.config.settings import Settings
+from pooler.config.whole import Config
 from pooler.pools.connection import Replication
 from pooler.pools.refusal import LoginError
+from pooler.sessions import Session, startup_session
+from pooler.touches import Held
 from pooler.values import dataclass
 
 TRACKED = (
@@ -36,6 +41,9 @@ PHYSICAL = ("true", "yes", "on", "1")
 """What asks for physical replication, beside the beginnings of the first two, as PostgreSQL reads a boolean."""
 NEVER_IGNORED = "application_name"
 """By itself; inside `options` it is ignored like any other."""
+REMEMBERED = 64
+LONGEST = 512
+"""Characters of a startup packet that is remembered."""
 BAD_OPTIONS = "unsupported options startup parameter: only '-c config=val' and '--config=val' are allowed"
 
 
@@ -52,6 +60,41 @@ class Parameters:
     """Under the names PostgreSQL reports."""
     others: dict[str, str] = field(default_factory=dict)
     """What else is to follow it, as it was named."""
+    session: Session = ()
+    """That, as the relay has it."""
+
+
+class Readings:
+    """What startup packets ask for under one configuration. Clients of one program say the same each time: short ones
+    are remembered, and few of them, since they come from strangers."""
+
+    __slots__ = ("_config", "_known")
+
+    def __init__(self) -> None:
+        self._config: Config | None = None
+        self._known: dict[tuple[tuple[str, str], ...], Parameters] = {}
+
+    def read(self, given: Mapping[str, str], config: Config) -> Parameters:
+        """As `read_parameters`; what it returns is others' as well."""
+        asked = tuple(given.items())
+        if config is not self._config:
+            self._config, self._known = config, {}
+        found = self._known.get(asked)
+        if found is None:
+            found = _read(given, config)
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            if sum(len(name) + len(value) for name, value in asked) <= LONGEST:
+                self._known[asked] = found
+        return found
+
+
+def _read(given: Mapping[str, str], config: Config) -> Parameters:
+    """The admin database takes anything; elsewhere it depends on what becomes of a session's settings there."""
+    user = given.get("user", "")
+    database = given.get("database") or user
+    follow = config.session_policy(database, user).fate(Held.SETTING) is Fate.keep
+    return read_parameters(given, config.settings, lenient=database == RESERVED, follow=follow)
 
 
 def read_parameters(
@@ -80,7 +123,8 @@ def read_parameters(
     if options and replication is Replication.NONE:
         tracked.update(_read_options(options, settings, lenient or "options" in ignored, others if follow else None))
         options = ""
-    return Parameters(user, given.get("database") or user, replication, options, tracked, others)
+    database = given.get("database") or user
+    return Parameters(user, database, replication, options, tracked, others, startup_session(others))
 
 
 def heard(given: Mapping[str, str], settings: Settings) -> Iterator[str]:

@@ -12,9 +12,10 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from functools import partial
 from itertools import chain, islice
+from typing import Any
 
 from pooler import kernel, wire
 from pooler.clients.lighttask import LightTask
@@ -51,8 +52,10 @@ class Visit:
     channel: Channel
     arrival: ClientFacts
     since: int
+    steps: Coroutine[Any, Any, None] | None = None
+    """What is done about it at present."""
     task: LightTask | asyncio.Task[None] | None = None
-    """Who carries it on at present."""
+    """Who carries that on, once there was something to wait for."""
     cancels: bool = False
     """It wants to cancel a query: that has its own time limit, and no answer."""
     ended: LoginError | None = None
@@ -139,9 +142,12 @@ class Strangers:
         count = len(self) + len(self._leaving)
         return count >= self.most or (descriptor >= self.mark and count >= FEW)
 
-    async def check(self, channel: Channel) -> None:
-        """A stranger wants to become a client: with a descriptor below the mark, if need be that of another stranger.
-        Raises LoginError when there is none."""
+    def check(self, channel: Channel) -> Awaitable[None] | None:
+        """A stranger wants to become a client: it may (None), or has yet to get a descriptor below the mark."""
+        return None if channel.fileno() < self.mark else self._find_room(channel)
+
+    async def _find_room(self, channel: Channel) -> None:
+        """If need be that of another stranger. Raises LoginError when there is none."""
         while channel.fileno() >= self.mark and channel.take_lowest() >= self.mark:
             found = self._dispensable()
             if found is None:

@@ -76,8 +76,10 @@ class Events:
         running.registry.count_out(pool.database, running.registry.user(client.about.user))
         why = Reason.of(reason) or (Reason.SERVER_FAILED if sqlstate else Reason.OTHER)
         ours = why not in LEAVING
-        label = client_label(client.about) if ours or running.config.settings.log_disconnections else ""
-        running.say_closing(label, reason, client.connect_us)
+        label = ""
+        if ours or running.config.settings.log_disconnections:
+            label = client_label(client.about)
+            running.say_closing(label, reason, client.connect_us)
         running.tally(Kind.DISCONNECT, pool.database.name, why)
         if ours:
             # Also where it cannot be sent any more, in the middle of a row, or was said by the server already.

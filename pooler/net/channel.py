@@ -19,12 +19,13 @@ import socket
 import ssl
 import struct
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from ssl import MemoryBIO, SSLObject
 from typing import Any, TypeVar
 
 from pooler.net import identity
 from pooler.net.address import Peer
+from pooler.net.tcp import Choice
 from pooler.relay import Newcomer, Wait
 from pooler.relay.engine import key_exchange
 from pooler.values import dataclass
@@ -69,7 +70,7 @@ class TlsFailed(Exception):
         self.message = message
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Detached:
     """What is left of a Channel for the relay. `leftover` is plaintext read from the peer and not consumed;
     TLS records not decrypted yet stay in `incoming`. `unsent` is plaintext that the peer has yet to be sent."""
@@ -116,6 +117,11 @@ class LoopSocket:
             return self._sock.send(data)
         except (BlockingIOError, InterruptedError):
             return 0
+
+    def tune(self, choices: Iterable[Choice]) -> None:
+        """Raises OSError."""
+        for choice in choices:
+            self._sock.setsockopt(*choice)
 
     async def send_all(self, data: bytes) -> None:
         await self._loop.sock_sendall(self._sock, data)
@@ -183,8 +189,12 @@ class Channel:
     def peer(self) -> Peer:
         if self._peer is None:
             line = self._open()
-            self._peer = line.peer() if isinstance(line, LoopSocket) else Peer(*line.remote, *line.local)
+            self._peer = line.peer() if isinstance(line, LoopSocket) else line.peer(Peer)
         return self._peer
+
+    def tune(self, choices: tuple[Choice, ...]) -> None:
+        """Set options of the socket. Raises OSError."""
+        self._open().tune(choices)
 
     @property
     def ssl_object(self) -> SSLObject | None:

@@ -13,6 +13,9 @@ from enum import StrEnum
 class Kind(StrEnum):
     """What is counted."""
 
+    __hash__ = str.__hash__
+    # An Enum's own is written in Python, and these are counted by.
+
     CONNECT = "connect"
     DISCONNECT = "disconnect"
     CLOSE = "close"
@@ -23,6 +26,8 @@ class Kind(StrEnum):
 
 class Reason(StrEnum):
     """Why."""
+
+    __hash__ = str.__hash__
 
     # Logins of clients
     LEFT = "left"

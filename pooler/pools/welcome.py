@@ -8,6 +8,8 @@ for each set of values, and few sets and short ones are remembered, since they c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 from pooler import wire
 from pooler.stats import PGBOUNCER_VERSION
@@ -32,8 +34,7 @@ OURS = "pgbouncer."
 """Prefix of what a pooler says of itself. What one behind us says is not what we are."""
 
 
-@dataclass(frozen=True, slots=True)
-class Manners:
+class Manners(NamedTuple):
     """How a pool treats its clients' work: drivers that know of poolers go by it."""
 
     pool_mode: str
@@ -117,5 +118,10 @@ def tracked_values(names: Sequence[bytes], parameters: Mapping[str, str]) -> tup
 
 def ending(key: bytes, notice: str) -> bytes:
     """What follows the parameters: the cancel key, a notice if there is one, and ReadyForQuery."""
+    return wire.backend_key_data(key) + _last(notice)
+
+
+@lru_cache(1)
+def _last(notice: str) -> bytes:
     said = wire.notice_response("NOTICE", "00000", notice) if notice else b""
-    return wire.backend_key_data(key) + said + wire.ready_for_query()
+    return said + wire.ready_for_query()

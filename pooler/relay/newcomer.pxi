@@ -2,6 +2,7 @@
 # by the relay's own epoll descriptor: a storm of logins cannot afford Python's socket objects and a registration in
 # asyncio's books for each of them. For TCP; a client on a Unix socket has a socket of Python's.
 
+cdef tuple PEER_FIELDS = ("addr", "port", "local_addr", "local_port", "pid", "uid", "gid")
 cdef dict own_ports = {}
 # Few, and remembered with every client: each number is one object.
 
@@ -73,9 +74,21 @@ cdef class Newcomer(Socket):
         address, port = address_of(&there)
         return address, own_ports.setdefault(port, port)
 
-    def setsockopt(self, int level, int option, int value):
-        if setsockopt(self.fd, level, option, &value, sizeof(value)) < 0:
-            raise OSError(errno, os.strerror(errno))
+    def peer(self, cls):
+        """Who is at the other end, as the class of pooler.net.address has it: its methods for that are written in
+        Python, and this is one login in a storm."""
+        cdef tuple local = self.local
+        made = cls.__new__(cls)
+        for name, value in zip(PEER_FIELDS, (self.remote[0], self.remote[1], local[0], local[1], -1, -1, -1)):
+            PyObject_GenericSetAttr(made, name, value)
+        return made
+
+    def tune(self, tuple choices):
+        """Set each (level, option, value). Raises OSError."""
+        cdef int level, option, value
+        for level, option, value in choices:
+            if setsockopt(self.fd, level, option, &value, sizeof(value)) < 0:
+                raise OSError(errno, os.strerror(errno))
 
 
 cdef Newcomer accept_one(Relay relay, int listener):

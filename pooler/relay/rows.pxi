@@ -4,6 +4,7 @@
 cdef extern from "Python.h":
     int PyObject_GenericSetAttr(object o, object name, object value) except -1
     void PyObject_GC_UnTrack(void *o)
+    int PyObject_GenericSetAttr(object o, object name, object value) except -1
     int PyObject_GC_IsTracked(object o)
 
 cdef enum:

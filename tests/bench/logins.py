@@ -1,7 +1,7 @@
-"""The login storm: new connections a second with SCRAM-SHA-256, and the time until thousands are logged in.
+"""Logins: what one costs a pooler, how many there are a second, and what happens when thousands come at once.
 
-The auth_file holds the SCRAM secret, so the pooler computes no PBKDF2; the client computes it once, since
-salt and iterations stay the same. So the poolers' own work is the larger part of what is measured.
+The auth_file holds what PostgreSQL stores, so the pooler computes no PBKDF2; the client computes it once, since salt and
+iterations stay the same. So the poolers' own work is the larger part of what is measured.
 """
 
 from __future__ import annotations
@@ -10,11 +10,15 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import itertools
 import secrets
 import socket
+import ssl
 import struct
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -22,14 +26,40 @@ from tests.fixtures import stream
 from tests.fixtures.cluster import PASSWORDS
 from tests.fixtures.process import Bouncer
 
-from .measure import median, processor, ratios
+from .measure import median, percentile, processor, ratios
 from .servers import Contestant
 from .table import Table, times
 
-TITLE = "Logins (SCRAM-SHA-256)"
-COLUMNS = ("what", "ratio", "ours", "theirs", "cpu/login")
-USER = "scram_user"
+COUNT = 3000
+"""Logins of a round."""
 AT_ONCE = 32
+CROWD = 128
+"""Of those who come at once, how many are under way at a time in the row of those held."""
+RESIDENTS = 16
+"""Clients who are in already when all the others come."""
+CHUNK = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to log in: auth_type and the user whose secret fits it; `tls`: with a handshake, `resumed`: of a session
+    that the client had before."""
+
+    label: str
+    auth_type: str
+    user: str
+    tls: bool = False
+    resumed: bool = False
+
+
+SCRAM = Way("SCRAM", "scram-sha-256", "scram_user")
+WAYS = (
+    Way("trust", "trust", "trusty"),
+    Way("md5", "md5", "md5_user"),
+    SCRAM,
+    Way("SCRAM, TLS 1.3", "scram-sha-256", "scram_user", tls=True),
+    Way("SCRAM, TLS 1.3 resumed", "scram-sha-256", "scram_user", tls=True, resumed=True),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,33 +73,54 @@ class Storm:
 @cache
 def _keys(salt: bytes, iterations: int) -> tuple[bytes, bytes]:
     """ClientKey and StoredKey (RFC 5802, section 3)."""
-    salted = hashlib.pbkdf2_hmac("sha256", PASSWORDS[USER].encode(), salt, iterations)
+    salted = hashlib.pbkdf2_hmac("sha256", PASSWORDS[SCRAM.user].encode(), salt, iterations)
     client = hmac.digest(salted, b"Client Key", "sha256")
     return client, hashlib.sha256(client).digest()
+
+
+def _context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
+
+
+class Caller:
+    """Who logs in again and again in one way. `session`: of TLS, from the last full handshake."""
+
+    def __init__(self, way: Way, port: int) -> None:
+        self.way, self.port = way, port
+        self.context = _context() if way.tls else None
+        self.session: ssl.SSLSession | None = None
 
 
 class Session:
     """One connection of the storm."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
+    def __init__(self, loop: asyncio.AbstractEventLoop, caller: Caller) -> None:
+        self.loop, self.caller = loop, caller
         self.socket = socket.socket()
         self.socket.setblocking(False)
         self.received = b""
+        self.tls: ssl.SSLObject | None = None
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
 
-    async def login(self, port: int) -> None:
-        await self.loop.sock_connect(self.socket, ("127.0.0.1", port))
-        await self._send(stream.startup({"user": USER, "database": "app"}))
-        await self._authentication(10)
-        nonce, bare = secrets.token_urlsafe(18), f"n={USER},r="
-        first = (bare + nonce).encode()
-        await self._send(
-            stream.message("p", b"SCRAM-SHA-256\0" + struct.pack("!I", len(first) + 3) + b"n,," + first)
-        )
-        server_first = await self._authentication(11)
-        await self._send(stream.message("p", _final(first, server_first)))
-        await self._authentication(12)
+    async def login(self) -> None:
+        way = self.caller.way
+        await self.loop.sock_connect(self.socket, ("127.0.0.1", self.caller.port))
+        if self.caller.context is not None:
+            await self._encrypt(self.caller.context)
+        await self._send(stream.startup({"user": way.user, "database": "app"}))
+        await PROOFS[way.auth_type](self)
         await self._authentication(0)
+        while (await self._message())[0] != b"Z":
+            pass
+        if way.resumed and self.tls is not None and not self.tls.session_reused:
+            self.caller.session = self.tls.session
+
+    async def ask(self) -> None:
+        await self._send(stream.query("SELECT 1"))
         while (await self._message())[0] != b"Z":
             pass
 
@@ -77,8 +128,70 @@ class Session:
         await self._send(stream.terminate())
         self.socket.close()
 
+    async def md5(self) -> None:
+        salt = await self._authentication(5)
+        stored = hashlib.md5((PASSWORDS[self.caller.way.user] + self.caller.way.user).encode()).hexdigest()
+        answer = hashlib.md5(stored.encode() + salt).hexdigest()
+        await self._send(stream.message("p", b"md5" + answer.encode() + b"\0"))
+
+    async def scram(self) -> None:
+        await self._authentication(10)
+        first = f"n=,r={secrets.token_urlsafe(18)}".encode()
+        await self._send(
+            stream.message("p", b"SCRAM-SHA-256\0" + struct.pack("!I", len(first) + 3) + b"n,," + first)
+        )
+        server_first = await self._authentication(11)
+        await self._send(stream.message("p", _final(first, server_first)))
+        await self._authentication(12)
+
+    async def trust(self) -> None:
+        return
+
+    async def _encrypt(self, context: ssl.SSLContext) -> None:
+        await self.loop.sock_sendall(self.socket, stream.request(stream.SSL_REQUEST))
+        assert await self.loop.sock_recv(self.socket, 1) == b"S"
+        tls = context.wrap_bio(self.incoming, self.outgoing, session=self.caller.session)
+        while True:
+            try:
+                tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await self._flush()
+                await self._feed()
+            else:
+                break
+        await self._flush()
+        self.tls = tls
+
     async def _send(self, data: bytes) -> None:
-        await self.loop.sock_sendall(self.socket, data)
+        if self.tls is None:
+            await self.loop.sock_sendall(self.socket, data)
+        else:
+            self.tls.write(data)
+            await self._flush()
+
+    async def _flush(self) -> None:
+        if self.outgoing.pending:
+            await self.loop.sock_sendall(self.socket, self.outgoing.read())
+
+    async def _feed(self) -> None:
+        data = await self.loop.sock_recv(self.socket, CHUNK)
+        if not data:
+            raise stream.Ended("the pooler closed during login")
+        if self.caller.context is None:
+            self.received += data
+        else:
+            self.incoming.write(data)
+
+    async def _more(self) -> None:
+        if self.tls is None:
+            return await self._feed()
+        while True:
+            try:
+                self.received += self.tls.read(CHUNK)
+            except ssl.SSLWantReadError:
+                await self._feed()
+            else:
+                return None
 
     async def _authentication(self, expected: int) -> bytes:
         kind, body = await self._message()
@@ -93,10 +206,10 @@ class Session:
                 if len(self.received) >= end:
                     got, self.received = self.received[:end], self.received[end:]
                     return got[:1], got[5:]
-            data = await self.loop.sock_recv(self.socket, 8192)
-            if not data:
-                raise stream.Ended("the pooler closed during login")
-            self.received += data
+            await self._more()
+
+
+PROOFS = {"trust": Session.trust, "md5": Session.md5, "scram-sha-256": Session.scram}
 
 
 def _final(first: bytes, server_first: bytes) -> bytes:
@@ -109,65 +222,29 @@ def _final(first: bytes, server_first: bytes) -> bytes:
     return bare + b",p=" + base64.b64encode(proof)
 
 
-async def _storm(port: int, count: int, *, hold: bool, at_once: int) -> float:
-    """Seconds for `count` logins, `at_once` of them under way at any time."""
+async def _storm(caller: Caller, count: int) -> float:
+    """Seconds for `count` logins, AT_ONCE of them under way at any time."""
     loop = asyncio.get_running_loop()
     left = iter(range(count))
-    held: list[Session] = []
+    resumed = 0
 
     async def some() -> None:
+        nonlocal resumed
         for _ in left:
-            session = Session(loop)
-            await session.login(port)
-            if hold:
-                held.append(session)
-            else:
-                await session.leave()
+            session = Session(loop, caller)
+            await session.login()
+            resumed += session.tls is not None and bool(session.tls.session_reused)
+            await session.leave()
 
     start = time.perf_counter()
-    await asyncio.gather(*(some() for _ in range(at_once)))
+    await asyncio.gather(*(some() for _ in range(AT_ONCE)))
     elapsed = time.perf_counter() - start
-    for session in held:
-        await session.leave()
+    if caller.way.resumed and resumed < count - AT_ONCE:
+        raise AssertionError(f"{resumed} of {count} sessions were resumed")
     return elapsed
 
 
-def storm(bouncer: Bouncer, count: int, *, hold: bool) -> Storm:
+def storm(bouncer: Bouncer, way: Way, count: int) -> Storm:
     before = processor(bouncer.pid)
-    elapsed = asyncio.run(_storm(bouncer.port, count, hold=hold, at_once=AT_ONCE * (4 if hold else 1)))
+    elapsed = asyncio.run(_storm(Caller(way, bouncer.port), count))
     return Storm(count / elapsed, (processor(bouncer.pid) - before).total / count)
-
-
-def _pooler(contestant: Contestant) -> Bouncer:
-    rows = contestant.cluster.sql("SELECT rolpassword FROM pg_authid WHERE rolname = %s", (USER,))
-    return contestant.process(auth_type="scram-sha-256", users={USER: rows[0][0]})
-
-
-def table(
-    ours: Contestant, theirs: Contestant, rounds: int, count: int, only: str, say: Callable[[str], None]
-) -> Table | None:
-    rows = []
-    for label, number, hold in (("connections/s", 2000, False), (f"time for {count:,} held", count, True)):
-        if only not in f"logins {label}":
-            continue
-        pairs = [(_pooler(c), list[Storm]()) for c in (ours, theirs)]
-        for bouncer, _ in pairs:
-            storm(bouncer, 50, hold=False)
-        for turn in range(rounds):
-            for bouncer, got in pairs if turn % 2 == 0 else reversed(pairs):
-                got.append(storm(bouncer, number, hold=hold))
-        rows.append(_row(label, number, pairs[0][1], pairs[1][1], hold=hold))
-        say("  ".join(rows[-1]))
-    note = (
-        f"Ours / {theirs.name}, median of {rounds} alternating rounds; above 1 is better for connections/s,"
-        " below 1 for time and cpu."
-    )
-    return Table(TITLE, note, COLUMNS, tuple(rows)) if rows else None
-
-
-def _row(label: str, count: int, ours: list[Storm], theirs: list[Storm], *, hold: bool) -> tuple[str, ...]:
-    rate = median(ratios([s.rate for s in ours], [s.rate for s in theirs]))
-    cost = median(ratios([s.cost for s in ours], [s.cost for s in theirs]))
-    known = [median(s.rate for s in got) for got in (ours, theirs)]
-    absolute = [f"{count / r:.2f} s" if hold else f"{r:,.0f}" for r in known]
-    return (label, times(1 / rate if hold else rate), *absolute, times(cost))

@@ -113,9 +113,9 @@ def test_send_takes_what_the_socket_takes(relay: Relay) -> None:
 def test_options_reach_the_socket(relay: Relay) -> None:
     client, newcomer = accepted(relay)
     with client:
-        newcomer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        newcomer.tune(((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),))
         with pytest.raises(OSError, match="Protocol not available"):
-            newcomer.setsockopt(socket.IPPROTO_TCP, 12345, 1)
+            newcomer.tune(((socket.IPPROTO_TCP, 12345, 1),))
         with socket.socket(fileno=newcomer.detach()) as mine:
             assert mine.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
