@@ -48,6 +48,10 @@ class BadHeader(ProtocolError):
         super().__init__(f"bad packet header: '{seen.hex()}'")
 
 
+class TooLong(BadHeader):
+    """A message says that it is longer than its reader allows."""
+
+
 class BadCancelRequest(ProtocolError):
     """A cancel request whose key cannot be one: whoever sends that gets no answer."""
 

@@ -18,10 +18,11 @@ from pooler.config.users import MAX_PASSWORD, Likeness, ScramSecret, Secret, Sec
 from pooler.config.whole import Config
 from pooler.log import ERROR
 from pooler.net import derivation, identity, scram
-from pooler.net.channel import Channel, TooLong, while_there
+from pooler.net.channel import Channel, while_there
 from pooler.net.credentials import NOTHING, Credentials, md5_answer, md5_secret
 from pooler.pools.refusal import LoginError
 from pooler.values import dataclass
+from pooler.wire import TooLong
 
 MAX_SASL_MESSAGE = 10_000
 """Longest message of a client that answers with a digest."""
@@ -262,7 +263,7 @@ async def _read_answer(channel: Channel, most: int = MAX_SASL_MESSAGE) -> bytes:
         raise LoginError("client close request", notify=False)
     if kind != ord("p"):
         raise LoginError("bad packet")
-    return (await channel.read_message(most))[1]
+    return await channel.read_body(most)
 
 
 def _same(one: str, other: str) -> bool:

@@ -17,7 +17,6 @@ from typing import Any
 from pooler import wire
 from pooler.clients import peers
 from pooler.clients.cancel import Canceller
-from pooler.clients.lighttask import LightTask
 from pooler.clients.login import Admitted, Cancel, is_own_user, login
 from pooler.clients.reception import Reception
 from pooler.clients.strangers import Strangers, Visit
@@ -32,7 +31,7 @@ from pooler.pools.refusal import Left, LoginError
 from pooler.pools.registry import PoolState, User, Waiter
 from pooler.pools.running import ConsoleClient, Running
 from pooler.pools.welcome import Greeting, Welcome, ending
-from pooler.relay import Client, Newcomer
+from pooler.relay import Client, LightTask, Newcomer
 from pooler.relay.engine import clock, plain
 from pooler.servers.opener import Opener, tls_parts
 from pooler.sessions import Session
@@ -105,15 +104,11 @@ class Door:
         self._let_in(visit)
 
     def _let_in(self, visit: Visit) -> None:
-        """Often all that is needed is here already: then it is let in at once, and no task is made of it."""
+        """Often all that is needed is here already: then it is let in at once."""
         self._strangers.come(visit)
         visit.steps = steps = self._admit(visit)
-        carried_on = self._receive(visit, steps)
-        try:
-            awaited = carried_on.send(None)
-        except StopIteration:
-            return
-        visit.task = LightTask(carried_on, awaited, self.tasks, self.running.loop)
+        visit.task = task = LightTask(self._receive(visit, steps), self.tasks, self.running.loop)
+        task.go_on()
 
     def _socket_options(self, settings: Settings, *, tcp: bool) -> tuple[Choice, ...]:
         """Worked out anew only when the settings are other ones."""

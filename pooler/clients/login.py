@@ -126,8 +126,8 @@ class LoginQuestions(Protocol):
         self, database: DatabaseConfig | None, attempt: ClientFacts, channel: Channel
     ) -> Secret | None:
         """Of the attempt's user, if it is not among the grounds of the database: from auth_file, then by auth_query if
-        configured. `database` is None for one that does not exist and for the admin database. May raise LoginError, and ConnectionClosed when the client
-        leaves meanwhile."""
+        configured. `database` is None for one that does not exist and for the admin database. May raise LoginError,
+        and ConnectionClosed when the client leaves meanwhile."""
 
     def check_room(self, channel: Channel) -> Awaitable[None] | None:
         """Whether one more may come who is no client of the console: before a secret is looked up or asked for. Raises

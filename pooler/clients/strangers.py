@@ -18,12 +18,12 @@ from itertools import chain, islice
 from typing import Any
 
 from pooler import kernel, wire
-from pooler.clients.lighttask import LightTask
 from pooler.config.whole import Config
 from pooler.net.channel import Channel, hang_up
 from pooler.pools.connection import ClientFacts
 from pooler.pools.reasons import Reason
 from pooler.pools.refusal import LoginError
+from pooler.relay import LightTask
 from pooler.relay.engine import clock
 from pooler.values import dataclass
 

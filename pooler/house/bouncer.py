@@ -15,7 +15,6 @@ from functools import partial
 from pooler.clients.auth import prepare_keys
 from pooler.clients.cancel import Canceller
 from pooler.clients.door import Door
-from pooler.clients.lighttask import LightTask
 from pooler.clients.lookup import Lookup
 from pooler.clients.neighbours import Neighbours
 from pooler.clients.reception import Reception
@@ -33,7 +32,7 @@ from pooler.log import Log
 from pooler.net.channel import Channel
 from pooler.net.dns import Dns
 from pooler.pools.running import Running
-from pooler.relay import Relay
+from pooler.relay import LightTask, Relay
 from pooler.servers.condemned import addresses_gone
 from pooler.servers.opener import Opener
 from pooler.stats import DescriptorStat, SeenStat, SessionStat, Snapshot

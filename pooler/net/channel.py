@@ -26,10 +26,10 @@ from typing import Any, TypeVar
 from pooler.net import identity
 from pooler.net.address import Peer
 from pooler.net.tcp import Choice
-from pooler.relay import Newcomer, Wait
+from pooler.relay import Inlet, Newcomer, Wait
 from pooler.relay.engine import key_exchange
 from pooler.values import dataclass
-from pooler.wire import BadHeader, ProtocolError
+from pooler.wire import ProtocolError
 
 T = TypeVar("T")
 
@@ -42,7 +42,6 @@ AHEAD = CHUNK
 """Bytes that are read of a peer while nothing is wanted of it: whether it is still there shows in what comes behind."""
 LOOK = 0.5
 """Seconds between two looks whether it is, when that much has come."""
-_LENGTH = struct.Struct("!I")
 TLS_SLICE = 64 * 1024
 """Plaintext encrypted at once when sending, so that the outgoing buffer stays small."""
 DRAIN_LIMIT = 1 << 20
@@ -56,10 +55,6 @@ class ConnectionClosed(Exception):
         super().__init__(message)
         self.message = message
         self.orderly = orderly
-
-
-class TooLong(BadHeader):
-    """A message says that it is longer than its reader allows."""
 
 
 class TlsFailed(Exception):
@@ -142,44 +137,22 @@ class LoopSocket:
         return self._sock.detach()
 
 
-class Channel:
-    """Reads and writes bytes of one connection, over TLS once that has begun. One reader and one writer at a time."""
+class Channel(Inlet):
+    """Reads and writes bytes of one connection, over TLS once that has begun. One reader and one writer at a time.
 
-    __slots__ = (
-        "_buffer",
-        "_end",
-        "_held",
-        "_incoming",
-        "_line",
-        "_loop",
-        "_outgoing",
-        "_peer",
-        "_ssl",
-        "_waiter",
-        "_watched",
-        "at_work",
-        "heard",
-        "longest",
-    )
+    The Inlet's are `_line`, `_buffer`, `_incoming`, the `_waiter` who is to be told when the `_watched` line has
+    something, and `_end`, why nothing more will come; `heard`: whether the peer has ever said anything; `longest`:
+    bytes of the longest packet that is one, whatever its reader allows; `at_work`: whether the peer waits for us and
+    not we for it."""
+
+    __slots__ = ("_held", "_loop", "_outgoing", "_peer", "_ssl")
 
     def __init__(self, sock: socket.socket | Newcomer, loop: asyncio.AbstractEventLoop) -> None:
-        self._line: LoopSocket | Newcomer | None = LoopSocket(sock, loop) if isinstance(sock, socket.socket) else sock
+        self._line = LoopSocket(sock, loop) if isinstance(sock, socket.socket) else sock
         self._loop = loop
-        self._buffer = bytearray()
         self._held = b""
         """What `put` was given, not sent yet."""
-        self._end: ConnectionClosed | None = None
-        """Why nothing more will come."""
-        self._waiter: Wait | None = None
-        self._watched = False
-        self.heard = False
-        """Whether the peer has ever said anything."""
-        self.longest = MAX_LENGTH
-        """Bytes of the longest packet that is one, whatever its reader allows."""
-        self.at_work = False
-        """Whether the peer waits for us and not we for it."""
         self._ssl: SSLObject | None = None
-        self._incoming: MemoryBIO | None = None
         self._outgoing: MemoryBIO | None = None
         self._peer: Peer | None = None
 
@@ -255,44 +228,33 @@ class Channel:
     async def read_exactly(self, count: int) -> bytes:
         while len(self._buffer) < count:
             await self._more()
-        return self._consume(0, count)
+        return self.consume(0, count)
 
     async def read_startup(self, max_size: int = MAX_STARTUP_PACKET) -> bytes:
         """Body of a packet without a type byte: the first ones a client sends."""
-        while (end := self._packet_end(0, 8, max_size)) > len(self._buffer):
+        while (body := self.packet(0, 8, max_size)) is None:
             await self._more()
-        return self._consume(4, end)
+        return body
 
     async def check_header(self) -> bytes:
         """The type of the next message, all left in place. Raises BadHeader for a length that none can have."""
         while len(self._buffer) < 5:
             await self._more()
-        self._packet_end(1, 4, MAX_LENGTH)
+        self.packet_end(1, 4, MAX_LENGTH)
         return bytes(self._buffer[:1])
 
     async def read_message(self, max_size: int = 1 << 20) -> tuple[bytes, bytes]:
         """(type, body) of the next message; `max_size` bounds its length field."""
-        while (end := self._packet_end(1, 4, max_size)) > len(self._buffer):
+        while (end := self.packet_end(1, 4, max_size)) > len(self._buffer):
             await self._more()
-        return bytes(self._buffer[:1]), self._consume(5, end)
+        kind = bytes(self._buffer[:1])
+        return kind, self.consume(5, end)
 
-    def _packet_end(self, at: int, least: int, most: int) -> int:
-        """Where the packet ends whose length field, which counts itself, is at `at`: as far as that is known yet.
-        Raises BadHeader for a length that is not between `least` and `most`."""
-        if len(self._buffer) < at + 4:
-            return at + 4
-        length: int = _LENGTH.unpack_from(self._buffer, at)[0]
-        if not least <= length <= self.longest - at:
-            raise BadHeader(bytes(self._buffer[:8]))
-        if length > most:
-            raise TooLong(bytes(self._buffer[:8]))
-        return at + length
-
-    def _consume(self, start: int, end: int) -> bytes:
-        """The bytes from `start` to `end`; they and those before are gone from the buffer."""
-        data = bytes(self._buffer[start:end])
-        del self._buffer[:end]
-        return data
+    async def read_body(self, max_size: int) -> bytes:
+        """As `read_message`, of one whose type is known."""
+        while (body := self.packet(1, 4, max_size)) is None:
+            await self._more()
+        return body
 
     def _more(self) -> Awaitable[None]:
         """More plaintext into the buffer."""
@@ -334,38 +296,16 @@ class Channel:
 
     def _watch(self) -> None:
         if not self._watched:
-            self._open().watch(self._readable)
+            self._open().watch(self.readable)
             self._watched = True
-
-    def _readable(self) -> None:
-        """The watched socket has something for who waits; with nobody waiting it is watched no more."""
-        waiter = self._waiter
-        if waiter is None or waiter.done:
-            self._unwatch()
-        elif self._take():
-            waiter.end()
 
     def _unwatch(self) -> None:
         self._open().unwatch()
         self._watched = False
 
-    def _take(self) -> bool:
-        """Take what the socket has at this moment; False when that is nothing, not even an end."""
-        try:
-            data = self._open().receive(CHUNK)
-        except OSError as error:
-            self._end = ConnectionClosed(_os_reason(error), orderly=False)
-            return True
-        if data is None:
-            return False
-        self.heard = True
-        if not data:
-            self._end = ConnectionClosed()
-        elif self._incoming is not None:
-            self._incoming.write(data)
-        else:
-            self._buffer += data
-        return True
+    def ended(self, error: int) -> None:
+        """Nothing more will come: for this `errno`, 0: the peer has closed, -1: for an error without one."""
+        self._end = ConnectionClosed(_reason(error), orderly=False) if error else ConnectionClosed()
 
     # ---- writing
 
@@ -408,7 +348,7 @@ class Channel:
             if sent < len(data):
                 await self._ordinary().send_all(data[sent:])
         except OSError as error:
-            raise ConnectionClosed(_os_reason(error)) from None
+            raise ConnectionClosed(_reason(error.errno or -1)) from None
 
     def _ordinary(self) -> LoopSocket:
         """The line as one of Python's, for what the relay's cannot do."""
@@ -457,7 +397,7 @@ class Channel:
         if self._buffer and not direct:
             raise ProtocolError("received unencrypted data before the TLS handshake")
         self._incoming, self._outgoing = MemoryBIO(), MemoryBIO()
-        self._incoming.write(self._consume(0, len(self._buffer)))
+        self._incoming.write(self.consume(0, len(self._buffer)))
         try:
             self._ssl = context.wrap_bio(
                 self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
@@ -526,7 +466,8 @@ class Channel:
     def _open(self) -> LoopSocket | Newcomer:
         if self._line is None:
             raise ConnectionClosed("connection closed")
-        return self._line
+        line: LoopSocket | Newcomer = self._line
+        return line
 
 
 def tls_reason(error: ssl.SSLError) -> str:
@@ -555,8 +496,8 @@ async def while_there(channel: Channel, work: Awaitable[T]) -> T:
         await asyncio.gather(task, leaving, return_exceptions=True)
 
 
-def _os_reason(error: OSError) -> str:
-    return os.strerror(error.errno) if error.errno else "unexpected eof"
+def _reason(error: int) -> str:
+    return os.strerror(error) if error > 0 else "unexpected eof"
 
 
 def hang_up(sock: socket.socket) -> None:

@@ -32,6 +32,7 @@ from pooler.pools.reasons import Reason
 from pooler.pools.running import Phase, Running
 from pooler.process import systemd
 from pooler.process.accepting import Acceptor
+from pooler.relay import LightTask
 from pooler.rounds import REST
 from pooler.servers.condemned import kill_pool
 from pooler.servers.opener import Opener
@@ -372,7 +373,7 @@ class Service:
         own = asyncio.current_task()
         busy = {*self.door.tasks, *self.opener.tasks} - consoles - {own}
         if busy:
-            await asyncio.wait(busy, timeout=LOGIN_GRACE)
+            await asyncio.wait({future_of(task) for task in busy}, timeout=LOGIN_GRACE)
 
     # ---- the end
 
@@ -453,6 +454,11 @@ class Service:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
         self.events.handle()
+
+
+def future_of(task: LightTask | asyncio.Task[None]) -> asyncio.Future[None]:
+    """One that is done when the task is."""
+    return task.future() if isinstance(task, LightTask) else task
 
 
 def listen_hosts(addresses: tuple[str, ...]) -> list[str | None]:

@@ -10,15 +10,11 @@ import asyncio
 import base64
 import hashlib
 import hmac
-import itertools
 import secrets
 import socket
 import ssl
 import struct
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -26,9 +22,7 @@ from tests.fixtures import stream
 from tests.fixtures.cluster import PASSWORDS
 from tests.fixtures.process import Bouncer
 
-from .measure import median, percentile, processor, ratios
-from .servers import Contestant
-from .table import Table, times
+from .measure import processor
 
 COUNT = 3000
 """Logins of a round."""

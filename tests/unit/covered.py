@@ -102,7 +102,6 @@ TESTED_ELSEWHERE = {
     "pooler/clients/door.py": "tests/unit/pooler/house/test_bouncer.py",
     "pooler/clients/ldap.py": "tests/unit/pooler/clients/test_ldap_pam.py",
     "pooler/clients/ldapconf.py": "tests/unit/pooler/clients/test_ldap_pam.py",
-    "pooler/clients/lighttask.py": "tests/unit/pooler/relay/test_newcomer_tasks.py",
     "pooler/clients/pam.py": "tests/unit/pooler/clients/test_ldap_pam.py",
     "pooler/clients/threads.py": "tests/unit/pooler/clients/test_ldap_pam.py",
     "pooler/commands/embedded.py": "tests/system/test_embedded.py",

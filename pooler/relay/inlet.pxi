@@ -1,0 +1,105 @@
+# What comes in on a connection that logs in, taken when it is there and cut into packets: what of a Channel
+# (pooler/net/channel.py) is done for every packet of a storm of logins. Its `_line` is a Newcomer, or has the face of one;
+# `_incoming` is where ciphertext goes, None without TLS.
+from pooler.wire import BadHeader, TooLong
+
+cdef extern from "Python.h":
+    int PyByteArray_Resize(object array, Py_ssize_t size) except -1
+    char *PyByteArray_AS_STRING(object array)
+    Py_ssize_t PyByteArray_GET_SIZE(object array)
+    int PySequence_DelSlice(object array, Py_ssize_t start, Py_ssize_t end) except -1
+
+cdef enum:
+    TAKEN_AT_ONCE = 8192
+
+
+cdef class Inlet:
+    def __cinit__(self, *arguments, **named):
+        self._buffer = bytearray()
+        self.longest = 0x7fffffff
+
+    cpdef bint _take(self) except -1:
+        """Take what the socket has at this moment; False when that is nothing, not even an end."""
+        cdef ssize_t n
+        if type(self._line) is not Newcomer:
+            return self.take_slowly()
+        n = c_recv((<Newcomer>self._line).fd, rbuf, TAKEN_AT_ONCE, MSG_DONTWAIT)
+        if n < 0:
+            if errno == EAGAIN or errno == EINTR:
+                return False
+            self.ended(errno)
+            return True
+        self.heard = True
+        if n == 0:
+            self.ended(0)
+        else:
+            self.keep(rbuf, n)
+        return True
+
+    def take_slowly(self):
+        cdef bytes data
+        try:
+            data = self._open().receive(TAKEN_AT_ONCE)
+        except OSError as error:
+            self.ended(error.errno or -1)
+            return True
+        if data is None:
+            return False
+        self.heard = True
+        if not data:
+            self.ended(0)
+        else:
+            self.keep(<uint8_t *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+        return True
+
+    cdef int keep(self, uint8_t *data, Py_ssize_t n) except -1:
+        cdef Py_ssize_t had
+        if self._incoming is not None:
+            self._incoming.write(PyMemoryView_FromMemory(<char *>data, n, PyBUF_READ))
+            return 0
+        had = PyByteArray_GET_SIZE(self._buffer)
+        PyByteArray_Resize(self._buffer, had + n)
+        memcpy(PyByteArray_AS_STRING(self._buffer) + had, data, n)
+        return 0
+
+    cpdef readable(self):
+        """The watched socket has something for who waits; with nobody waiting it is watched no more."""
+        cdef Wait waiter = self._waiter
+        if waiter is None or waiter.done:
+            self._unwatch()
+        elif self._take():
+            waiter.end()
+
+    def packet(self, Py_ssize_t at, int64_t least, int64_t most):
+        """What is behind the length field at `at`, of a packet that begins the buffer, and is gone from there; None
+        when it is not all here. Raises BadHeader."""
+        cdef Py_ssize_t end = self.end_of(at, least, most)
+        return self.out(at + 4, end) if end <= PyByteArray_GET_SIZE(self._buffer) else None
+
+    def packet_end(self, Py_ssize_t at, int64_t least, int64_t most):
+        """Where the packet ends whose length field, which counts itself, is at `at`: as far as that is known yet.
+        Raises BadHeader for a length that is not between `least` and `most`."""
+        return self.end_of(at, least, most)
+
+    cdef Py_ssize_t end_of(self, Py_ssize_t at, int64_t least, int64_t most) except -1:
+        cdef int64_t length
+        if PyByteArray_GET_SIZE(self._buffer) < at + 4:
+            return at + 4
+        length = be32(<uint8_t *>PyByteArray_AS_STRING(self._buffer) + at)
+        if not least <= length <= self.longest - at:
+            raise BadHeader(bytes(self._buffer[:8]))
+        if length > most:
+            raise TooLong(bytes(self._buffer[:8]))
+        return at + length
+
+    def consume(self, Py_ssize_t start, Py_ssize_t end):
+        """The bytes from `start` to `end`; they and those before are gone from the buffer."""
+        return self.out(start, min(end, PyByteArray_GET_SIZE(self._buffer)))
+
+    cdef bytes out(self, Py_ssize_t start, Py_ssize_t end):
+        cdef bytes data = PyByteArray_AS_STRING(self._buffer)[start:end]
+        if end == PyByteArray_GET_SIZE(self._buffer):
+            PyByteArray_Resize(self._buffer, 0)
+        else:
+            PySequence_DelSlice(self._buffer, 0, end)
+        return data
