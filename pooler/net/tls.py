@@ -185,8 +185,6 @@ def client_context(settings: Settings) -> ssl.SSLContext | None:
         context.verify_mode = ssl.CERT_OPTIONAL
     else:
         context.verify_mode = ssl.CERT_NONE
-    # A session ticket costs memory and a packet, and a pooler's clients stay.
-    context.num_tickets = 0
     demand_protocol(context)
     return context
 

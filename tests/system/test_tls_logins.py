@@ -7,6 +7,7 @@ Where PgBouncer has the feature, the test runs against it too.
 from __future__ import annotations
 
 import getpass
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Any
@@ -15,9 +16,11 @@ import psycopg
 import pytest
 
 from tests.fixtures import stream
+from tests.fixtures.authority import Pair
 from tests.fixtures.cluster import PASSWORDS, Cluster
 from tests.fixtures.process import Bouncer, StartBouncer
 from tests.fixtures.stream import Stream
+from tests.fixtures.waiting import DEADLINE
 
 Start = Callable[..., Bouncer]
 NO_RULE = ("no authentication method is found", "login rejected")
@@ -107,6 +110,52 @@ def test_client_certificates(start: Start, cluster: Cluster, mode: str) -> None:
     pair: dict[str, Any] = {"sslcert": cluster.client_pair.cert, "sslkey": cluster.client_pair.key}
     assert bouncer.sql("SELECT 1", sslmode="require", **pair) == [(1,)]
     assert "certificate required" in refused(bouncer, sslmode="require")
+
+
+class Returning:
+    """A client that keeps its TLS session and comes back with it. `pair`: its certificate, if it has one."""
+
+    def __init__(self, bouncer: Bouncer, protocol: ssl.TLSVersion, pair: Pair | None = None) -> None:
+        self.port = bouncer.port
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self.context.check_hostname = False
+        self.context.verify_mode = ssl.CERT_NONE
+        self.context.minimum_version = self.context.maximum_version = protocol
+        if pair is not None:
+            self.context.load_cert_chain(pair.cert, pair.key)
+        self.session: ssl.SSLSession | None = None
+
+    def come(self, user: str) -> tuple[bool, str]:
+        """(whether the session was taken up again, the type of the last message of the login)."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE) as plain:
+            plain.sendall(stream.request(stream.SSL_REQUEST))
+            assert plain.recv(1) == b"S"
+            with self.context.wrap_socket(plain, session=self.session) as line:
+                line.sendall(stream.startup({"user": user, "database": "app"}))
+                said = b""
+                while not said.endswith(b"Z\0\0\0\x05I") and (data := line.recv(8192)):
+                    said += data
+                self.session = line.session
+                return bool(line.session_reused), "Z" if said.endswith(b"I") else said[:1].decode()
+
+
+@pytest.mark.parametrize("protocol", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_sessions_are_taken_up_again(start: Start, protocol: ssl.TLSVersion) -> None:
+    client = Returning(start(), protocol)
+    assert [client.come("postgres") for _ in range(3)] == [(False, "Z"), (True, "Z"), (True, "Z")]
+
+
+@pytest.mark.parametrize("protocol", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_session_that_is_taken_up_again_has_its_certificate(
+    start: Start, cluster: Cluster, protocol: ssl.TLSVersion
+) -> None:
+    """And no other: who comes back as another user is refused."""
+    server = f"host={cluster.host} port={cluster.port} dbname=app user=trusty"
+    users = {"cert_user": "", "postgres": ""}
+    bouncer = start("verify-full", auth_type="cert", users=users, databases={"app": server})
+    client = Returning(bouncer, protocol, cluster.client_pair)
+    assert [client.come("cert_user") for _ in range(2)] == [(False, "Z"), (True, "Z")]
+    assert client.come("postgres") == (True, "E")
 
 
 def test_auth_type_cert(start: Start, cluster: Cluster) -> None:
