@@ -21,6 +21,7 @@ from pooler.net import derivation, identity, scram
 from pooler.net.channel import Channel, while_there
 from pooler.net.credentials import NOTHING, Credentials, md5_answer, md5_secret
 from pooler.pools.refusal import LoginError
+from pooler.relay.engine import WrongPassword
 from pooler.values import dataclass
 from pooler.wire import TooLong
 
@@ -208,7 +209,7 @@ async def _scram(claim: Claim) -> Proof:
     except scram.ScramError as error:
         raise _sasl_failed(error) from None
     if not claim.known or exchange.keys is None or not claim.secret.text:
-        raise _sasl_failed(scram.WrongPassword("nobody's password"))
+        raise _sasl_failed(WrongPassword("nobody's password"))
     stored = claim.secret.kind is SecretKind.scram
     credentials = Credentials(keys=exchange.keys) if stored else Credentials.of(claim.secret)
     return Proof(credentials, wire.authentication_sasl_final(last))
@@ -256,7 +257,9 @@ async def _ask_password(channel: Channel, request: bytes) -> str:
 
 async def _read_answer(channel: Channel, most: int = MAX_SASL_MESSAGE) -> bytes:
     """Body of the next message, which must be of type `p`, with a length of at most `most`."""
-    kind = await channel.peek()
+    kind = channel.next_byte()
+    if kind < 0:
+        kind = await channel.peek()
     if kind == 0:
         raise LoginError("client re-sent startup pkt")
     if kind == ord("X"):
@@ -275,7 +278,7 @@ def _wrong_password() -> LoginError:
 
 
 def _sasl_failed(error: scram.ScramError) -> LoginError:
-    wrong = isinstance(error, scram.WrongPassword)
+    wrong = isinstance(error, WrongPassword)
     log = "password authentication failed" if wrong else f"malformed SCRAM message ({error.message})"
     return LoginError("SASL authentication failed", log=log, level="ERROR")
 

@@ -77,7 +77,7 @@ class Door:
     def arrived(self, sock: socket.socket | Newcomer) -> bool:
         """A client has been accepted; False when the next one should be accepted in another turn."""
         running = self.running
-        settings = running.config.settings
+        settings = running.registry.config.settings
         tcp = isinstance(sock, Newcomer) or sock.family != socket.AF_UNIX
         channel = Channel(sock, running.loop)
         channel.longest = settings.max_packet_size
@@ -140,7 +140,9 @@ class Door:
     def _leave(self, visit: Visit, steps: Coroutine[Any, Any, None]) -> None:
         """These steps are done, and the visit with them, unless it is others' now."""
         if visit.steps is steps:
-            visit.channel.abort()
+            visit.steps = None
+            if not visit.channel.closed:
+                visit.channel.abort()
             self._no_stranger(visit)
 
     def _pass_on(self, visit: Visit, steps: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -173,7 +175,7 @@ class Door:
             self._pass_on(visit, self._canceller.cancel(visit.channel, visit.arrival, outcome.key))
             return
         self._no_stranger(visit)
-        if outcome.admin:
+        if outcome.database is None:
             self._open_console(visit, outcome)
         else:
             await self._join_pool(visit, outcome)
@@ -215,7 +217,7 @@ class Door:
                 welcome = pool.welcome or await self._first_server(visit, pool)
                 if welcome.of_standby:
                     pool.engine.try_one()
-                greeting = welcome.greeting(admitted.parameters, registry.manners(pool))
+                greeting = welcome.greeting(admitted.parameters, pool.manners)
                 self._hand_over(visit, pool, greeting, admitted.session)
             else:
                 await self._replicate(visit, pool, admitted)
@@ -253,7 +255,7 @@ class Door:
         pool.engine.waited(clock() - since)
         welcome = Welcome(own.reported, running.relay.tracked_names)
         try:
-            client = self._hand_over(visit, pool, welcome.greeting({}, running.registry.manners(pool, own=True)))
+            client = self._hand_over(visit, pool, welcome.greeting({}, running.registry.own_manners()))
             try:
                 own.adopt(client)
             except Exception as error:
@@ -264,7 +266,7 @@ class Door:
             own.forget()
 
     def _hand_over(self, visit: Visit, pool: PoolState, greeting: Greeting, session: Session = ()) -> Client:
-        running, settings = self.running, self.running.config.settings
+        running, settings = self.running, self.running.registry.config.settings
         key, rest = peers.new_key(running.peer_id), visit.channel.detach()
         plain(visit.arrival.peer)
         plain(visit.arrival)

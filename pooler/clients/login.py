@@ -13,13 +13,14 @@ import asyncio
 import os
 from collections.abc import Awaitable
 from dataclasses import field
+from functools import lru_cache
 from ssl import SSLContext
 from typing import Literal, NamedTuple, Protocol
 
 from pooler import wire
 from pooler.clients import auth
 from pooler.clients.auth import Claim, Proof, StandIn
-from pooler.clients.startup import Parameters, Readings, heard
+from pooler.clients.startup import LONGEST, REMEMBERED, Parameters, Readings, heard
 from pooler.config.databases import RESERVED, DatabaseConfig
 from pooler.config.hba import HbaRule
 from pooler.config.kinds import AuthType
@@ -28,7 +29,7 @@ from pooler.config.users import MAX_USERNAME, Likeness, Secret
 from pooler.config.whole import Config
 from pooler.log import DEBUG, ERROR
 from pooler.net.address import Peer
-from pooler.net.channel import Channel, ConnectionClosed, TlsFailed
+from pooler.net.channel import MAX_STARTUP_PACKET, Channel, ConnectionClosed, TlsFailed
 from pooler.net.credentials import NOTHING, Credentials
 from pooler.pools.connection import ClientFacts, Replication
 from pooler.pools.refusal import Left, LoginError
@@ -172,12 +173,15 @@ async def _first_packet(
     channel: Channel, asked: LoginQuestions, attempt: ClientFacts
 ) -> wire.Startup | wire.CancelRequest:
     for _ in range(MAX_REQUESTS):
-        first = await channel.peek()
+        first = channel.next_byte()
+        if first < 0:
+            first = await channel.peek()
         if first == TLS_HANDSHAKE and channel.ssl_object is None:
             await _direct_tls(channel, asked, attempt)
         elif first:
             await _refuse_message(channel)
-        request = wire.parse_startup(await channel.read_startup())
+        packet = channel.packet(0, 8, MAX_STARTUP_PACKET) or await channel.read_startup()
+        request = _known(packet) if is_ordinary(packet) else wire.parse_startup(packet)
         if isinstance(request, (wire.Startup, wire.CancelRequest)):
             return request
         if isinstance(request, wire.SSLRequest):
@@ -186,6 +190,14 @@ async def _first_packet(
             _nothing_behind(channel, "GSSAPI encryption request")
             await channel.send(b"N")
     raise ProtocolError("bad packet")
+
+
+_known = lru_cache(REMEMBERED)(wire.parse_startup)
+
+
+def is_ordinary(packet: bytes) -> bool:
+    """Whether it is a startup message, and a short one: clients of one program say the same each time."""
+    return len(packet) <= LONGEST and packet[:2] == b"\0\3"
 
 
 async def _refuse_message(channel: Channel) -> None:
@@ -347,10 +359,9 @@ def console_rights(settings: Settings, user: str) -> Rights:
 
 
 def _log_attempt(asked: LoginQuestions, attempt: ClientFacts) -> None:
-    if asked.config.settings.log_connections:
-        replication = REPLICATION_WORDS[attempt.replicates]
-        who = f"db={attempt.database} user={attempt.user}"
-        asked.log(attempt, "LOG", f"login attempt: {who} tls={attempt.tls or 'no'} replication={replication}")
+    replication = REPLICATION_WORDS[attempt.replicates]
+    who = f"db={attempt.database} user={attempt.user}"
+    asked.log(attempt, "LOG", f"login attempt: {who} tls={attempt.tls or 'no'} replication={replication}")
 
 
 # ---- the proof
@@ -369,18 +380,20 @@ async def _authenticate(
     needed = method not in NO_SECRET_NEEDED
     grounds = asked.grounds(database, user)
     secret: Secret | None
+    waited = needed and method in SECRET_ASKED
     if not needed:
         secret = Secret(user, "")
     elif database is not None and grounds.secret is not None:
         secret = grounds.secret
     else:
-        secret = await asked.find_secret(database, attempt, channel)
+        secret, waited = await asked.find_secret(database, attempt, channel), True
     stand_in = StandIn(user, asked.likeness(user)) if method in SECRET_ASKED else auth.NOBODYS
     if secret is not None:
         # auth_query may know the user by another name than the client.
         attempt.user = secret.user
-    _log_attempt(asked, attempt)
-    if config.settings.auth_type is AuthType.hba and rule is None:
+    if config.settings.log_connections:
+        _log_attempt(asked, attempt)
+    if rule is None and config.settings.auth_type is AuthType.hba:
         raise LoginError("no authentication method is found")
     claim = Claim(
         channel,
@@ -395,7 +408,7 @@ async def _authenticate(
     )
     try:
         proof = await auth.authenticate(method, claim)
-        if needed and asked.grounds(_again(asked, attempt, database), user) != grounds:
+        if waited and asked.grounds(_again(asked, attempt, database), user) != grounds:
             # What it has proved to know was withdrawn meanwhile, or counts for something else.
             raise LoginError("password authentication failed")
         return proof

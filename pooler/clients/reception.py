@@ -49,7 +49,7 @@ class Reception:
 
     @property
     def config(self) -> Config:
-        config = self._running.config
+        config = self._running.registry.config
         if not self._aliases_only or config.settings.auth_type not in UNGUARDED:
             return config
         settings = dataclasses.replace(config.settings, auth_type=AuthType.scram_sha_256)
@@ -92,7 +92,7 @@ class Reception:
 
     def _listed(self, database: DatabaseConfig | None, user: str) -> Secret | None:
         """Of the database's own users, if it has such, else from auth_file."""
-        secrets = self._running.config.secrets if database is None or database.secrets is None else database.secrets
+        secrets = self._running.registry.config.secrets if database is None or database.secrets is None else database.secrets
         return secrets.get(user)
 
     def _known_elsewhere(self, user: str) -> Secret | None:
@@ -106,14 +106,14 @@ class Reception:
 
     def _check_clients(self) -> None:
         """max_client_conn is of those who have logged in: strangers, who are bounded by themselves, keep nobody out."""
-        running = self._running
-        if running.registry.clients >= running.config.settings.max_client_conn:
+        registry = self._running.registry
+        if registry.clients >= registry.config.settings.max_client_conn:
             raise LoginError("no more connections allowed (max_client_conn)")
 
     def check_limits(self, database: DatabaseConfig | None, user: str) -> None:
         running, registry = self._running, self._running.registry
         if database is None:
-            limit, clients = running.config.settings.max_db_client_connections, len(running.consoles)
+            limit, clients = registry.config.settings.max_db_client_connections, len(running.consoles)
         else:
             limit, clients = self._check_open(database)
         if limit and clients >= limit:

@@ -428,10 +428,11 @@ class Channel(Inlet):
 
     def detach(self) -> Detached:
         """Hand the connection over; the Channel is dead afterwards."""
-        rest = Detached(
-            self._open().detach(), self._ssl, self._incoming, self._outgoing, bytes(self._buffer), self._held
-        )
-        self._forget()
+        left = bytes(self._buffer) if self._buffer else b""
+        rest = Detached(self._open().detach(), self._ssl, self._incoming, self._outgoing, left, self._held)
+        self._line = None
+        if self._ssl is not None:
+            self._forget()
         return rest
 
     async def close(self) -> None:

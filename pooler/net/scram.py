@@ -17,30 +17,19 @@ import re
 from dataclasses import dataclass
 
 from pooler.config.users import ScramSecret
+from pooler.relay.engine import ScramError as ScramError
+from pooler.relay.engine import ScramServer
 
 MECHANISM = "SCRAM-SHA-256"
 DEFAULT_ITERATIONS = 4096
 MAX_ITERATIONS = 1_000_000
 """Who asks for more wants our processor, not our password. PgBouncer has the same bound."""
-KEY_BYTES = 32
 SALT_BYTES = 16
 MAX_SALT_BYTES = 1024
 NONCE_BYTES = 18
 
 _PRINTABLE = re.compile(rb"[\x21-\x2b\x2d-\x7e]+")
 """A nonce: printable ASCII without the comma."""
-
-
-class ScramError(Exception):
-    """The exchange failed. `message` says how, for our log; it holds no secret."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
-
-
-class WrongPassword(ScramError):
-    """The exchange is sound, the password is not."""
 
 
 class BadSignature(ScramError):
@@ -91,55 +80,15 @@ def prepare(password: str) -> bytes:
         return raw
 
 
-class ServerExchange:
+class ServerExchange(ScramServer):
     """The side that asks. `first` answers the client's first message, `final` its proof."""
 
-    __slots__ = ("_auth_message", "_gs2_header", "_nonce", "_verifier", "keys")
+    __slots__ = ()
 
-    def __init__(self, verifier: ScramSecret) -> None:
-        self._verifier = verifier
-        self._auth_message = b""
-        self._gs2_header = b""
-        self._nonce = b""
-        self.keys: Keys | None = None
+    @property
+    def keys(self) -> Keys | None:
         """Known once the client has proved itself."""
-
-    def first(self, data: bytes) -> bytes:
-        """server-first-message for client-first-message."""
-        flag, bare = _split_gs2(data)
-        self._gs2_header = flag + b",,"
-        fields = _fields(bare)
-        if len(fields) < 2 or fields[0][0] != b"n":
-            raise ScramError("malformed client-first-message")
-        client_nonce = _nonce(fields[1])
-        self._nonce = client_nonce + base64.b64encode(os.urandom(NONCE_BYTES))
-        salt = base64.b64encode(self._verifier.salt)
-        answer = b"r=%b,s=%b,i=%d" % (self._nonce, salt, self._verifier.iterations)
-        self._auth_message = bare + b"," + answer
-        return answer
-
-    def final(self, data: bytes) -> bytes:
-        """server-final-message for client-final-message; raises ScramError unless the proof holds."""
-        without_proof, mark, proof_text = data.rpartition(b",p=")
-        fields = _fields(without_proof)
-        if not mark or len(fields) < 2 or fields[0][0] != b"c":
-            raise ScramError("malformed client-final-message")
-        if _decode(fields[0][1]) != self._gs2_header:
-            raise ScramError("channel binding does not match")
-        if not hmac.compare_digest(_nonce(fields[1]), self._nonce):
-            raise ScramError("nonce does not match")
-        proof = _decode(proof_text)
-        if len(proof) != KEY_BYTES:
-            raise ScramError("malformed proof")
-        return self._check(self._auth_message + b"," + without_proof, proof)
-
-    def _check(self, auth_message: bytes, proof: bytes) -> bytes:
-        verifier = self._verifier
-        client_key = _xor(proof, _hmac(verifier.stored_key, auth_message))
-        if not hmac.compare_digest(_sha256(client_key), verifier.stored_key):
-            raise WrongPassword("proof does not match")
-        self.keys = Keys(client_key, verifier.server_key)
-        return b"v=" + base64.b64encode(_hmac(verifier.server_key, auth_message))
+        return None if self.client_key is None else Keys(self.client_key, self.verifier.server_key)
 
 
 class ClientExchange:
@@ -198,21 +147,6 @@ class ClientExchange:
         if not 0 < len(salt) <= MAX_SALT_BYTES:
             raise ScramError("unacceptable salt")
         return salt, int(count), nonce
-
-
-def _split_gs2(data: bytes) -> tuple[bytes, bytes]:
-    """(`n` or `y`, client-first-message-bare)."""
-    parts = data.split(b",", 2)
-    if len(parts) != 3:
-        raise ScramError("malformed client-first-message")
-    flag, identity, bare = parts
-    if flag.startswith(b"p="):
-        raise ScramError("client wants channel binding, which was not offered")
-    if flag not in (b"n", b"y"):
-        raise ScramError("malformed client-first-message")
-    if identity:
-        raise ScramError("client wants another authorization identity")
-    return flag, bare
 
 
 def _fields(data: bytes) -> list[tuple[bytes, bytes]]:

@@ -29,6 +29,7 @@ MODES = {PoolMode.session: 0, PoolMode.transaction: 1, PoolMode.statement: 2}
 """As the relay numbers them."""
 
 
+NO_MANNERS = Manners("", 0)
 _births = itertools.count(1)
 """Numbers for pools and databases: what comes again under a name that was there before has another."""
 
@@ -135,6 +136,8 @@ class PoolState:
     """Why the last attempt to open a server failed; None when it did not."""
     crowded: bool = False
     """PostgreSQL has refused another server, while there are some that clients can have."""
+    manners: Manners = NO_MANNERS
+    """What its clients are told of how they are treated."""
     welcome: Welcome | None = None
     """What clients are told of the first server; None until it has logged in."""
     newcomers: dict[int, Waiter] = field(default_factory=dict)
@@ -234,6 +237,8 @@ class Registry:
         self._relay = selector
         self._clock = clock
         self.config = config
+        """The one in force."""
+        self._looked = config, OwnLimits.of(config)
         self.paused = False
         """Everything is, by a PAUSE that named no database."""
         self.databases: dict[str, Database] = {}
@@ -244,21 +249,18 @@ class Registry:
         """What databases that are gone have counted."""
 
     @property
-    def config(self) -> Config:
-        """The one in force."""
-        return self._config
-
-    @config.setter
-    def config(self, config: Config) -> None:
-        self._config = config
-        self._own = OwnLimits.of(config)
+    def _own(self) -> OwnLimits:
+        """What the configuration in force says, looked through once."""
+        if self._looked[0] is not self.config:
+            self._looked = self.config, OwnLimits.of(self.config)
+        return self._looked[1]
 
     # ---- who is there
 
     def find(self, name: str) -> DatabaseConfig | None:
         """The entry for a client's database: the one at work, else that of the configuration."""
         known = self.databases.get(name)
-        return known.config if known is not None and not known.removed else self._config.find_database(name)
+        return known.config if known is not None and not known.removed else self.config.find_database(name)
 
     def database(self, config: DatabaseConfig) -> Database:
         """The entry at work for `config`, made on first use."""
@@ -365,10 +367,9 @@ class Registry:
         most = self.config.own.max_pinned
         return most if most >= 0 else max(1, size // 2) if size else -1
 
-    def manners(self, pool: PoolState, *, own: bool = False) -> Manners:
-        """What its clients are told of how they are treated; `own`: one whose server is its own."""
-        mode = PoolMode.session if own else self.pool_mode(pool)
-        return Manners(str(mode), self.config.settings.max_prepared_statements)
+    def own_manners(self) -> Manners:
+        """As a pool's, of a client whose server is its own."""
+        return Manners(PoolMode.session.value, self.config.settings.max_prepared_statements)
 
     def server_lifetime(self, database: Database) -> float:
         given = database.config.server_lifetime
@@ -435,7 +436,9 @@ class Registry:
         when nobody looked for it."""
         settings, engine = self.config.settings, pool.engine
         session, cared_for = engine.mode == MODES[PoolMode.session], engine.kept | engine.refused
-        engine.mode = MODES[self.pool_mode(pool)]
+        mode = self.pool_mode(pool)
+        pool.manners = Manners(mode.value, settings.max_prepared_statements)
+        engine.mode = MODES[mode]
         engine.max_prepared = settings.max_prepared_statements
         engine.round_robin = settings.server_round_robin
         engine.reset_query = settings.server_reset_query.encode()

@@ -70,6 +70,10 @@ cdef class Inlet:
         elif self._take():
             waiter.end()
 
+    def next_byte(self):
+        """The next byte, left in place; -1 when it is not here."""
+        return (<uint8_t *>PyByteArray_AS_STRING(self._buffer))[0] if PyByteArray_GET_SIZE(self._buffer) else -1
+
     def packet(self, Py_ssize_t at, int64_t least, int64_t most):
         """What is behind the length field at `at`, of a packet that begins the buffer, and is gone from there; None
         when it is not all here. Raises BadHeader."""

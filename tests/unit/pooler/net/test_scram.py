@@ -40,8 +40,8 @@ def test_the_example_of_rfc_7677() -> None:
     first = b"r=" + nonce + b",s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"
     verifier = scram.make_verifier("pencil", 4096, base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ=="))
     server = ServerExchange(verifier)
-    server._gs2_header, server._nonce = b"n,,", nonce
-    server._auth_message = b"n=user,r=rOprNGfwEbeRWgbNEkqO," + first
+    server.binding, server.nonce = b"n,,", nonce
+    server.told = b"n=user,r=rOprNGfwEbeRWgbNEkqO," + first
     proof = b"c=biws,r=" + nonce + b",p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
     assert server.final(proof) == b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
 

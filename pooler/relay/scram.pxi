@@ -1,0 +1,183 @@
+# SCRAM-SHA-256 (RFC 5802, RFC 7677) for the side that asks, as PostgreSQL speaks it: the exchange only, no I/O. Where
+# thousands log in at once this is a good part of the work, so OpenSSL's SHA-256 is called without anything in between,
+# where it can be found; else Python's modules.
+import binascii
+import hashlib
+import hmac
+from hmac import compare_digest
+
+cdef enum:
+    NONCE_BYTES = 18
+
+cdef enum:
+    SHA_BYTES = 32
+    SHA_BLOCK = 64
+    # Of 8 bytes: more than OpenSSL's SHA256_CTX takes.
+    SHA_WORDS = 32
+
+ctypedef int (*sha_begin)(void *state) noexcept nogil
+ctypedef int (*sha_take)(void *state, const void *data, size_t n) noexcept nogil
+ctypedef int (*sha_end)(unsigned char *digest, void *state) noexcept nogil
+
+cdef struct Sha256:
+    bint found
+    sha_begin begin
+    sha_take take
+    sha_end end
+
+cdef Sha256 sha
+
+
+cdef void find_sha256() noexcept:
+    cdef void *handle = openssl_handle()
+    if handle == NULL:
+        return
+    sha.begin = <sha_begin>dlsym(handle, "SHA256_Init")
+    sha.take = <sha_take>dlsym(handle, "SHA256_Update")
+    sha.end = <sha_end>dlsym(handle, "SHA256_Final")
+    sha.found = sha.begin != NULL and sha.take != NULL and sha.end != NULL
+
+
+find_sha256()
+
+
+class ScramError(Exception):
+    """The exchange failed. `message` says how, for our log; it holds no secret."""
+
+    def __init__(self, message):
+        super().__init__(message)
+        self.message = message
+
+
+class WrongPassword(ScramError):
+    """The exchange is sound, the password is not."""
+
+
+cdef class ScramServer:
+    """The side that asks. `verifier`: salt, iterations, stored_key and server_key of who claims to have the password.
+    `first` answers the client's first message, `final` its proof; then `client_key` is known. They raise ScramError."""
+    cdef readonly object verifier
+    cdef public bytes told
+    cdef public bytes binding
+    cdef public bytes nonce
+    cdef readonly bytes client_key
+
+    def __init__(self, verifier):
+        self.verifier = verifier
+
+    def first(self, bytes data):
+        """server-first-message for client-first-message."""
+        cdef list parts = data.split(b",", 2)
+        cdef bytes flag, bare, answer
+        cdef list fields
+        if len(parts) != 3:
+            raise ScramError("malformed client-first-message")
+        flag, bare = parts[0], parts[2]
+        if flag.startswith(b"p="):
+            raise ScramError("client wants channel binding, which was not offered")
+        if flag != b"n" and flag != b"y":
+            raise ScramError("malformed client-first-message")
+        if parts[1]:
+            raise ScramError("client wants another authorization identity")
+        self.binding = flag + b",,"
+        fields = attributes(bare)
+        if len(fields) < 2 or fields[0][:1] != b"n":
+            raise ScramError("malformed client-first-message")
+        self.nonce = nonce_in(fields[1]) + binascii.b2a_base64(os.urandom(NONCE_BYTES), newline=False)
+        salt = binascii.b2a_base64(self.verifier.salt, newline=False)
+        answer = b"r=%b,s=%b,i=%d" % (self.nonce, salt, self.verifier.iterations)
+        self.told = bare + b"," + answer
+        return answer
+
+    def final(self, bytes data):
+        """server-final-message for client-final-message; raises ScramError unless the proof holds."""
+        cdef bytes spoken, mark, text, proof
+        cdef list fields
+        spoken, mark, text = data.rpartition(b",p=")
+        fields = attributes(spoken)
+        if not mark or len(fields) < 2 or fields[0][:1] != b"c":
+            raise ScramError("malformed client-final-message")
+        if from_base64(fields[0][2:]) != self.binding:
+            raise ScramError("channel binding does not match")
+        if not compare_digest(nonce_in(fields[1]), self.nonce):
+            raise ScramError("nonce does not match")
+        proof = from_base64(text)
+        if len(proof) != SHA_BYTES:
+            raise ScramError("malformed proof")
+        return self.check(self.told + b"," + spoken, proof)
+
+    cdef bytes check(self, bytes message, bytes proof):
+        cdef bytes stored = self.verifier.stored_key
+        cdef bytes signature = hmac_sha256(stored, message)
+        cdef bytes key = bytes([a ^ b for a, b in zip(proof, signature)])
+        if not compare_digest(sha256(key), stored):
+            raise WrongPassword("proof does not match")
+        self.client_key = key
+        return b"v=" + binascii.b2a_base64(hmac_sha256(self.verifier.server_key, message), newline=False)
+
+
+cdef list attributes(bytes data):
+    # `a=…,b=…` in order, each as it is.
+    cdef list parts = data.split(b",")
+    cdef bytes part
+    for part in parts:
+        if part[1:2] != b"=" or not part[:1].isalpha():
+            raise ScramError("malformed attribute")
+        if part[:1] == b"m":
+            raise ScramError("unsupported mandatory extension")
+    return parts
+
+
+cdef bytes nonce_in(bytes attribute):
+    # Printable ASCII without the comma.
+    cdef Py_ssize_t i
+    cdef uint8_t c
+    if attribute[:2] != b"r=" or len(attribute) == 2:
+        raise ScramError("malformed nonce")
+    for i in range(2, len(attribute)):
+        c = attribute[i]
+        if c < 0x21 or c > 0x7e or c == 0x2c:
+            raise ScramError("malformed nonce")
+    return attribute[2:]
+
+
+cdef bytes from_base64(bytes text):
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:
+        raise ScramError("malformed base64") from None
+
+
+cdef bytes sha256(bytes data):
+    cdef uint64_t state[SHA_WORDS]
+    cdef unsigned char digest[SHA_BYTES]
+    if not sha.found:
+        return hashlib.sha256(data).digest()
+    sha.begin(state)
+    sha.take(state, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+    sha.end(digest, state)
+    return (<char *>digest)[:SHA_BYTES]
+
+
+cdef bytes hmac_sha256(bytes key, bytes data):
+    # RFC 2104, for a key that is no longer than a block.
+    cdef uint64_t state[SHA_WORDS]
+    cdef unsigned char digest[SHA_BYTES]
+    cdef unsigned char pad[SHA_BLOCK]
+    cdef Py_ssize_t i, n = PyBytes_GET_SIZE(key)
+    cdef uint8_t *raw = <uint8_t *>PyBytes_AS_STRING(key)
+    if not sha.found or n > SHA_BLOCK:
+        return hmac.digest(key, data, "sha256")
+    for i in range(SHA_BLOCK):
+        pad[i] = (raw[i] if i < n else 0) ^ 0x36
+    sha.begin(state)
+    sha.take(state, pad, SHA_BLOCK)
+    sha.take(state, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+    sha.end(digest, state)
+    for i in range(SHA_BLOCK):
+        pad[i] ^= 0x36 ^ 0x5c
+    sha.begin(state)
+    sha.take(state, pad, SHA_BLOCK)
+    sha.take(state, digest, SHA_BYTES)
+    sha.end(digest, state)
+    return (<char *>digest)[:SHA_BYTES]
