@@ -92,8 +92,8 @@ class Reception:
 
     def _listed(self, database: DatabaseConfig | None, user: str) -> Secret | None:
         """Of the database's own users, if it has such, else from auth_file."""
-        secrets = self._running.registry.config.secrets if database is None or database.secrets is None else database.secrets
-        return secrets.get(user)
+        own = None if database is None else database.secrets
+        return (self._running.registry.config.secrets if own is None else own).get(user)
 
     def _known_elsewhere(self, user: str) -> Secret | None:
         """For the console: by the secrets of a database."""

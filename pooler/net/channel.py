@@ -261,7 +261,11 @@ class Channel(Inlet):
         return self._feed() if self._ssl is None else self._decrypt(self._ssl)
 
     async def _decrypt(self, tls: SSLObject) -> None:
-        """More plaintext into the buffer."""
+        """More plaintext into the buffer. An exception of `ssl` costs as much as a record: with nothing to decrypt it
+        is not asked."""
+        if not (self._cipher_here() or tls.pending()):
+            await self._flush()
+            await self._feed()
         while True:
             try:
                 data = tls.read(CHUNK)
@@ -277,6 +281,10 @@ class Channel(Inlet):
                     raise ConnectionClosed
                 self._buffer += data
                 return
+
+    def _cipher_here(self) -> int:
+        """Bytes of ciphertext that were received and not looked at."""
+        return self._incoming.pending if self._incoming is not None else 0
 
     async def _feed(self) -> None:
         """More bytes from the socket into the buffer or the TLS state: at once if they are here."""
@@ -317,8 +325,7 @@ class Channel(Inlet):
         if self._held:
             data, self._held = self._held + data, b""
         if self._ssl is None:
-            await self._send_raw(data)
-            return
+            return await self._send_raw(data)
         for start in range(0, len(data), TLS_SLICE):
             try:
                 self._ssl.write(data[start : start + TLS_SLICE])
@@ -415,6 +422,8 @@ class Channel(Inlet):
             raise TlsFailed(f"name `{server_hostname}' not present in server certificate")
 
     async def _handshake(self, tls: SSLObject) -> None:
+        if tls.server_side and not self._cipher_here():
+            await self._feed()
         while True:
             try:
                 tls.do_handshake()

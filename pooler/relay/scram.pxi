@@ -109,11 +109,20 @@ cdef class ScramServer:
     cdef bytes check(self, bytes message, bytes proof):
         cdef bytes stored = self.verifier.stored_key
         cdef bytes signature = hmac_sha256(stored, message)
-        cdef bytes key = bytes([a ^ b for a, b in zip(proof, signature)])
+        cdef bytes key = either(proof, signature)
         if not compare_digest(sha256(key), stored):
             raise WrongPassword("proof does not match")
         self.client_key = key
         return b"v=" + binascii.b2a_base64(hmac_sha256(self.verifier.server_key, message), newline=False)
+
+
+cdef bytes either(bytes one, bytes other):
+    # Exclusive or, of SHA_BYTES.
+    cdef unsigned char found[SHA_BYTES]
+    cdef int i
+    for i in range(SHA_BYTES):
+        found[i] = (<uint8_t *>PyBytes_AS_STRING(one))[i] ^ (<uint8_t *>PyBytes_AS_STRING(other))[i]
+    return (<char *>found)[:SHA_BYTES]
 
 
 cdef list attributes(bytes data):
