@@ -60,7 +60,7 @@ def tables(ours: Contestant, theirs: Contestant, given: argparse.Namespace) -> I
         say("  ".join(rows[-1]))
     yield pgbench.table(rows, theirs, given.rounds, given.seconds) if rows else None
     yield bulk.table(ours, theirs, given.rounds, given.only, say)
-    yield logins.table(ours, theirs, given.rounds, given.idle, given.only, say)
+    yield from logins.tables(ours, theirs, given.rounds, given.idle, given.only, say)
     yield idle.table(ours, theirs, given.idle, given.only)
     yield start.table(ours, theirs, given.only, say)
     yield tenants.table(ours, theirs, given.rounds, given.only)

@@ -1,7 +1,7 @@
 """Logins: what one costs a pooler, how many there are a second, and what happens when thousands come at once.
 
-The auth_file holds what PostgreSQL stores, so the pooler computes no PBKDF2; the client computes it once, since salt and
-iterations stay the same. So the poolers' own work is the larger part of what is measured.
+The auth_file holds what PostgreSQL stores, so the pooler computes no PBKDF2; the client computes it once, since salt
+and iterations stay the same. So the poolers' own work is the larger part of what is measured.
 """
 
 from __future__ import annotations
@@ -10,27 +10,37 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import multiprocessing
 import secrets
 import socket
 import ssl
 import struct
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing.connection import Connection
 
 from tests.fixtures import stream
 from tests.fixtures.cluster import PASSWORDS
 from tests.fixtures.process import Bouncer
 
-from .measure import processor
+from .measure import median, percentile, processor, ratios
+from .servers import Contestant
+from .table import Table, times
 
+TITLE = "Logins"
+COLUMNS = ("way", "cpu/login", "us (ours)", "us (theirs)", "connections/s", "(ours)", "(theirs)")
+CROWD_TITLE = "Thousands at once"
+CROWD_COLUMNS = ("what", "ratio", "ours", "theirs")
 COUNT = 3000
 """Logins of a round."""
 AT_ONCE = 32
-CROWD = 128
-"""Of those who come at once, how many are under way at a time in the row of those held."""
-RESIDENTS = 16
+RESIDENTS = 8
 """Clients who are in already when all the others come."""
+PAUSE = 0.001
+"""Seconds between two queries of one of them."""
 CHUNK = 16_384
 
 
@@ -242,3 +252,161 @@ def storm(bouncer: Bouncer, way: Way, count: int) -> Storm:
     before = processor(bouncer.pid)
     elapsed = asyncio.run(_storm(Caller(way, bouncer.port), count))
     return Storm(count / elapsed, (processor(bouncer.pid) - before).total / count)
+
+
+# ---- thousands at once
+
+
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """Seconds until each one of the crowd was in, the pooler's processor seconds for each, and the seconds that
+    the queries of those who were in already took, before and meanwhile."""
+
+    waits: list[float]
+    cost: float
+    before: list[float]
+    meanwhile: list[float]
+
+
+async def _rush(caller: Caller, count: int) -> list[float]:
+    loop = asyncio.get_running_loop()
+    start = time.perf_counter()
+    sessions = [Session(loop, caller) for _ in range(count)]
+
+    async def come(session: Session) -> float:
+        await session.login()
+        return time.perf_counter() - start
+
+    waits = await asyncio.gather(*map(come, sessions))
+    for session in sessions:
+        await session.leave()
+    return waits
+
+
+async def _reside(caller: Caller, orders: Connection) -> None:
+    """RESIDENTS clients ask until they are told to stop; at each order the times since the last one are sent back."""
+    loop = asyncio.get_running_loop()
+    sessions = [Session(loop, caller) for _ in range(RESIDENTS)]
+    for session in sessions:
+        await session.login()
+    took: list[float] = []
+    going = True
+
+    async def ask(session: Session) -> None:
+        while going:
+            began = time.perf_counter()
+            await session.ask()
+            took.append(time.perf_counter() - began)
+            await asyncio.sleep(PAUSE)
+
+    asking = [asyncio.create_task(ask(session)) for session in sessions]
+    while going:
+        going = bool(await asyncio.to_thread(orders.recv))
+        told, took[:] = list(took), []
+        orders.send(told)
+    await asyncio.gather(*asking)
+    for session in sessions:
+        await session.leave()
+
+
+def _residence(port: int, orders: Connection) -> None:
+    asyncio.run(_reside(Caller(SCRAM, port), orders))
+
+
+@contextmanager
+def _residents(port: int) -> Iterator[Connection]:
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_residence, args=(port, there))
+    process.start()
+    try:
+        yield here
+    finally:
+        process.join()
+
+
+def crowd(bouncer: Bouncer, count: int) -> Crowd:
+    with _residents(bouncer.port) as orders:
+        # What they did while they came themselves is no measure.
+        for seconds in (1.0, 1.0):
+            time.sleep(seconds)
+            orders.send(True)
+            before = orders.recv()
+        used = processor(bouncer.pid)
+        waits = asyncio.run(_rush(Caller(SCRAM, bouncer.port), count))
+        cost = (processor(bouncer.pid) - used).total / count
+        orders.send(False)
+        return Crowd(waits, cost, before, orders.recv())
+
+
+# ---- tables
+
+
+def _pooler(contestant: Contestant, way: Way) -> Bouncer:
+    rows = contestant.cluster.sql("SELECT rolpassword FROM pg_authid WHERE rolname = %s", (way.user,))
+    return contestant.process(auth_type=way.auth_type, users={way.user: rows[0][0] or ""})
+
+
+def tables(
+    ours: Contestant, theirs: Contestant, rounds: int, count: int, only: str, say: Callable[[str], None]
+) -> Iterator[Table | None]:
+    """Of single ways, and of thousands at once."""
+    rows = []
+    for way in WAYS:
+        if only in f"logins {way.label}":
+            rows.append(_row(way, _ways(ours, theirs, way, rounds)))
+            say("  ".join(rows[-1]))
+    note = (
+        f"Ours / {theirs.name}, median of {rounds} alternating rounds of {COUNT:,} logins, {AT_ONCE} at a time; below"
+        " 1 is better for processor time, of the whole connection, above 1 for connections a second."
+    )
+    yield Table(TITLE, note, COLUMNS, tuple(rows)) if rows else None
+    if only in "logins at once":
+        yield _crowd_table(ours, theirs, rounds, count, say)
+
+
+def _ways(ours: Contestant, theirs: Contestant, way: Way, rounds: int) -> tuple[list[Storm], list[Storm]]:
+    pairs = [(_pooler(c, way), list[Storm]()) for c in (ours, theirs)]
+    for bouncer, _ in pairs:
+        storm(bouncer, way, 4 * AT_ONCE)
+    for turn in range(rounds):
+        for bouncer, got in pairs if turn % 2 == 0 else reversed(pairs):
+            got.append(storm(bouncer, way, COUNT))
+    return pairs[0][1], pairs[1][1]
+
+
+def _row(way: Way, got: tuple[list[Storm], list[Storm]]) -> tuple[str, ...]:
+    rates, costs = [[s.rate for s in storms] for storms in got], [[s.cost for s in storms] for storms in got]
+    return (
+        way.label,
+        times(median(ratios(*costs))),
+        *(f"{median(cost) * 1e6:.0f}" for cost in costs),
+        times(median(ratios(*rates))),
+        *(f"{median(rate):,.0f}" for rate in rates),
+    )
+
+
+def _crowd_table(
+    ours: Contestant, theirs: Contestant, rounds: int, count: int, say: Callable[[str], None]
+) -> Table:
+    pairs = [(_pooler(c, SCRAM), list[Crowd]()) for c in (ours, theirs)]
+    for turn in range(rounds):
+        for bouncer, got in pairs if turn % 2 == 0 else reversed(pairs):
+            got.append(crowd(bouncer, count))
+    looks: tuple[tuple[str, Callable[[Crowd], float]], ...] = (
+        ("until half of them are in, ms", lambda crowd: median(crowd.waits) * 1e3),
+        ("until the last one is in, ms", lambda crowd: max(crowd.waits) * 1e3),
+        ("cpu/login, us", lambda crowd: crowd.cost * 1e6),
+        ("p99 of who is in, before, ms", lambda crowd: percentile(crowd.before, 0.99) * 1e3),
+        ("p99 of who is in, meanwhile, ms", lambda crowd: percentile(crowd.meanwhile, 0.99) * 1e3),
+    )
+    rows = []
+    for what, look in looks:
+        values = [[look(one) for one in got] for _, got in pairs]
+        rows.append((what, times(median(ratios(*values))), *(f"{median(value):.1f}" for value in values)))
+        say("  ".join(rows[-1]))
+    note = (
+        f"{count:,} clients come at once by SCRAM-SHA-256 and stay, while {RESIDENTS} others ask SELECT 1 with a"
+        f" millisecond's pause. Ours / {theirs.name}, median of {rounds} alternating rounds; below 1 is better."
+    )
+    return Table(CROWD_TITLE, note, CROWD_COLUMNS, tuple(rows))
