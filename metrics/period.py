@@ -2,7 +2,7 @@
 
 `Reporter` decides when; `metrics.heroku` says what a line is and the sinks where it goes. Nothing here waits
 for a sink or a follower. The first lines come a second after the start, and from then on every period; those of the
-first traffic come in between and shift nothing.
+first traffic come in between and shift nothing; they are not looked for while nothing happens.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from metrics.heroku import LogLine, log_lines
 from metrics.source import Source, Unavailable, take
 from pooler.rounds import Rounds, in_the_log_of
 from pooler.stats import ADMIN_DATABASE, DrainStat, Snapshot
+from pooler.stirring import Stirring
 
 LOG = logging.getLogger("metrics")
 
@@ -70,7 +71,8 @@ class Rhythm:
 
     def __init__(self, period: float, now: float) -> None:
         self.period = period
-        self.next_look = now + LOOK_SECONDS
+        self.next_look = self.regular = now + LOOK_SECONDS
+        """`regular`: when to report in any case."""
         self._last: float | None = None
         self._seen = False
 
@@ -83,8 +85,8 @@ class Rhythm:
             on_time = self._last is not None and now < self._last + 2 * self.period
             self._last = self._last + self.period if on_time and self._last is not None else now
         assert self._last is not None
-        regular = self._last + self.period
-        self.next_look = regular if self._seen else min(regular, now + LOOK_SECONDS)
+        self.regular = self._last + self.period
+        self.next_look = self.regular if self._seen else min(self.regular, now + LOOK_SECONDS)
         return due or began
 
 
@@ -101,8 +103,12 @@ class Reporter:
         keep: int = KEEP_LINES,
         warn: Callable[[str], object] = LOG.warning,
         rounds: Rounds | None = None,
+        stirring: Stirring | None = None,
     ) -> None:
         self._rounds = rounds or in_the_log_of("metrics")
+        self._stirring = stirring or Stirring()
+        self._looked = -1
+        """What had happened when it looked last."""
         self._source = source
         self.set_sinks(sinks)
         self._rhythm = Rhythm(period, time.monotonic())
@@ -119,6 +125,7 @@ class Reporter:
         await self._rounds.forever("metrics", self._until_look, self._look)
 
     async def _look(self) -> None:
+        self._looked = self._stirring.happened()
         snapshot = await self._take()
         if snapshot is None:
             self._rhythm.next_look = time.monotonic() + LOOK_SECONDS
@@ -162,6 +169,7 @@ class Reporter:
     def set_period(self, period: float) -> None:
         """A new period counts from the last lines; with 0 there are none until there is another one."""
         self._rhythm.next_look += period - self._rhythm.period
+        self._rhythm.regular += period - self._rhythm.period
         self._rhythm.period = period
         self._changed.set()
 
@@ -185,6 +193,8 @@ class Reporter:
         await asyncio.gather(*(self._rounds.once("drain", sink.close(timeout)) for sink in self._sinks))
 
     async def _until_look(self) -> None:
+        if self._rhythm.period and self._rhythm.next_look < self._rhythm.regular:
+            await self._stirring.since(self._looked, self._rhythm.regular - time.monotonic())
         while (left := self._left()) is None or left > 0:
             self._changed.clear()
             with suppress(TimeoutError):

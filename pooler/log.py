@@ -162,12 +162,13 @@ class Log:
         with self._lock:
             return [line for line in self._recent if line[0] > after]
 
-    def catch_up(self) -> None:
-        """Write what could not be written before, where there is room by now."""
+    def catch_up(self) -> bool:
+        """Write what could not be written before, where there is room by now. True when that is all."""
         with self._lock:
             for outlet in self._outlets():
                 if outlet.behind:
                     outlet.catch_up()
+            return not any(outlet.behind for outlet in self._outlets())
 
     def _outlets(self) -> list[Outlet]:
         return [outlet for outlet in (self._file, self._stderr, self._syslog) if outlet is not None]

@@ -73,6 +73,11 @@ class Rounds:
             known.untold, known.last = known.untold + 1, now
             self._tell(known, now)
 
+    @property
+    def troubled(self) -> bool:
+        """Whether something has failed that there may be more to tell of."""
+        return bool(self._troubles)
+
     def tell(self) -> None:
         """Tell what is due; called with every round. What has not failed for TELL_SECONDS is over."""
         if self._troubles:

@@ -51,6 +51,8 @@ class Doorman:
         self._kept = kept
         self._rounds = rounds
         self._most = most()
+        self.stirred = asyncio.Event()
+        """Set when somebody comes."""
         self._guests: dict[H11Protocol, tuple[asyncio.Task[None], bool]] = {}
         """In the order of arrival: who lets it in, and whether its descriptor is kept for others."""
 
@@ -67,6 +69,11 @@ class Doorman:
             sock.close()
         for task, _ in self._guests.values():
             task.cancel()
+
+    @property
+    def crowd(self) -> int:
+        """How many are here."""
+        return len(self._guests)
 
     def gone(self, guest: H11Protocol) -> None:
         self._guests.pop(guest, None)
@@ -105,6 +112,7 @@ class Doorman:
         if (crowded or len(self._guests) >= self._most) and not self._make_way():
             sock.close()
             return
+        self.stirred.set()
         guest = self._made()
         self._guests[guest] = self._loop.create_task(self._let_in(guest, sock), name="http connection"), kept
 

@@ -1,8 +1,9 @@
 """What the live page is fed with: one JSON value a second from a Snapshot, made once for all viewers.
 
-The ticks go on while nobody looks, and are kept for who comes next; then they may cost less. A viewer that reads slowly
-skips values, it never queues them. Every rate and every quantile covers the time since the value before, so the page
-shows what happens now and not an average since start. The rule: traffic passes between any two pools.
+The ticks go on while nobody looks, and are kept for who comes next; then they may cost less, and those of a time in
+which nothing happens are made when it is over, out of the one before. A viewer that reads slowly skips values, it never
+queues them. Every rate and every quantile covers the time since the value before, so the page shows what happens now
+and not an average since start. The rule: traffic passes between any two pools.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from math import inf
 from operator import attrgetter
 from typing import Any
 
 from metrics.source import Source, Unavailable, take
-from metrics.web.recent import ALL, MOST_POOLS, Happened, PoolKey, Recent
+from metrics.web.recent import ALL, MOST_POOLS, SPAN, Happened, PoolKey, Recent
 from pooler.rounds import Rounds, in_the_log_of
 from pooler.stats import (
     ADMIN_DATABASE,
@@ -33,6 +36,7 @@ from pooler.stats import (
     merge,
     seconds_between,
 )
+from pooler.stirring import Stirring
 
 TICK_SECONDS = 1.0
 MAX_SHARE, UNWATCHED_SHARE = 0.1, 0.02
@@ -177,25 +181,42 @@ class Feed:
         unwatched: float = TICK_SECONDS,
         rounds: Rounds | None = None,
         pace: Pace = no_pace,
+        stirring: Stirring | None = None,
     ) -> None:
+        self._stirring = stirring or Stirring()
+        self._seen = -1
+        """What had happened at the last look."""
+        self._dozing = False
+        """Whether nothing has happened since, as far as is known."""
         self._rounds = rounds or in_the_log_of("metrics")
         self._source = source
         self._tick = tick
         self._unwatched = unwatched
         self._pace = pace
         self._spent = 0.0
-        self._due = 0.0
+        self._due = -inf
         self._before: Snapshot | None = None
         self._viewers: set[asyncio.Queue[bytes]] = set()
         self._watched = asyncio.Event()
         self._last: tuple[str, Json] | None = None
-        self.recent = Recent()
-        self.happened = Happened()
+        self._recent = Recent()
+        self._happened = Happened()
+
+    @property
+    def recent(self) -> Recent:
+        self._catch_up()
+        return self._recent
+
+    @property
+    def happened(self) -> Happened:
+        self._catch_up()
+        return self._happened
 
     @asynccontextmanager
     async def viewer(self) -> AsyncIterator[asyncio.Queue[bytes]]:
         """A queue of encoded events, never more than one in it."""
         queue: asyncio.Queue[bytes] = asyncio.Queue(maxsize=1)
+        self._catch_up()
         if self._last is not None:
             queue.put_nowait(sse(*self._last))
         self._viewers.add(queue)
@@ -214,7 +235,14 @@ class Feed:
         await self._rounds.forever("live page", self._until_due, self._look)
 
     async def _until_due(self) -> None:
-        """Sooner when somebody has come meanwhile."""
+        """Sooner when somebody has come meanwhile, and not at all while nothing happens."""
+        if not self._viewers and self._before is not None:
+            self._dozing = True
+            try:
+                await self._stirring.since(self._seen)
+                self._catch_up()
+            finally:
+                self._dozing = False
         while (left := self._next() - time.monotonic()) > 0:
             self._watched.clear()
             with suppress(TimeoutError):
@@ -223,18 +251,43 @@ class Feed:
 
     def _next(self) -> float:
         if not self._viewers:
-            return self._due + max(self._unwatched, self._spent / UNWATCHED_SHARE)
+            return self._due + self._while_unwatched
         return self._due + max(self._tick, self._spent / MAX_SHARE)
+
+    @property
+    def _while_unwatched(self) -> float:
+        """Seconds of a tick."""
+        return max(self._unwatched, self._spent / UNWATCHED_SHARE)
+
+    def _catch_up(self) -> None:
+        """The ticks that are over by now of a time in which nothing has happened."""
+        seconds, before = self._while_unwatched, self._before
+        ticks = int((time.monotonic() - self._due) / seconds) if self._dozing else 0
+        if ticks < 1 or before is None:
+            return
+        self._due += ticks * seconds
+        now = time.time() - (time.monotonic() - self._due)
+        steady = None if before.steady is None else before.steady + ticks * seconds
+        self._before = replace(before, now=now, steady=steady)
+        previous = replace(before, now=now - seconds, steady=None if steady is None else steady - seconds)
+        value = value_of(self._before, previous, self._pace)
+        kept = min(ticks, int(SPAN / seconds) + 1)
+        self._keep(replace(before, now=now - (kept - 1) * seconds), value)
+        for left in reversed(range(kept - 1)):
+            self._recent.keep_again(now - left * seconds, seconds)
+        self._happened.keep(now, before.events)
+        self._show("tick", value | {"troubles": self._happened.troubles()})
 
     async def _look(self) -> None:
         """One tick. Viewers are told when there are no figures, and why; what is wrong with us is for the log."""
         self._due = began = time.monotonic()
+        self._seen = self._stirring.happened()
         try:
             snapshot = await take(self._source, histograms=True)
             value = value_of(snapshot, self._before, self._pace)
             self._keep(snapshot, value)
             self._before = snapshot
-            self._show("tick", value | {"troubles": self.happened.troubles()})
+            self._show("tick", value | {"troubles": self._happened.troubles()})
         except Exception as error:
             self._before = None
             why = str(error) if isinstance(error, Unavailable) else "the figures cannot be had, see the log"
@@ -244,10 +297,10 @@ class Feed:
         self._spent = time.monotonic() - began
 
     def _keep(self, snapshot: Snapshot, value: Json) -> None:
-        self.happened.keep(snapshot.now, snapshot.events)
+        self._happened.keep(snapshot.now, snapshot.events)
         if value["s"] > 0:
             entries = {(entry["db"], entry["user"]): entry for entry in value["pools"][:MOST_POOLS]}
-            self.recent.keep(snapshot.now, value["s"], entries | {ALL: value["all"]})
+            self._recent.keep(snapshot.now, value["s"], entries | {ALL: value["all"]})
 
     def _show(self, kind: str, value: Json) -> None:
         self._last = kind, value

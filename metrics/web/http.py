@@ -25,6 +25,7 @@ from metrics.web.listener import HttpError, HttpServer, serve_http
 from metrics.web.recent import ALL
 from metrics.web.stream import Streams, beating
 from pooler.rounds import Rounds, in_the_log_of
+from pooler.stirring import Stirring
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -192,15 +193,16 @@ def build_app(
     fallback: ASGIApp | None = None,
     catalog: tuple[Figure, ...] = CATALOG,
     rounds: Rounds | None = None,
+    stirring: Stirring | None = None,
 ) -> Starlette:
     """The application. `fallback` gets the requests for all paths but ours, `/` included when it is not a GET;
     `unwatched` is the time between two looks at the figures while nobody has the page open, and `pace` is called
-    between steps of making values of them."""
+    between steps of making values of them. While nothing is `stirring` nothing is looked at."""
     from starlette.applications import Starlette
     from starlette.routing import Mount, Route
 
     heard = rounds or in_the_log_of("metrics.web.http")
-    feed = Feed(source, unwatched=unwatched, rounds=heard, pace=pace)
+    feed = Feed(source, unwatched=unwatched, rounds=heard, pace=pace, stirring=stirring)
     front = Front(source, reporter, told or Told(), feed, addons, catalog, heard)
     routes: list[Any] = [
         Route("/", guarded(front.page)),

@@ -63,7 +63,7 @@ class HttpServer:
         if self._streams is not None:
             self._streams.close()
         self._server.should_exit = True
-        self._server.ended.set()
+        self._door.stirred.set()
         await asyncio.wait((self._task,), timeout=min(seconds, CLOSE_SECONDS))
         for connection in list(self._server.server_state.connections):
             connection.transport.abort()
@@ -103,14 +103,12 @@ async def serve_http(
     config.load()
 
     class Server(uvicorn.Server):
-        ended = asyncio.Event()
-
         @contextlib.contextmanager
         def capture_signals(self) -> Generator[None, None, None]:
             yield
 
         async def main_loop(self) -> None:
-            """One turn a second, for the date header, instead of ten."""
+            """One turn a second, for the date header, instead of ten; and none while nobody is here."""
             patience = Patience()
 
             async def turn() -> None:
@@ -118,9 +116,10 @@ async def serve_http(
                 for connection in patience.weary(self.server_state.connections, time.monotonic()):
                     connection.transport.abort()
                 strangers.tell()
+                door.stirred.clear()
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(1):
-                        await self.ended.wait()
+                    async with asyncio.timeout(1 if door.crowd or strangers.troubled else None):
+                        await door.stirred.wait()
 
             await heard.forever("http", lambda: asyncio.sleep(0), turn, until=lambda: self.should_exit)
 

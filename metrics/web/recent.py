@@ -58,6 +58,10 @@ class Recent:
             self._ticks.pop()
         self._ticks.append((now, seconds, packed))
 
+    def keep_again(self, now: float, seconds: float) -> None:
+        """One more tick, which is like the one before."""
+        self._ticks.append((now, seconds, self._ticks[-1][2]))
+
     def rows(self, key: PoolKey) -> list[Row]:
         """Oldest first."""
         return [

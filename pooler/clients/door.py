@@ -230,14 +230,14 @@ class Door:
         since = clock()
         while pool.welcome is None:
             waiter = self._waiter(visit)
-            pool.newcomers[visit.arrival.number] = waiter
+            pool.expect(visit.arrival.number, waiter)
             self.reception.log(visit.arrival, DEBUG, "pause_client")
             try:
                 self._opener.consider(pool)
                 await while_there(visit.channel, waiter.ready)
                 waiter.check()
             finally:
-                del pool.newcomers[visit.arrival.number]
+                pool.expect_no_more(visit.arrival.number)
             self.reception.log(visit.arrival, DEBUG, "activate_client")
         pool.engine.waited(clock() - since)
         return pool.welcome

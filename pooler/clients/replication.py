@@ -33,7 +33,7 @@ async def own_server(
     """A server for the client of `waiter`, logged in and counted as opening until it is adopted. Raises LoginError, and
     ConnectionClosed when the client leaves meanwhile."""
     own, number = OwnServer(opener, pool, admitted), waiter.arrival.number
-    pool.newcomers[number] = waiter
+    pool.expect(number, waiter)
     try:
         await while_there(channel, own.open(waiter))
         waiter.check()
@@ -47,7 +47,7 @@ async def own_server(
 
 
 def _waits_no_more(pool: PoolState, number: int, waiter: Waiter) -> None:
-    del pool.newcomers[number]
+    pool.expect_no_more(number)
     # An end that comes too late to matter must not be reported as one that nobody has heard of.
     if not waiter.ready.cancel() and not waiter.ready.cancelled():
         waiter.ready.exception()

@@ -82,6 +82,7 @@ class Fronts:
             extra=self.extra(),
             warn=lambda text: self.running.say(WARNING, text),
             rounds=self.running.rounds,
+            stirring=self.running.stirring,
         )
 
     def outputs(self) -> tuple[str, ...]:
@@ -139,8 +140,9 @@ class Fronts:
             plane = {"addons": self.plane.addons, "fallback": self.plane.application(__version__, self.reporter)}
         rounds = self.running.rounds
         app: Any = build_app(
-            self.source, self.reporter, told=self._told(), rounds=rounds, pace=self.running.relay.pace, **plane
-        )
+            self.source, self.reporter, told=self._told(), rounds=rounds, pace=self.running.relay.pace,
+            stirring=self.running.stirring, **plane,
+        )  # fmt: skip
         try:
             context = https(self.flags)
             self.http = await serve_http(

@@ -102,6 +102,7 @@ class Control:
         for database in databases:
             for pool in database.pools.values():
                 pool.engine.paused = True
+                pool.stir()
                 for server in standing(pool.engine, Standing.SPARE):
                     running.drop(server, Reason.PAUSED)
                 self._opener.end_logins(pool, Reason.PAUSED)

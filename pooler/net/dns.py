@@ -13,6 +13,7 @@ import socket
 import threading
 from collections.abc import Callable, Container
 from dataclasses import field
+from math import inf
 
 from pooler.config.settings import Settings
 from pooler.log import WARNING
@@ -72,11 +73,14 @@ class Dns:
         name.turn += 1
         return tuple(with_port(a, port) for a in name.addresses[first:] + name.addresses[:first])
 
-    def refresh(self, host: str) -> None:
-        """Look up again a name that is in use, if what is known of it is too old."""
+    def refresh(self, host: str) -> float:
+        """Look up again a name that is in use, if what is known of it is too old; until when it is not."""
         name = self.names.get(host)
-        if name is not None and name.until <= self.loop.time():
+        if name is None:
+            return inf
+        if name.until <= self.loop.time():
             self._pending(host, name)
+        return name.until
 
     def keep(self, hosts: Container[str]) -> None:
         """Forget all other names."""

@@ -143,6 +143,8 @@ class PoolState:
     newcomers: dict[int, Waiter] = field(default_factory=dict)
     cancels: CancelQueue = field(default_factory=CancelQueue)
     last_used: float = 0.0
+    in_use: bool = False
+    """Whether it had servers or clients when the janitor looked last."""
     next_host: int = 0
     told_pins: set[int] = field(default_factory=set)
     """Clients of whose idle pinned servers the log knows."""
@@ -152,6 +154,19 @@ class PoolState:
     def name(self) -> str:
         """As the log has it."""
         return f"{self.database.name}/{self.user.name}"
+
+    def stir(self) -> None:
+        """Something has happened that the janitor may have to look at."""
+        self.engine.stir()
+
+    def expect(self, number: int, waiter: Waiter) -> None:
+        """A newcomer waits here, until `expect_no_more`."""
+        self.newcomers[number] = waiter
+        self.stir()
+
+    def expect_no_more(self, number: int) -> None:
+        del self.newcomers[number]
+        self.stir()
 
     @property
     def counters(self) -> Counters:
@@ -282,6 +297,11 @@ class Registry:
             database.pools[name] = found
             found.user.pools.append(found)
         return found
+
+    def has(self, pool: PoolState) -> bool:
+        """Whether it has not been forgotten."""
+        database = pool.database
+        return self.databases.get(database.name) is database and database.pools.get(pool.user.name) is pool
 
     def forget_pool(self, pool: PoolState) -> None:
         """Drop a pool that nobody uses. Its counts stay with its database."""

@@ -26,6 +26,7 @@ from pooler.pools.refusal import LoginError
 from pooler.pools.registry import CancelQueue, Database, PoolState, Registry
 from pooler.relay.engine import Instant
 from pooler.rounds import Rounds
+from pooler.stirring import Stirring
 from pooler.values import dataclass
 from pooler.verbs import ConsoleSession
 
@@ -75,6 +76,9 @@ class Running:
         self.now = now or loop.time
         self.wall = wall
         self.start = wall()
+        self.stirring = Stirring(lambda: selector.happened, selector.rest)
+        """Whether anything has happened: what is in the relay's hands, or asks the loop for something."""
+        selector.on_stir(self.stirring.stir)
         self.rounds = Rounds(lambda text: self.say(ERROR, text))
         self.registry = Registry(config, selector, self.now)
         self.tls = Tls.off()
@@ -145,6 +149,8 @@ class Running:
     def shut_down(self, phase: Phase) -> None:
         """Begin to stop: at once, or when the servers or the clients are gone."""
         self.phase = phase
+        for pool in self.registry.pools():
+            pool.stir()
         for listener in self.on_phase:
             listener(phase)
 

@@ -59,6 +59,14 @@ cdef class Pool:
             return self.canceled_servers
         return None
 
+    cpdef int stir(self) except -1:
+        """Something has happened here: whoever looks after what lasts too long has to look again."""
+        if not self.stirred:
+            self.stirred = True
+            self.relay.stirred.append(self)
+            self.relay.happen()
+        return 0
+
     cdef int move(self, Conn c, uint8_t state) except -1:
         # The one place where a connection changes its state, and so its list.
         cdef ConnList there
@@ -67,6 +75,7 @@ cdef class Pool:
         if c.home is not None:
             c.home.remove(c)
         c.state = state
+        self.stir()
         there = self.list_of(state)
         if there is None:
             return 0
@@ -296,16 +305,22 @@ cdef class Pool:
     def resume(self):
         """Serve those who wait: after a pause, when limits were raised, when nobody else wants what has come free."""
         self.yielding = False
+        self.stir()
         self.serve_waiting()
 
     cpdef bint retires(self, Server s):
         """Whether a free server has lived for long enough (`lifetime`; 0: is used once; below: lives for ever), and the
         last one to retire went at least `lifetime_gap` ago: a pool does not lose all its servers at once."""
-        cdef int64_t now = self.relay.now
-        if self.lifetime < 0 or now - s.connected < self.lifetime or now - self.retired < self.lifetime_gap:
+        if self.retires_in(s):
             return False
-        self.retired = now
+        self.retired = self.relay.now
         return True
+
+    cpdef int64_t retires_in(self, Server s):
+        """In how many microseconds it does, if nothing happens; NEVER when it does not."""
+        if self.lifetime < 0:
+            return NEVER
+        return max(0, max(s.connected + self.lifetime, self.retired + self.lifetime_gap) - self.relay.now)
 
     def age_idle(self):
         """Move servers that have been free for longer than check_delay to `used`: they are tested before use."""
@@ -315,6 +330,15 @@ cdef class Pool:
         for s in self.idle_servers.all():
             if self.relay.now - s.released >= self.check_delay:
                 self.move(s, SV_USED)
+
+    def ages_in(self):
+        """In how many microseconds there will be such a server; NEVER if there is none."""
+        cdef Server s = <Server>self.idle_servers.head if self.check_query is not None else None
+        cdef int64_t least = NEVER
+        while s is not None:
+            least = min(least, s.released + self.check_delay - self.relay.now)
+            s = <Server>s.next
+        return least
 
     def rejuvenate(self):
         """After a change of check_query or check_delay: servers that need no test any more are idle again."""
@@ -357,6 +381,18 @@ cdef class Pool:
             c = <Client>c.next
         return found
 
+    def next_idle_client(self, int64_t limit):
+        """In how many microseconds there will be another one than those; NEVER if there is none."""
+        cdef Client c = <Client>self.active_clients.head
+        cdef int64_t left
+        cdef int64_t least = NEVER
+        while c is not None:
+            left = c.requested + limit - self.relay.now
+            if c.link is None and 0 <= left < least:
+                least = left
+            c = <Client>c.next
+        return least
+
     def long_servers(self, int64_t query_limit, int64_t idle_limit, int64_t xact_limit):
         """Linked servers beyond a limit in microseconds (0: none), with the limit's name. A bound one has no limits: its
         stream is one long query."""
@@ -374,6 +410,21 @@ cdef class Pool:
                     found.append((s, "transaction timeout"))
             s = <Server>s.next
         return found
+
+    def next_long_server(self, int64_t query_limit, int64_t idle_limit, int64_t xact_limit):
+        """In how many microseconds one more may be beyond a limit; NEVER if none will be."""
+        cdef Server s = <Server>self.active_servers.head
+        cdef int64_t least = NEVER
+        while s is not None:
+            if s.link is not None and not s.bound:
+                if query_limit and s.link.query_start:
+                    least = min(least, s.link.query_start + query_limit)
+                if idle_limit and (s.in_transaction or s.ledger.may_be_over()):
+                    least = min(least, s.heard_at + idle_limit)
+                if xact_limit and s.link.xact_start:
+                    least = min(least, s.link.xact_start + xact_limit)
+            s = <Server>s.next
+        return least if least == NEVER else max(0, least - self.relay.now)
 
     def idle_pins(self, int64_t limit):
         """Servers that stay with their clients and were asked for nothing for longer than `limit` microseconds, each with

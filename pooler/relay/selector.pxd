@@ -10,6 +10,12 @@ cdef class Relay:
     cdef list woken
     cdef public list events
     cdef object wake
+    # Where something has happened since it was last asked; how often anything has; and who is to hear of the next time.
+    cdef list stirred
+    cdef readonly int64_t happened
+    cdef object rouse
+    cdef bint resting
+    cdef bint roused
     cdef object statements
     cdef int64_t next_statement
     cdef int64_t tick
@@ -44,6 +50,7 @@ cdef class Relay:
     cdef int lose(self, Conn c, str reason, bint tell, str sqlstate=*) except -1
     cdef int lose_client(self, Client c, str reason, bint tell, str sqlstate) except -1
     cdef int lose_server(self, Server s, str reason, bint tell) except -1
+    cdef int happen(self) except -1
     cdef int post(self, object event) except -1
     cdef int end_turn(self) except -1
     cdef list forward(self, timeout)

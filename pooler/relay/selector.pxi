@@ -26,6 +26,7 @@ cdef class Relay:
         self.woken = []
         self.lazy = []
         self.events = []
+        self.stirred = []
         self.statements = WeakValueDictionary()
         self.param_sets = {}
         self.max_packet = 0x7fffffff
@@ -46,6 +47,23 @@ cdef class Relay:
         """Call `wake` (quick, from inside select) whenever `events` has something new."""
         self.wake = wake
 
+    def on_stir(self, rouse):
+        """Call `rouse` (quick, from inside select or of what changes a pool) when anything happens after a `rest`."""
+        self.rouse = rouse
+
+    def rest(self):
+        """Whoever looks again and again has looked, and need not until something has happened."""
+        self.resting = True
+
+    def take_stirred(self):
+        """The pools in which something has happened since the last call."""
+        cdef Pool pool
+        cdef list found = self.stirred
+        self.stirred = []
+        for pool in found:
+            pool.stirred = False
+        return found
+
     @property
     def tracked_names(self):
         return self.tracked
@@ -64,6 +82,15 @@ cdef class Relay:
         return len(self.statements)
 
     # ---- the data path
+
+    cdef int happen(self) except -1:
+        # There is something to look at, for who looks again and again.
+        self.happened += 1
+        if self.resting:
+            self.resting = False
+            self.roused = True
+            self.rouse()
+        return 0
 
     cdef int post(self, object event) except -1:
         self.events.append(event)
@@ -136,6 +163,7 @@ cdef class Relay:
         self.again = []
         for c in turn:
             c.again = False
+            c.pool.stir()
             if c.lost or c.deaf:
                 continue
             try:
@@ -163,6 +191,7 @@ cdef class Relay:
             try:
                 if s.read_mode == PROMPT:
                     continue
+                s.pool.stir()
                 s.set_read_mode(s.gauge.look(self.now))
                 if s.lost or s.deaf:
                     continue
@@ -402,6 +431,7 @@ cdef class Relay:
         self.computed = computed_us()
         self.now = self.looked
         if n > 0:
+            self.happen()
             # asyncio's own descriptors and newcomers are level-triggered: what is dropped here comes again in `select`.
             self.dispatch(evs, n, [])
             self.woken.clear()
@@ -534,7 +564,7 @@ cdef class Relay:
         if self.again:
             self.run_again()
         while True:
-            if self.events or self.again:
+            if self.events or self.again or self.roused:
                 wait = 0
             lazily = self.lazy and wait != 0
             self.end_turn()
@@ -548,6 +578,8 @@ cdef class Relay:
                 PyErr_CheckSignals()
                 n = wait = 0
             self.now = self.looked
+            if n > 0:
+                self.happen()
             self.dispatch(evs, n, ready)
             if self.lazy:
                 self.run_lazy()
@@ -559,6 +591,9 @@ cdef class Relay:
             if self.events:
                 if self.wake is not None:
                     self.wake()
+                return ready
+            if self.roused:
+                self.roused = False
                 return ready
             if ready or woke or n == 0 and wait and not self.again and not lazily or wait == 0 and timeout is not None and timeout <= 0:
                 return ready

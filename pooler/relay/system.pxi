@@ -137,6 +137,8 @@ cdef enum:
 # The most plaintext that one TLS record holds.
 cdef enum:
     RECORD = 16384
+# Microseconds until what will not be.
+cdef int64_t NEVER = 1 << 62
 # asyncio gets its turn when it has something to do, which select sees by itself, and at least this often.
 cdef enum:
     TURN_US = 100000

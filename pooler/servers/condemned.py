@@ -39,6 +39,7 @@ def condemn(running: Running, opener: Opener, name: str | None) -> None:
 
 def outdate(running: Running, pool: PoolState, servers: Iterable[Server]) -> None:
     """Have these servers closed as soon as they are free."""
+    pool.stir()
     for server in servers:
         server.close_needed = True
         if may_go_now(server):

@@ -106,6 +106,7 @@ class Opener:
         since = max(1, self.running.relay.stamp() - waited)
         for rival in rivals:
             rival.engine.rival = min(rival.engine.rival or since, since)
+            rival.stir()
         return answer
 
     def _rivals(self, pool: PoolState, answer: Verdict, *, own: bool) -> list[PoolState]:
@@ -136,6 +137,7 @@ class Opener:
     def room_made(self, pool: PoolState) -> None:
         """A server of `pool` is gone: whoever waited for a limit of its database or user may have one now."""
         pool.engine.full = False
+        pool.stir()
         for other in self._waiting_with(pool):
             other.engine.full = False
             self.consider(other)

@@ -61,9 +61,9 @@ def house() -> Iterator[House]:
 
 EVERYBODY = [
     *(("DUTIES", duty.__name__) for duty in janitor.DUTIES),
+    *(("ALWAYS", duty.__name__) for duty in janitor.ALWAYS),
     *(("CHORES", chore.__name__) for chore in janitor.CHORES),
     ("", "keep_forced_pools"),
-    ("", "keep_minimum"),
 ]
 
 
@@ -74,20 +74,19 @@ def test_a_duty_that_fails_keeps_no_other_from_its_turn(
     """On either pool, in this round and in the next."""
     done: list[tuple[str, str]] = []
 
-    def recorded(work: Callable[..., None]) -> Callable[..., None]:
+    def recorded(work: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(work)
-        def run(janitor: Any, *subject: Any) -> None:
+        def run(janitor: Any, *subject: Any) -> Any:
             if work.__name__ == broken:
                 raise Bug("a bug")
             done.append((work.__name__, subject[0].user.name if subject and isinstance(subject[0], PoolState) else ""))
-            work(janitor, *subject)
+            return work(janitor, *subject)
 
         return run
 
-    for name in ("DUTIES", "CHORES"):
+    for name in ("DUTIES", "ALWAYS", "CHORES"):
         monkeypatch.setattr(janitor, name, tuple(map(recorded, getattr(janitor, name))))
-    for name in ("keep_forced_pools", "keep_minimum"):
-        monkeypatch.setattr(janitor.Janitor, name, recorded(getattr(janitor.Janitor, name)))
+    monkeypatch.setattr(janitor.Janitor, "keep_forced_pools", recorded(janitor.Janitor.keep_forced_pools))
     for user in ("bob", "anna"):
         house.bouncer.running.registry.pool(house.pool().database, user).newcomers[1] = SimpleNamespace(  # type: ignore[assignment]
             ready=SimpleNamespace(done=lambda: True),
@@ -95,11 +94,11 @@ def test_a_duty_that_fails_keeps_no_other_from_its_turn(
             since=house.loop.time(),
             arrival=SimpleNamespace(user=user),
         )
-    per_pool = {name for kind, name in EVERYBODY if kind == "DUTIES"} | {"keep_minimum"}
+    per_pool = {name for kind, name in EVERYBODY if kind in ("DUTIES", "ALWAYS")}
     wanted = {(name, user) for _, name in EVERYBODY for user in (("bob", "anna") if name in per_pool else ("",))}
-    for _ in range(2):
+    for later in range(2):
         done.clear()
-        house.bouncer.janitor.sweep(house.bouncer.running.now())
+        house.bouncer.janitor.sweep(house.bouncer.running.now() + later)
         assert {(name, user) for name, user in wanted if name != broken} == set(done)
     failures = 4 if broken in per_pool else 2
     assert house.bouncer.running.rounds.counts() == {broken: failures}
@@ -109,13 +108,13 @@ def test_a_duty_that_fails_keeps_no_other_from_its_turn(
 def test_a_sweep_that_fails_as_a_whole_is_followed_by_the_next(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     swept = 0
 
-    def sweep(janitor: Any, now: float) -> None:
+    def sweep(janitor: Any, now: float) -> Iterator[None]:
         nonlocal swept
         swept += 1
         raise Bug("a bug")
 
     monkeypatch.setattr(janitor, "PERIOD", 0.001)
-    monkeypatch.setattr(janitor.Janitor, "sweep", sweep)
+    monkeypatch.setattr(janitor.Janitor, "_round", sweep)
 
     async def scene() -> None:
         task = house.loop.create_task(house.bouncer.janitor.sweep_forever())

@@ -29,7 +29,7 @@ COMPOSITION = ("pooler/__main__.py", "pooler/commands/")
 
 BELOW_ALL = {
     "pooler.stats", "pooler.readback", "pooler.places", "pooler.rounds", "pooler.outlet", "pooler.ending",
-    "pooler.kernel", "pooler.lexer", "pooler.hints", "pooler.programs",
+    "pooler.kernel", "pooler.lexer", "pooler.hints", "pooler.programs", "pooler.stirring",
 }  # fmt: skip
 ALLOWED = {
     "metrics": BELOW_ALL,
@@ -52,7 +52,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         *("pooler.outlet", "pooler.kernel", "pooler.hints"),
     ),
     ("pooler.programs",),
-    ("pooler.wire", "pooler.stats", "pooler.rounds", "pooler.lexer"),
+    ("pooler.wire", "pooler.stats", "pooler.rounds", "pooler.stirring", "pooler.lexer"),
     ("pooler.touches",),
     ("pooler.sessions",),
     ("pooler.readback",),

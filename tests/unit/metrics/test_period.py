@@ -12,6 +12,7 @@ from metrics.heroku import LogLine
 from metrics.period import LOOK_SECONDS, Reporter, Rhythm
 from metrics.source import Unavailable
 from pooler.stats import DrainStat, Snapshot
+from pooler.stirring import Stirring
 from tests.fixtures.figures import database, snapshot, soon
 
 
@@ -175,5 +176,33 @@ def test_a_new_period_counts_from_the_last_line() -> None:
         reporter.set_period(0.02)
         await soon(lambda: len(kept.lines) > 3, "more lines")
         running.cancel()
+
+    asyncio.run(scene())
+
+
+def test_traffic_is_not_looked_for_while_nothing_happens(quick_looks: None) -> None:
+    """But when something does, and the lines of the period come in any case."""
+
+    async def scene() -> None:
+        happened = asked = 0
+        stirring = Stirring(lambda: happened)
+
+        def source(**_: bool) -> Snapshot:
+            nonlocal asked
+            asked += 1
+            return replace(snapshot(), databases=())
+
+        reporter = Reporter(source, period=0.5, stirring=stirring)
+        task = asyncio.create_task(reporter.run())
+        await soon(lambda: asked == 1, "the first look")
+        await asyncio.sleep(0.2)
+        assert asked == 1
+        happened += 1
+        stirring.stir()
+        await soon(lambda: asked == 2, "a look")
+        await asyncio.sleep(0.1)
+        assert asked == 2
+        await soon(lambda: asked == 3, "the next period")
+        task.cancel()
 
     asyncio.run(scene())

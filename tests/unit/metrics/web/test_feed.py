@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+import pytest
+
 from metrics.source import Unavailable
 from metrics.web.feed import MAX_POOLS, Feed, value_of
-from metrics.web.recent import ALL
+from metrics.web.recent import ALL, SPAN
 from pooler.stats import UNKNOWN, ZERO, Counters, Snapshot
+from pooler.stirring import Stirring
 from tests.fixtures.figures import counters, database, distributions, pool, snapshot, soon
 
 
@@ -159,5 +164,109 @@ def test_without_figures_there_is_a_gap_and_viewers_hear_why() -> None:
         ]
         assert b'"reason":"nobody there"' in said[2]
         assert [row[0] for row in feed.recent.rows(ALL)][:3] == [2.0, 5.0, 6.0]
+
+    asyncio.run(scene())
+
+
+# ---- while nothing happens
+
+
+class Calm:
+    """A pooler in which something happens when the test says so; it has had `queries` by now."""
+
+    def __init__(self) -> None:
+        self.happened = self.asked = self.queries = 0
+        self.stirring = Stirring(lambda: self.happened)
+
+    def source(self, **_: bool) -> Snapshot:
+        self.asked += 1
+        return replace(at(time.time(), self.queries), steady=time.monotonic())
+
+    def stir(self, queries: int = 0) -> None:
+        self.happened += 1
+        self.queries += queries
+        self.stirring.stir()
+
+
+@pytest.fixture
+def calm() -> Calm:
+    return Calm()
+
+
+def test_while_nothing_happens_there_are_ticks_and_no_looks(calm: Calm) -> None:
+    async def scene() -> None:
+        feed = Feed(calm.source, unwatched=0.05, stirring=calm.stirring)
+        async with running(feed):
+            await asyncio.sleep(0.5)
+            assert calm.asked == 1
+            rows = feed.recent.rows(ALL)
+            assert 5 <= len(rows) <= 12
+            assert {tuple(row[1:4]) for row in rows} == {(0.05, 0, 0)}
+            assert {row[6] for row in rows} == {56}
+            times = [row[0] for row in rows]
+            assert all(abs(later - sooner - 0.05) < 0.01 for sooner, later in itertools.pairwise(times))
+            assert time.time() - 0.1 < times[-1] <= time.time()
+
+    asyncio.run(scene())
+
+
+def test_what_happens_after_a_calm_is_spread_over_no_more_than_its_tick(calm: Calm) -> None:
+    async def scene() -> None:
+        feed = Feed(calm.source, unwatched=0.05, stirring=calm.stirring)
+        async with running(feed):
+            await asyncio.sleep(0.5)
+            calm.stir(queries=100)
+            await soon(lambda: calm.asked == 2, "a look")
+            last = feed.recent.rows(ALL)[-1]
+            assert last[1] < 0.25
+            assert last[2] == pytest.approx(100 / last[1], rel=0.1)
+
+    asyncio.run(scene())
+
+
+def test_who_comes_in_a_calm_sees_the_present(calm: Calm) -> None:
+    async def scene() -> None:
+        feed = Feed(calm.source, tick=0.02, unwatched=0.02, stirring=calm.stirring)
+        async with running(feed):
+            await asyncio.sleep(0.4)
+            assert calm.asked == 1
+            async with feed.viewer() as queue:
+                seen = float((await queue.get()).split(b'"t":')[1].split(b",")[0])
+                assert abs(time.time() - seen) < 0.2
+                calm.stir()
+                await queue.get()
+            assert calm.asked > 1
+
+    asyncio.run(scene())
+
+
+def test_a_clock_that_was_set_back_in_a_calm_leaves_nothing_in_the_future(
+    calm: Calm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene() -> None:
+        feed = Feed(calm.source, unwatched=0.02, stirring=calm.stirring)
+        async with running(feed):
+            await asyncio.sleep(0.2)
+            assert feed.recent.rows(ALL)
+            real = time.time
+            monkeypatch.setattr(time, "time", lambda: real() - 100)
+            await asyncio.sleep(0.2)
+            times = [row[0] for row in feed.recent.rows(ALL)]
+            assert times == sorted(times)
+            assert times[-1] <= time.time()
+            assert times[-1] - times[0] < 1
+
+    asyncio.run(scene())
+
+
+def test_of_a_long_calm_no_more_is_kept_than_of_any_time(calm: Calm) -> None:
+    async def scene() -> None:
+        feed = Feed(calm.source, unwatched=1.0, stirring=calm.stirring)
+        async with running(feed):
+            await soon(lambda: calm.asked == 1 and feed._dozing, "the first look")
+            feed._due -= 10 * SPAN
+            rows = feed.recent.rows(ALL)
+            assert SPAN <= len(rows) <= SPAN + 1
+            assert time.time() - 1.5 < rows[-1][0] <= time.time()
 
     asyncio.run(scene())

@@ -9,12 +9,15 @@ import json
 import re
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
+import uvicorn
 
 from metrics.heroku import LogLine
 from metrics.period import Reporter
@@ -406,3 +409,31 @@ def test_a_request_whose_thread_is_stuck_does_not_hold_up_the_end() -> None:
         play(scene)
     finally:
         released.set()
+
+
+def test_while_nobody_is_here_nothing_turns_and_who_comes_has_the_right_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns, tick = 0, uvicorn.Server.on_tick
+
+    async def counted(self: uvicorn.Server, counter: int) -> bool:
+        nonlocal turns
+        turns += 1
+        return await tick(self, counter)
+
+    monkeypatch.setattr(uvicorn.Server, "on_tick", counted)
+
+    async def scene() -> None:
+        server = await serve_http(build_app(lambda **_: snapshot()), "127.0.0.1", 0)
+        await asyncio.sleep(2.5)
+        assert turns == 1
+        reader, writer = await asyncio.open_connection(*server.address)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        date = next(line.partition(": ")[2] for line in head.splitlines() if line.lower().startswith("date:"))
+        assert abs(parsedate_to_datetime(date).timestamp() - time.time()) < 1.5
+        before = turns
+        await asyncio.sleep(2.5)
+        assert 2 <= turns - before <= 3
+        writer.close()
+        await server.close()
+
+    asyncio.run(scene())

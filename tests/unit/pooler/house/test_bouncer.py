@@ -48,8 +48,9 @@ class Lines:
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def catch_up(self) -> None:
+    def catch_up(self) -> bool:
         """All of it has been written."""
+        return True
 
     def line(self, level: str, text: str) -> None:
         self.lines.append(f"{level} {text}")

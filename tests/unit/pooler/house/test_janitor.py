@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from math import inf
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +25,7 @@ from pooler.pools.running import Phase
 from tests.unit.pooler.house.test_bouncer import PEER, House
 
 NOW = 5000.0
+NEVER = 1 << 62
 
 
 @dataclass
@@ -91,6 +93,22 @@ class Engine:
     def idle_clients(self, limit: int) -> list[Conn]:
         self.asked.append((limit,))
         return [client for client in self.active_clients.all() if client.idle_us > limit]
+
+    def next_idle_client(self, limit: int) -> int:
+        left = [limit - client.idle_us for client in self.active_clients.all()]
+        return min((us for us in left if us >= 0), default=NEVER)
+
+    def next_long_server(self, *limits: int) -> int:
+        return NEVER
+
+    def ages_in(self) -> int:
+        return NEVER
+
+    def retires_in(self, server: Conn) -> int:
+        return NEVER
+
+    def age_idle(self) -> None:
+        pass
 
     def long_servers(self, *limits: int) -> list[tuple[Conn, str]]:
         self.asked.append(limits)
@@ -356,6 +374,60 @@ def test_a_server_that_says_nothing_keeps_nobody_waiting(make: Any) -> None:
     assert place.engine.asked == [(15_000_000,)] * 2
 
 
+# ---- when something is to be done next
+
+LIMITED = {"pin_timeout": "70"}
+
+
+@pytest.mark.parametrize(
+    ("own", "paused", "idle", "left"),
+    [
+        ({}, False, 20.0, 40.0),  # until it is told
+        ({}, False, 61.0, inf),  # it has been told
+        ({}, True, 4.0, 6.0),  # until its grace is over
+        (LIMITED, False, 20.0, 40.0),
+        (LIMITED, False, 61.0, 9.0),
+        (LIMITED, True, 4.0, 6.0),
+    ],
+)
+def test_pins_are_due_at_the_next_of_their_times(
+    make: Any, own: dict[str, str], paused: bool, idle: float, left: float
+) -> None:
+    place = make(own=own)
+    place.engine.paused = paused
+    place.engine.pins = [pinned(idle)]
+    assert place.janitor.end_idle_pins(place.state, NOW) == NOW + left
+    assert place.dropped == []
+
+
+def test_a_user_who_may_be_idle_for_longer_is_due_later(make: Any) -> None:
+    place = make(UserConfig("anna", client_idle_timeout=50.0), UserConfig("zoe", client_idle_timeout=0.0),
+                 client_idle_timeout="20")  # fmt: skip
+    for idle, due in (
+        ({"bob": 5.0}, NOW + 15),
+        ({"anna": 30.0}, NOW + 20),
+        ({"anna": 30.0, "bob": 5.0}, NOW + 15),
+        ({"zoe": 900.0, "anna": 45.0}, NOW + 5),
+    ):
+        place.engine.active_clients = Listed(*(client(user, idle=time) for user, time in idle.items()))
+        assert place.janitor.end_idle_clients(place.state, NOW) == due
+    place.engine.active_clients = Listed(client("zoe", idle=900.0))
+    assert place.janitor.end_idle_clients(place.state, NOW) > NOW + 1e9
+    assert place.dropped == []
+
+
+def test_servers_are_due_when_the_first_that_may_go_is(make: Any) -> None:
+    place = make(server_idle_timeout="30")
+    place.engine.idle_servers = Listed(Conn(idle=10), Conn(idle=25))
+    assert place.janitor.retire_servers(place.state, NOW) == NOW + 5
+    place.engine.retires_in = lambda server: 2_000_000
+    assert place.janitor.retire_servers(place.state, NOW) == NOW + 2
+    kept = make(server_idle_timeout="30", min_pool_size="2")
+    kept.engine.idle_servers = Listed(Conn(idle=10), Conn(idle=45))
+    assert kept.janitor.retire_servers(kept.state, NOW) > NOW + 1e9
+    assert place.dropped == kept.dropped == []
+
+
 # ---- what is kept, and for how long
 
 
@@ -366,9 +438,9 @@ def test_a_pool_that_is_kept_is_opened_up_to_its_least(make: Any, monkeypatch: p
     monkeypatch.setattr(opener, "consider", lambda pool, needed=False: asked.append((pool.name, needed)))
     place.janitor.keep_forced_pools()
     (pool,) = place.bouncer.running.registry.pools()
-    place.janitor.keep_minimum(pool)
+    place.janitor.keep_minimum(pool, NOW)
     pool.opening = 2
-    place.janitor.keep_minimum(pool)
+    place.janitor.keep_minimum(pool, NOW)
     assert asked == [("app/bob", True)]
     pool.opening = 0
 
@@ -376,9 +448,9 @@ def test_a_pool_that_is_kept_is_opened_up_to_its_least(make: Any, monkeypatch: p
 def test_an_idle_pool_goes_when_its_time_is_over_by_the_clock_that_it_is_given(make: Any) -> None:
     place = make(pool_idle_timeout="50")
     pool = place.bouncer.running.registry.pool(place.state.database, "bob")
-    place.janitor.forget_idle(pool.last_used + 50)
+    place.janitor.sweep(pool.last_used + 50)
     assert list(place.bouncer.running.registry.pools()) == [pool]
-    place.janitor.forget_idle(pool.last_used + 50.5)
+    place.janitor.sweep(pool.last_used + 50.5)
     assert not list(place.bouncer.running.registry.pools())
     assert place.log.having("cleaning up idle pool for user bob on db app", "(age= 50s)")
 
@@ -389,7 +461,7 @@ def test_a_round_says_when_a_pool_was_used(make: Any) -> None:
     later = place.bouncer.running.now() + 1000
     place.janitor.sweep(later)
     assert pool.last_used < later
-    pool.newcomers[1] = Waiter(later, place.loop.create_future(), ClientFacts(PEER, "app", "bob", number=1))
+    pool.expect(1, Waiter(later, place.loop.create_future(), ClientFacts(PEER, "app", "bob", number=1)))
     pool.opening = 1
     place.janitor.sweep(later)
     assert (pool.last_used, pool.database.last_used) == (later, later)

@@ -39,10 +39,10 @@ def place() -> Iterator[Unused]:
 def test_a_database_that_was_made_just_now_is_not_idle_since_the_machine_started(place: Unused) -> None:
     made = place.known("wild")
     assert made.config.auto
-    place.bouncer.janitor.forget_idle(place.bouncer.running.now())
+    place.bouncer.janitor.forget_databases(place.bouncer.running.now())
     assert place.bouncer.running.registry.databases == {"wild": made}
     made.last_used -= 101
-    place.bouncer.janitor.forget_idle(place.bouncer.running.now())
+    place.bouncer.janitor.forget_databases(place.bouncer.running.now())
     assert not place.bouncer.running.registry.databases
 
 
@@ -55,7 +55,7 @@ def test_what_was_counted_of_a_database_counts_on_when_that_is_gone(place: Unuse
         running.tally(Kind.CONNECT, made.name, Reason.SERVER)
         assert running.tallies[Kind.CONNECT, made.name, Reason.SERVER] == 1
         made.last_used -= 101
-        place.bouncer.janitor.forget_idle(running.now())
+        place.bouncer.janitor.forget_databases(running.now())
         # Something of it may still end.
         running.tally(Kind.CLOSE, made.name, Reason.SERVER_IDLE)
     assert running.tallies == {
@@ -113,19 +113,18 @@ def test_what_an_administrator_has_said_holds_and_then_its_time_begins(place: Un
     setattr(made, word, True)
     for _ in range(2):
         made.last_used -= 101
-        place.bouncer.janitor.forget_idle(place.bouncer.running.now())
+        place.bouncer.janitor.forget_databases(place.bouncer.running.now())
         assert place.bouncer.running.registry.databases == {"wild": made}
     setattr(made, word, False)
-    place.bouncer.janitor.forget_idle(place.bouncer.running.now())
+    place.bouncer.janitor.forget_databases(place.bouncer.running.now())
     assert place.bouncer.running.registry.databases == {"wild": made}
 
 
 def test_a_pool_that_was_made_just_now_is_not_idle_either(place: Unused) -> None:
     made = place.bouncer.running.registry.pool(place.known("wild"), "anna")
-    place.bouncer.janitor.forget_idle(place.bouncer.running.now())
+    assert place.bouncer.janitor.forget_pool(made, place.bouncer.running.now()) == made.last_used + 50
     assert list(place.bouncer.running.registry.pools()) == [made]
-    made.last_used -= 51
-    place.bouncer.janitor.forget_idle(place.bouncer.running.now())
+    place.bouncer.janitor.forget_pool(made, made.last_used + 51)
     assert not list(place.bouncer.running.registry.pools())
 
 
@@ -133,7 +132,6 @@ def test_a_pool_that_is_kept_for_its_user_is_not_cleaned_up(place: Unused) -> No
     """It would be made again at once."""
     place.bouncer.janitor.keep_forced_pools()
     (kept,) = place.bouncer.running.registry.pools()
-    kept.last_used -= 1000
-    place.bouncer.janitor.forget_idle(place.bouncer.running.now())
+    place.bouncer.janitor.forget_pool(kept, kept.last_used + 1000)
     assert list(place.bouncer.running.registry.pools()) == [kept]
     assert not place.log.having("cleaning up")

@@ -38,7 +38,7 @@ class Place(House):
     """A house whose servers are the understudy's, with `settings`."""
 
     def __init__(self, understudy: Understudy, **settings: str) -> None:
-        self.settings = settings
+        self.understudy, self.settings = understudy, settings
         super().__init__(understudy.port)
 
     def config(self, port: int) -> Config:
@@ -391,11 +391,11 @@ def test_nothing_opens_for_a_database_that_is_removed(play: Callable[..., None],
         waits = waiting(place, pool)
         waits.claim = lambda: claims.append(waits)
         pool.database.removed = True
-        place.bouncer.janitor.keep_minimum(pool)
+        place.bouncer.janitor.keep_minimum(pool, place.bouncer.running.now())
         opener._again(pool)
         assert (pool.opening, claims) == (0, [])
         pool.database.removed = False
-        place.bouncer.janitor.keep_minimum(pool)
+        place.bouncer.janitor.keep_minimum(pool, place.bouncer.running.now())
         assert (pool.opening, claims) == (1, [waits])
         pool.database.removed = True
         await asyncio.gather(*opener.tasks)
