@@ -15,64 +15,66 @@ cdef uint8_t ANYWHERE[256][256]
 cdef tuple SPACES = tuple(b" \t\n\r\f\v")
 cdef tuple FIRST_NAMES = tuple(sorted(word.encode() for word in touches.FIRST))
 cdef object WORD_LETTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_$") | frozenset(range(128, 256))
+cdef object WORD_EDGES = frozenset(range(256)) - WORD_LETTERS
+cdef tuple SAYING = (b"set_config", b"advisory_lock", b"advisory_unlock", b"currval", b"lastval", b"pg_temp", b'u&"', b"execute",
+                     b"query_to_xml", b"ts_stat", b"ts_rewrite", b" temp ", b" temporary ")
+# Each blank is anything that no word goes on with.
 
 
 cdef int fill_first_words() except -1:
     # The first word of each statement. START, and what may stand before it: blanks and comments. From REST only a
     # semicolon leads back: one in quotes does so too, which is judged then, and so is a comment within a comment.
     cdef int START = 0, REST = 1, DASH = 2, LINE = 3, SLASH = 4, BLOCK = 5, STAR = 6, INNER = 7
+    cdef int place
+    cdef int c
+    rows = {START: (REST, {}), REST: (REST, {59: START}), DASH: (REST, {45: LINE, 59: START}), LINE: (LINE, {10: START, 13: START}),
+            SLASH: (REST, {42: BLOCK, 59: START}), BLOCK: (BLOCK, {42: STAR, 47: INNER}), STAR: (BLOCK, {47: START, 42: STAR}),
+            INNER: (BLOCK, {42: SUSPICIOUS, 47: INNER}), SUSPICIOUS: (SUSPICIOUS, {})}
+    rows[START][1].update({**dict.fromkeys((*SPACES, 59), START), 45: DASH, 47: SLASH})
     places = {b"": START}
     for word in FIRST_NAMES:
         for n in range(1, len(word) + 1):
-            places.setdefault(word[:n], len(places) + 7)
-    for c in range(256):
-        letter = bytes((c,)).lower()
-        for done, place in places.items():
-            if place != START and done + letter in places:
-                FIRST_WORDS[place][c] = places[done + letter]
-            elif done in FIRST_NAMES and c not in WORD_LETTERS:
-                FIRST_WORDS[place][c] = SUSPICIOUS
-            else:
-                FIRST_WORDS[place][c] = START if c == 59 else REST
-        FIRST_WORDS[START][c] = places.get(letter, DASH if c == 45 else SLASH if c == 47 else START if c in SPACES or c == 59 else REST)
-        FIRST_WORDS[REST][c] = START if c == 59 else REST
-        FIRST_WORDS[DASH][c] = LINE if c == 45 else START if c == 59 else REST
-        FIRST_WORDS[LINE][c] = START if c == 10 or c == 13 else LINE
-        FIRST_WORDS[SLASH][c] = BLOCK if c == 42 else START if c == 59 else REST
-        FIRST_WORDS[BLOCK][c] = STAR if c == 42 else INNER if c == 47 else BLOCK
-        FIRST_WORDS[STAR][c] = START if c == 47 else STAR if c == 42 else BLOCK
-        FIRST_WORDS[INNER][c] = SUSPICIOUS if c == 42 else INNER if c == 47 else BLOCK
-        FIRST_WORDS[SUSPICIOUS][c] = SUSPICIOUS
+            if word[:n] not in places:
+                places[word[:n]] = len(places) + 7
+                rows[places[word[:n]]] = (REST, {59: START})
+    for word in FIRST_NAMES:
+        rows[places[word]][1].update(dict.fromkeys(WORD_EDGES, SUSPICIOUS))
+    for word, place in places.items():
+        n = len(word) - 1
+        if n >= 0:
+            rows[places[word[:n]]][1].update({word[n]: place, word.upper()[n]: place})
+    for place, (usual, others) in rows.items():
+        memset(FIRST_WORDS[place], usual, 256)
+        for c, there in others.items():
+            FIRST_WORDS[place][c] = there
     return 0
 
 
 cdef int fill_anywhere() except -1:
-    # Words that say something wherever they stand, by the subsets of the places that are reached in them.
-    edge = frozenset(range(256)) - WORD_LETTERS
-    words = [[frozenset((c, c - 32 if 97 <= c <= 122 else c)) for c in word]
-             for word in (b"set_config", b"advisory_lock", b"advisory_unlock", b"currval", b"lastval", b"pg_temp", b'u&"', b"execute",
-                          b"query_to_xml", b"ts_stat", b"ts_rewrite")]
-    for word in (b"temp", b"temporary"):
-        words.append([edge, *(frozenset((c, c - 32)) for c in word), edge])
+    # Words that say something wherever they stand, by the subsets of the places that are reached in them. Bytes that no
+    # word tells apart are looked at once.
+    cdef int c
+    words = [[word[n:n + 1] for n in range(len(word))] for word in SAYING]
+    kinds = {}
+    for c in range(256):
+        letter = bytes((c,)).lower()
+        edge = b" " if c not in WORD_LETTERS else b""
+        kinds.setdefault((letter, edge) if any([letter in word for word in words]) else (edge,), []).append(c)
+    first = {kind: [(number, 1) for number, word in enumerate(words) if word[0] in kind] for kind in kinds}
     places = {frozenset(): 0}
     todo = [frozenset()]
     while todo:
         here = todo.pop()
-        for c in range(256):
-            there = set()
-            found = False
-            for number, word in enumerate(words):
-                for at in [0] + [at for which, at in here if which == number]:
-                    if c in word[at]:
-                        found = found or at + 1 == len(word)
-                        there.add((number, at + 1))
-            there = frozenset(there)
-            if not found and there not in places:
+        for kind, letters in kinds.items():
+            there = frozenset([*first[kind], *[(number, at + 1) for number, at in here if words[number][at] in kind]])
+            if any([at == len(words[number]) for number, at in there]):
+                there = None
+            elif there not in places:
                 places[there] = len(places)
                 todo.append(there)
-            ANYWHERE[places[here]][c] = SUSPICIOUS if found else places[there]
-    for c in range(256):
-        ANYWHERE[SUSPICIOUS][c] = SUSPICIOUS
+            for c in letters:
+                ANYWHERE[places[here]][c] = SUSPICIOUS if there is None else places[there]
+    memset(ANYWHERE[SUSPICIOUS], SUSPICIOUS, 256)
     if len(places) >= SUSPICIOUS:
         raise AssertionError("too many words")
     return 0
