@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pooler.stats import ADMIN_DATABASE, QUANTILES, DatabaseStat, PoolStat, Snapshot, gained_spread, merge
+from pooler.values import dataclass
 
 SOURCE = "app"
 """The log source Heroku files these lines under: `heroku logs` shows `app[heroku-pgbouncer]`."""

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from enum import Enum, auto
+from functools import cache
 from itertools import chain
+
+from pooler.values import dataclass
 
 
 class Kind(Enum):
@@ -96,26 +98,30 @@ class Statement:
     start: int = 0
 
 
-_TOKEN = re.compile(
-    r"""
-    (?P<space>[ \t\n\r\f\v]++)
-  | (?P<remark>--[^\n\r]*)
-  | (?P<comment>/\*)
-  | (?P<escaped>[eE]'[^'\\]*+(?:(?:\\.|'')[^'\\]*+)*+')
-  | (?P<string>'[^']*+(?:''[^']*+)*+')
-  | (?P<quoted>"[^"]*+(?:""[^"]*+)*+")
-  | (?P<open>[eE]?'|")
-  | (?P<parameter>\$[0-9]+)
-  | (?P<dollar>\$(?:[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_\x80-\U0010ffff]*)?\$)
-  | (?P<number>0[xX][0-9a-fA-F]+|(?:[0-9]+(?:\.(?!\.)[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)
-  | (?P<word>[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_$\x80-\U0010ffff]*)
-  | (?P<mark>::|:=|[()\[\],.;:])
-  | (?P<operator>(?:(?!--|/\*)[-+*/<>=~!@\#%^&|`?])+)
-  | (?P<backslash>\\(?:[A-Za-z_]++|[?!])?)
-  | (?P<other>.)
-    """,
-    re.VERBOSE | re.DOTALL,
-)
+@cache
+def _expression() -> re.Pattern[str]:
+    """Compiled when the first text is read, which takes as long as half of asyncio does to load."""
+    return re.compile(
+        r"""
+        (?P<space>[ \t\n\r\f\v]++)
+      | (?P<remark>--[^\n\r]*)
+      | (?P<comment>/\*)
+      | (?P<escaped>[eE]'[^'\\]*+(?:(?:\\.|'')[^'\\]*+)*+')
+      | (?P<string>'[^']*+(?:''[^']*+)*+')
+      | (?P<quoted>"[^"]*+(?:""[^"]*+)*+")
+      | (?P<open>[eE]?'|")
+      | (?P<parameter>\$[0-9]+)
+      | (?P<dollar>\$(?:[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_\x80-\U0010ffff]*)?\$)
+      | (?P<number>0[xX][0-9a-fA-F]+|(?:[0-9]+(?:\.(?!\.)[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)
+      | (?P<word>[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_$\x80-\U0010ffff]*)
+      | (?P<mark>::|:=|[()\[\],.;:])
+      | (?P<operator>(?:(?!--|/\*)[-+*/<>=~!@\#%^&|`?])+)
+      | (?P<backslash>\\(?:[A-Za-z_]++|[?!])?)
+      | (?P<other>.)
+        """,
+        re.VERBOSE | re.DOTALL,
+    )
+
 
 _SPECIAL = frozenset("~!@#%^&|`?")
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
@@ -201,9 +207,9 @@ def without_comments(text: str) -> str:
 
 
 def _scanned(text: str, *, typed: bool) -> Iterator[Token]:
-    at = 0
+    at, match = 0, _expression().match
     while at < len(text):
-        found = _TOKEN.match(text, at)
+        found = match(text, at)
         assert found is not None  # the last alternative takes any character
         kind, start, at = found.lastgroup or "other", at, found.end()
         if kind == "operator":

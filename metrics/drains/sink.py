@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from metrics.heroku import LogLine, stamp
 from pooler.stats import DrainStat, Snapshot
+from pooler.values import dataclass
 
 BUFFER = 1024
 """Logplex's buffer of a drain, in messages."""

@@ -64,6 +64,7 @@ PATIENCE = 5.0
 
 def main(words: list[str]) -> int:
     """Exit status: 0 stopped as told, 1 cannot start, 2 wrong usage."""
+    gc.disable()  # until `freeze`
     given = arguments.parse(words)
     if given.version:
         print(f"{PGBOUNCER}\npooler {__version__}, Python {PYTHON}")
@@ -353,6 +354,6 @@ def tls_name() -> str:
 
 
 def freeze() -> None:
-    """What is loaded by now stays: the garbage collector need not look at it again."""
-    gc.collect()
+    """What is loaded by now stays: the garbage collector, which has not looked at it, need not do so ever."""
     gc.freeze()
+    gc.enable()

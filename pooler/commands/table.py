@@ -6,12 +6,15 @@ which is read when it is needed. The rule: a command is written down once.
 
 from __future__ import annotations
 
-import argparse
+import gc
 from collections.abc import Callable
 from importlib import import_module
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
-from pooler.deploy.listed import Listed
+if TYPE_CHECKING:
+    import argparse
+
+    from pooler.deploy.listed import Listed
 
 Main = Callable[[list[str]], int]
 
@@ -32,7 +35,7 @@ OWN = {
     for command in (
         Command(
             "serve", RUN, "the pooler: an ini file, a database's URL, or a PostgreSQL of its own",
-            "pooler.commands.serve", "pooler.commands.flags",
+            "pooler.commands.serve", "pooler.commands.options",
         ),
         Command("check", RUN, "all that is wrong with an ini file", "pooler.commands.check", "pooler.commands.check"),
         Command("console", LOOK, "the admin database, interactive or in scripts", "admin.repl", "admin.repl.cli"),
@@ -59,6 +62,7 @@ def listed() -> list[Listed]:
     """All of them, by topic."""
     from admin.platform.cli.parsing import parser_of
     from admin.platform.cli.table import COMMANDS, TOPICS
+    from pooler.deploy.listed import Listed
 
     own = [Listed(command.name, command.topic, command.help, _parser(command)) for command in OWN.values()]
     heroku = [
@@ -69,13 +73,18 @@ def listed() -> list[Listed]:
 
 
 def _parser(command: Command) -> Callable[[], argparse.ArgumentParser]:
-    return lambda: cast(argparse.ArgumentParser, import_module(command.parser).parser())
+    return lambda: cast("argparse.ArgumentParser", import_module(command.parser).parser())
 
 
 def find(name: str) -> Main | None:
     """What runs a command of this name, given its arguments."""
     if name in OWN:
-        return cast(Main, import_module(OWN[name].module).main)
+        # What is loaded is no garbage.
+        gc.disable()
+        try:
+            return cast(Main, import_module(OWN[name].module).main)
+        finally:
+            gc.enable()
     from admin.platform.cli.table import COMMANDS
 
     if name not in COMMANDS:

@@ -8,9 +8,9 @@ last state.
 from __future__ import annotations
 
 import os
-import platform
 import resource
 import socket
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from operator import attrgetter
@@ -52,6 +52,9 @@ from pooler.stats import (
     Window,
 )
 
+PYTHON = ".".join(map(str, sys.version_info[:3]))
+MACHINE = os.uname()
+BUILD = f"CPython on {MACHINE.sysname} {MACHINE.machine}"
 ADMIN_POOL_SIZE = 2
 LOST_LINES = "log line"
 """Among the events: lines that the log has lost."""
@@ -509,8 +512,8 @@ def process_stat(start: float) -> ProcessStat:
     return ProcessStat(
         name="pooler",
         version=__version__,
-        python=platform.python_version(),
-        build=f"{platform.python_implementation()} on {platform.system()} {platform.machine()}",
+        python=PYTHON,
+        build=BUILD,
         pid=os.getpid(),
         start_time=start,
         cpu_seconds=_if_had(cpu_seconds),

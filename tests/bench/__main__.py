@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from tests.fixtures.bouncer import INSTALLED
 
-from . import bulk, console, idle, logins, pgbench, start, tenants
+from . import bulk, console, idle, logins, pgbench, rest, start, tenants
 from .servers import Contestant, arena
 from .table import Table
 
@@ -26,7 +26,7 @@ def options() -> argparse.Namespace:
     )
     only = (
         "cells whose name contains TEXT: pgbench, simple, TLS, 'transactions, 16', idle, bulk, COPY, logins,"
-        " start, tenants, console, 'console gaps'"
+        " start, rest, tenants, console, 'console gaps'"
     )
     parser.add_argument("--only", default="", metavar="TEXT", help=only)
     parser.add_argument("--rounds", type=int, help="alternating rounds a cell (default 5)")
@@ -63,6 +63,7 @@ def tables(ours: Contestant, theirs: Contestant, given: argparse.Namespace) -> I
     yield from logins.tables(ours, theirs, given.rounds, given.idle, given.only, say)
     yield idle.table(ours, theirs, given.idle, given.only)
     yield start.table(ours, theirs, given.only, say)
+    yield rest.table(ours, theirs, given.only, say, rest.SECONDS if given.rounds > 1 else 1.0)
     yield tenants.table(ours, theirs, given.rounds, given.only)
     if not given.calibrate:
         yield from console.tables(ours, given.rounds, given.seconds, given.crowd, given.only, say)

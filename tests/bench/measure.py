@@ -2,7 +2,7 @@
 started here.
 
 Processor time is utime + stime of /proc/PID/stat, in clock ticks of 10 ms: a run must last seconds for a
-per cent.
+per cent. What is less than that is read off the scheduler's accounts.
 """
 
 from __future__ import annotations
@@ -35,6 +35,12 @@ def processor(pid: int) -> Processor:
     """Of all its threads so far. The command's name may hold blanks, so fields count from its end."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return Processor(int(fields[11]) / TICK, int(fields[12]) / TICK)
+
+
+def computed(pid: int) -> float:
+    """Seconds that the threads it has now have computed so far, to the nanosecond."""
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
 
 def resident(pid: int) -> int:

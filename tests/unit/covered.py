@@ -105,7 +105,7 @@ TESTED_ELSEWHERE = {
     "pooler/clients/pam.py": "tests/unit/pooler/clients/test_ldap_pam.py",
     "pooler/clients/threads.py": "tests/unit/pooler/clients/test_ldap_pam.py",
     "pooler/commands/embedded.py": "tests/system/test_embedded.py",
-    "pooler/commands/flags.py": "tests/unit/pooler/commands/test_commands.py",
+    "pooler/commands/options.py": "tests/unit/pooler/commands/test_flags.py",
     "pooler/commands/foreign.py": "tests/unit/metrics/test_go_on.py",
     "pooler/commands/fronts.py": "tests/unit/test_goes_on.py",
     "pooler/deploy/listed.py": "tests/unit/pooler/deploy/test_manual.py",

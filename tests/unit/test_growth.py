@@ -134,7 +134,9 @@ PATTERNS: dict[str, tuple[Feed, tuple[str, ...]] | str] = {
     "admin/commands.py:_COMMAND": (commands.parse, ("", "show ", '"', "kill ")),
     "admin/commands.py:_SET": (commands.parse, ("set ", "set a=", "set a='", 'set "', 'set a="')),
     "admin/console/interpreter.py:version_number": "the version is a constant of ours",
-    "pooler/lexer.py:_TOKEN": (pattern("pooler.lexer", "_TOKEN"), ("", "'", '"', "E'", "$a", "1", "1.", "-", "a")),
+    "pooler/lexer.py:_expression": (
+        lambda text: lexer._expression().match(text), ("", "'", '"', "E'", "$a", "1", "1.", "-", "a"),
+    ),
     "pooler/lexer.py:_COMMENT_EDGE": (lexer.tokenize, ("/*",)),
     "pooler/lexer.py:_ESCAPE": (lexer.tokenize, ("E'",)),
     "pooler/touches.py:_HINT": (

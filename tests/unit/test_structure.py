@@ -30,6 +30,7 @@ COMPOSITION = ("pooler/__main__.py", "pooler/commands/")
 BELOW_ALL = {
     "pooler.stats", "pooler.readback", "pooler.places", "pooler.rounds", "pooler.outlet", "pooler.ending",
     "pooler.kernel", "pooler.lexer", "pooler.hints", "pooler.programs", "pooler.stirring",
+    "pooler.values",
 }  # fmt: skip
 ALLOWED = {
     "metrics": BELOW_ALL,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -20,6 +20,7 @@ def build(module: Any, frozen: bool, slots: bool) -> type[Any]:
 
         x: int
         y: int = 2
+        made: ClassVar[int] = 0
         rest: list[int] = dataclasses.field(default_factory=list, compare=False)
 
         @property
@@ -47,6 +48,10 @@ USES: dict[str, Any] = {
     "copy": lambda p: repr(copy.copy(p(1))),
     "match": lambda p: p.__match_args__,
     "property": lambda p: p(1).total,
+    "types": lambda p: [f.type for f in dataclasses.fields(p)],
+    "types later": lambda p: [repr(p(1)), [f.type for f in dataclasses.fields(p)]],
+    "annotations": lambda p: (p(1), p.__annotations__)[1],
+    "class variable": lambda p: (p.made, "made" in [f.name for f in dataclasses.fields(p)]),
     "bare": lambda p: p.__new__(p) == 1,
 }
 
