@@ -83,7 +83,9 @@ class Bouncer:
     def _configured(self, found: Changes) -> None:
         """There is another configuration."""
         self.strangers.measure(self.config)
+        self.pace()
         self.lookup.configure()
+        self.pace()
         self.dns.keep(self._hosts())
         prepare_keys(self.config)
 

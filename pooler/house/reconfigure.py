@@ -136,14 +136,17 @@ class Reconfiguration:
         """Make `new` the configuration, but for what takes a restart or cannot be had, and `secured` what is in force
         of its TLS. `found` is what it changes, if that is known. What was said of it to the log as a warning, or
         worse."""
-        running = self._running
+        running, pace = self._running, self._running.relay.pace
         said = [(problem.level, str(problem)) for problem in new.warnings]
         trouble = self._reopen_log(new.settings)
         if found is None or trouble:
             found = changes(self.written, new, kept=frozenset(("logfile",) if trouble else ()))
         said += ((WARNING, warning) for warning in found.warnings)
         in_force = self.added.to(found.config)
-        more = descriptors.expected(in_force) > descriptors.expected(running.config)
+        needed = descriptors.expected(in_force)
+        pace()
+        more = needed > descriptors.expected(running.config)
+        pace()
         self.written = found.config
         running.registry.config = in_force
         if more:
@@ -157,11 +160,13 @@ class Reconfiguration:
         if secured is not None:
             self._secure(secured)
         for pool in running.registry.pools():
+            pace()
             if running.registry.apply(pool):
                 outdate(running, pool, pool.engine.servers())
             self._opener.consider(pool)
         running.instruct_relay()
         for listener in self.on_change:
+            pace()
             listener(found)
         return (*filter(None, (trouble,)), *(text for level, text in said if level in (WARNING, ERROR)))
 
