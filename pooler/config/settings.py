@@ -181,6 +181,9 @@ class Settings:
 class OwnSettings:
     """The settings of [pooler]. PgBouncer has none of them."""
 
+    drain_delay: float = setting(
+        TIME, "0", "How long clients still come in when /readyz says no and the last one is waited for; 0: not."
+    )
     http: tuple[str, int] | None = setting(ADDRESS, "", "HOST:PORT of the HTTP server; empty: none.", live=False)
     http_details: bool = setting(
         SWITCH, "no", "The page shows clients, servers, log and configuration beyond loopback too."

@@ -292,9 +292,15 @@ class Control:
             running.end_newcomers(pool, Reason.SERVER_SHUTTING)
 
     def shut_after_clients(self) -> None:
-        """Stop when the last client has left; nobody new comes in. Those who are there go on, also when the
-        servers were to be waited for before."""
+        """Stop when the last client has left; nobody new comes in, once balancers have had drain_delay to learn of it.
+        Those who are there go on, also when the servers were to be waited for before."""
         running = self._running
+        delay = running.config.own.drain_delay
+        if delay and not running.leaving:
+            running.phase = Phase.DRAINING
+            running.say(LOG, f"not ready any more; nobody new is let in after {delay:g} s")
+            running.loop.call_later(delay, self._drained)
+            return
         held = running.phase is Phase.WAIT_FOR_SERVERS
         running.shut_down(Phase.WAIT_FOR_CLIENTS)
         for pool in running.registry.pools():
@@ -302,6 +308,10 @@ class Control:
         if held:
             running.registry.paused = False
             self.end_pause(self.all_databases())
+
+    def _drained(self) -> None:
+        if self._running.phase is Phase.DRAINING:
+            self.shut_after_clients()
 
 
 def remark(lines: tuple[str, ...]) -> Remark | None:

@@ -117,7 +117,7 @@ class Figures:
             mem=part(self._mem),
             dns_hosts=part(self._dns_hosts),
             events=part(self._events),
-            active=not (registry.paused or running.relay.suspended or running.shutting),
+            active=not (registry.paused or running.relay.suspended or running.leaving),
             paused=registry.paused,
             suspended=running.relay.suspended,
             max_client_conn=settings.max_client_conn,

@@ -40,6 +40,8 @@ class Phase(Enum):
     """How far the end has come, in PgBouncer's words; the value is what is waited for."""
 
     SERVING = "nothing"
+    DRAINING = "balancers"
+    """They are told that this one is not ready, and who comes meanwhile is served."""
     WAIT_FOR_SERVERS = "servers"
     WAIT_FOR_CLIENTS = "clients"
     IMMEDIATE = "now"
@@ -143,7 +145,12 @@ class Running:
 
     @property
     def shutting(self) -> bool:
-        """Whether the end has begun."""
+        """Whether the end has begun, and nobody new comes in."""
+        return self.phase not in (Phase.SERVING, Phase.DRAINING)
+
+    @property
+    def leaving(self) -> bool:
+        """Whether somebody has asked for the end."""
         return self.phase is not Phase.SERVING
 
     def shut_down(self, phase: Phase) -> None:

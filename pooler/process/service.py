@@ -253,7 +253,7 @@ class Service:
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         """The signals' own handlers come after this one, in the loop."""
-        if number == signal.SIGQUIT or self._asked or self.running.shutting:
+        if number == signal.SIGQUIT or self._asked or self.running.leaving:
             self.ending.hurry()
         self._asked = True
 
@@ -291,7 +291,7 @@ class Service:
             self.running.rounds.attempt("reopen", listener)
 
     def _interrupt(self) -> None:
-        if self.running.shutting:
+        if self.running.leaving:
             self.running.say(LOG, "got SIGINT while shutting down, fast exit")
             return self.stop_now()
         words = "got SIGINT, shutting down, waiting for all servers connections to be released"
@@ -299,7 +299,7 @@ class Service:
         self.control.shut_after_servers()
 
     def _terminate(self) -> None:
-        if self.running.shutting:
+        if self.running.leaving:
             self.running.say(LOG, "got SIGTERM while shutting down, fast exit")
             return self.stop_now()
         self.running.say(LOG, "got SIGTERM, shutting down, waiting for all clients disconnect")
@@ -396,11 +396,18 @@ class Service:
         if phase is Phase.IMMEDIATE:
             self.stop_now()
             return
-        self._close_listeners(everything=False)
+        if not self._only_for_cancels(phase):
+            self._close_listeners(everything=False)
         if self._waiting is None:
             self._waiting = self.running.loop.create_task(self._end_when_gone())
         # What is waited for may be another thing now.
         self.running.changed.set()
+
+    def _only_for_cancels(self, phase: Phase) -> bool:
+        """Whether ports stay open although nobody new is let in: peers pass on what is meant for the last clients, and
+        balancers have been told."""
+        running = self.running
+        return phase is Phase.WAIT_FOR_CLIENTS and bool(running.peers and running.config.own.drain_delay)
 
     async def _end_when_gone(self) -> None:
         await self.running.rounds.once("shutdown", self._gone())

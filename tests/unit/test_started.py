@@ -106,6 +106,8 @@ STARTED: dict[str, str] = {
         "test_goes_on::test_a_server_that_cannot_even_be_tried_is_tried_again",
     "pooler/house/bouncer.py Bouncer.__init__: call_soon":
         "pooler.house.test_bouncer::test_a_wish_that_cannot_be_dealt_with_stops_nobody",
+    "pooler/house/control.py Control.shut_after_clients: call_later":
+        "pooler.house.test_control::test_clients_come_in_until_balancers_know",
     "pooler/house/reconfigure.py Reconfiguration.reload: create_task":
         "test_goes_on::test_a_reload_that_fails_is_told_and_the_next_one_comes",
     "pooler/process/service.py Service.hang_up: create_task":

@@ -292,6 +292,36 @@ def test_who_waits_for_clients_instead_lets_the_servers_go_on(house: House) -> N
     assert not house.pool().engine.paused
 
 
+@pytest.mark.parametrize("then", ["", "SHUTDOWN WAIT_FOR_CLIENTS", "SHUTDOWN WAIT_FOR_SERVERS"])
+def test_clients_come_in_until_balancers_know(then: str) -> None:
+    """Meanwhile clients come in as ever; another word for the end is taken at once."""
+    house = House()
+    running, heard = house.bouncer.running, list[Phase]()
+    own = replace(running.config.own, drain_delay=0.05)
+    running.registry.config = replace(running.config, own=own)
+    running.on_phase.append(heard.append)
+    waits = waiter(house)
+
+    async def go() -> None:
+        await house.bouncer.perform(Verb("SHUTDOWN", "WAIT_FOR_CLIENTS"))
+        assert (running.leaving, running.shutting, heard) == (True, False, [])
+        assert not house.bouncer.snapshot().active
+        assert not waits.ready.done()
+        if then:
+            await house.bouncer.perform(Verb(*then.split()))
+        async with asyncio.timeout(10):
+            while not heard:
+                await asyncio.sleep(0.001)
+        await asyncio.sleep(0.06)
+
+    house.run(go())
+    assert heard == [Phase.WAIT_FOR_SERVERS if then.endswith("SERVERS") else Phase.WAIT_FOR_CLIENTS]
+    assert told(waits)
+    assert house.log.having("not ready any more; nobody new is let in after 0.05 s")
+    house.pool().newcomers.clear()
+    house.close()
+
+
 def test_an_end_at_once_is_no_answer(house: House) -> None:
     async def go() -> None:
         asked: Coroutine[Any, Any, Any] = house.bouncer.perform(Verb("SHUTDOWN"))
