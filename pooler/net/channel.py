@@ -287,10 +287,11 @@ class Channel(Inlet):
         return self._incoming.pending if self._incoming is not None else 0
 
     async def _feed(self) -> None:
-        """More bytes from the socket into the buffer or the TLS state: at once if they are here."""
+        """More bytes from the socket into the buffer or the TLS state: at once if it is the first time. Later they are
+        the answer to something, and it is too soon to look for them."""
         if self._held:
             await self.send(b"")
-        if self._watched or not self._take():
+        if self._watched or self.heard or not self._take():
             self._watch()
             waiter = self._waiter = Wait(self._loop)
             try:

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pooler.clients.startup import BAD_OPTIONS, Parameters, read_parameters, split_options
+from pooler.clients.startup import (
+    BAD_OPTIONS,
+    LONGEST,
+    REMEMBERED,
+    Parameters,
+    Readings,
+    read_parameters,
+    split_options,
+)
 from pooler.config.whole import compose
 from pooler.pools.refusal import LoginError
 
@@ -109,3 +117,37 @@ def test_replication(value: str, kind: str) -> None:
 def test_track_extra_parameters() -> None:
     settings = compose({"track_extra_parameters": "search_path"}).settings
     assert read_parameters({"user": "u", "Search_Path": "x"}, settings).tracked == {"search_path": "x"}
+
+
+# ---- what is remembered of them
+
+
+def test_what_was_read_before_is_not_read_again_under_the_same_configuration() -> None:
+    readings, config = Readings(), compose({})
+    given = {"user": "u", "application_name": "x"}
+    first = readings.read(given, config)
+    assert first == read_parameters(given, config.settings)
+    assert readings.read(dict(given), config) is first
+    assert readings.read(given | {"application_name": "y"}, config).tracked == {"application_name": "y"}
+
+
+def test_another_configuration_reads_anew() -> None:
+    readings, given = Readings(), {"user": "u", "extra_float_digits": "3"}
+    readings.read(given, compose({"ignore_startup_parameters": "extra_float_digits"}))
+    with pytest.raises(LoginError, match="unsupported startup parameter: extra_float_digits"):
+        readings.read(given, compose({}))
+
+
+def test_the_admin_database_takes_anything_also_by_default_name() -> None:
+    readings, config = Readings(), compose({})
+    assert readings.read({"user": "pgbouncer", "whatever": "1"}, config).tracked == {}
+    assert readings.read({"user": "u", "database": "pgbouncer", "whatever": "1"}, config).tracked == {}
+
+
+def test_few_are_remembered_and_none_that_is_long() -> None:
+    readings, config = Readings(), compose({})
+    for number in range(3 * REMEMBERED):
+        readings.read({"user": f"u{number}"}, config)
+    assert len(readings._known) <= REMEMBERED
+    long = {"user": "u", "application_name": "x" * LONGEST}
+    assert readings.read(long, config) is not readings.read(long, config)
