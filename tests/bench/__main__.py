@@ -31,7 +31,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--only", default="", metavar="TEXT", help=only)
     parser.add_argument("--rounds", type=int, help="alternating rounds a cell (default 5)")
     parser.add_argument("--seconds", type=float, help="length of one pgbench run (default 3)")
-    parser.add_argument("--clients", help="numbers of pgbench clients (default 1,16,64)")
+    parser.add_argument("--clients", help="numbers of pgbench clients (default 1,16,64,256)")
     parser.add_argument("--idle", type=int, help="idle connections, and logins held (default 5000)")
     crowd = "idle clients beside a console (default 10000)"
     parser.add_argument("--crowd", type=int, default=console.CLIENTS, metavar="N", help=crowd)
@@ -43,7 +43,7 @@ def options() -> argparse.Namespace:
         "--against", default=INSTALLED, metavar="PROGRAM", help="another pgbouncer than the installed one"
     )
     given = parser.parse_args()
-    defaults = (3, 1.0, "16", 1000) if given.quick else (5, 3.0, "1,16,64", 5000)
+    defaults = (3, 1.0, "16", 1000) if given.quick else (5, 3.0, "1,16,64,256", 5000)
     for name, value in zip(("rounds", "seconds", "clients", "idle"), defaults, strict=True):
         if getattr(given, name) is None:
             setattr(given, name, value)

@@ -91,6 +91,12 @@ def test_a_duel_is_judged_by_its_median_round() -> None:
     assert duel.ratio("p99") == 0.5
 
 
+def test_transactions_count_that_ended_while_it_was_measured() -> None:
+    log = "".join(f"0 {n} {n * 100} 0 {1700000000 + n} 500000\n" for n in range(5))
+    assert pgbench.within(log, 1700000001.5, 1700000003.5) == [200.0, 300.0]
+    assert pgbench.within("", 0, 9) == []
+
+
 @pytest.mark.parametrize("markdown", [True, False])
 def test_tables(markdown: bool) -> None:
     text = Table("T", "n", ("what", "ratio"), (("a", times(0.957)), ("longer", times(1)))).text(markdown=markdown)
