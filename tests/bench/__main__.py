@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from tests.fixtures.bouncer import INSTALLED
 
-from . import bulk, console, idle, logins, pgbench, rest, start, tenants
+from . import bulk, console, idle, logins, pgbench, rest, start, tenants, values
 from .servers import Contestant, arena
 from .table import Table
 
@@ -25,7 +25,7 @@ def options() -> argparse.Namespace:
         "--quick", action="store_true", help="a few minutes: 3 rounds of 1 s, 16 clients, 1,000 idle"
     )
     only = (
-        "cells whose name contains TEXT: pgbench, simple, TLS, 'transactions, 16', idle, bulk, COPY, logins,"
+        "cells whose name contains TEXT: pgbench, simple, TLS, 'transactions, 16', idle, bulk, COPY, values, logins,"
         " start, rest, tenants, console, 'console gaps'"
     )
     parser.add_argument("--only", default="", metavar="TEXT", help=only)
@@ -60,6 +60,7 @@ def tables(ours: Contestant, theirs: Contestant, given: argparse.Namespace) -> I
         say("  ".join(rows[-1]))
     yield pgbench.table(rows, theirs, given.rounds, given.seconds) if rows else None
     yield bulk.table(ours, theirs, given.rounds, given.only, say)
+    yield values.table(ours, theirs, given.rounds, given.only, say)
     yield from logins.tables(ours, theirs, given.rounds, given.idle, given.only, say)
     yield idle.table(ours, theirs, given.idle, given.only)
     yield start.table(ours, theirs, given.only, say)

@@ -69,10 +69,10 @@ def _fetch(port: int, sql: str, *, tls: bool) -> int:
         if tls:
             client.start_tls()
         client.login().send(stream.query(sql))
-        return _drain(client)
+        return drain(client)
 
 
-def _drain(client: Stream) -> int:
+def drain(client: Stream) -> int:
     """Bytes up to ReadyForQuery. No row ends as it does: they hold text and small numbers."""
     buffer = memoryview(bytearray(1 << 20))
     size, tail = 0, b""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import bulk, pgbench
+from tests.bench import bulk, pgbench, values
 from tests.bench.measure import median, percentile, processor, ratios, resident
 from tests.bench.servers import opponent
 from tests.bench.table import Table, times
@@ -89,6 +89,13 @@ def test_a_duel_is_judged_by_its_median_round() -> None:
     assert duel.ratio("cost") == 1.0
     assert duel.ratio("tps") == 2.0
     assert duel.ratio("p99") == 0.5
+
+
+def test_values_are_of_every_size_by_transport() -> None:
+    labels = [cell.label for cell in values.cells("")]
+    assert len(labels) == len(set(labels)) == len(values.SIZES) * 2
+    assert [cell.label for cell in values.cells("values 0.6 MB, TLS")] == ["0.6 MB, TLS"]
+    assert all(size % values.PIECE == 0 for size in (*values.SIZES, values.WARM))
 
 
 def test_transactions_count_that_ended_while_it_was_measured() -> None:
