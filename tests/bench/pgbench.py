@@ -1,41 +1,36 @@
 """Transactions: pgbench -S through both poolers in turn; processor time per transaction, tps, p99 latency.
 
-A cell is one protocol mode, number of clients and transport. In a cell the contestants alternate, the one
-that begins changing by round, and each figure is the median of the rounds' ratios. PgBouncer before 1.21 has
+A cell is one protocol mode, number of clients and transport. In a cell the contestants alternate, turn
+by turn (see `load`), and each figure is the median of the rounds' ratios. PgBouncer before 1.21 has
 no prepared statements in transaction pooling, so it runs mode `prepared` in session pooling only. Session
 pooling needs a server for each client, so its pool is as large as the number of clients.
 """
 
 from __future__ import annotations
 
-import math
-import subprocess
-import tempfile
-import time
+import random
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.fixtures import account
 from tests.fixtures.cluster import SUPERUSER
 from tests.fixtures.process import Bouncer
-from tests.fixtures.waiting import until
 
-from .measure import median, percentile, processor, ratios
+from .load import SETTLE, TURN, Load, Turn, within
+from .measure import median, percentile, ratios
 from .servers import POOL, Contestant
 from .table import Table, times
 
 TITLE = "Transactions (pgbench -S)"
 NOTE = (
-    "Ours / {theirs}, median of {rounds} alternating rounds of {seconds:g} s; below 1 is better for processor"
-    " time and latency, above 1 for tps.{caveat}"
+    "Ours / {theirs}, median of {rounds} rounds of {seconds:g} s, alternating every {turn:g} s, logins"
+    " left out; below 1 is better for processor time and latency, above 1 for tps.{caveat}"
 )
 CAVEAT = (
     " {theirs} cannot prepare in transaction pooling: in the prepared rows it pools sessions (pool = clients),"
     " ours pools as the row says."
 )
-SPARE = 2
-"""Seconds that pgbench runs for longer than is measured."""
 COLUMNS = ("mode, clients, transport", "cpu/xact", "us (ours)", "us (theirs)", "tps", "p99")
 
 
@@ -104,7 +99,7 @@ def cells(clients: Sequence[int], only: str) -> Iterator[Cell]:
 
 
 def duel(ours: Contestant, theirs: Contestant, cell: Cell, rounds: int, seconds: float) -> Duel:
-    """Alternate; a short run of each first fills the pools and is not counted."""
+    """Turn by turn, in random order; so many turns as make `seconds` of each are a round."""
     result = Duel()
     modes = [cell.mode.of(contestant) for contestant in (ours, theirs)]
     size = max(POOL, cell.clients) if "session" in modes else POOL
@@ -112,49 +107,39 @@ def duel(ours: Contestant, theirs: Contestant, cell: Cell, rounds: int, seconds:
         contestant.process(pool_mode=mode, default_pool_size=size)
         for contestant, mode in zip((ours, theirs), modes, strict=True)
     ]
-    pairs = list(zip(poolers, (result.ours, result.theirs), strict=True))
-    for bouncer, _ in pairs:
-        run(ours, bouncer, cell, 1)
-    for number in range(rounds):
-        for bouncer, runs in pairs if number % 2 == 0 else reversed(pairs):
-            runs.append(run(ours, bouncer, cell, seconds))
+    per_round = max(1, round(seconds / TURN))
+    longest = 2 * rounds * per_round * (TURN + SETTLE)
+    with ExitStack() as stack:
+        loads = [stack.enter_context(_load(ours, bouncer, cell, longest)) for bouncer in poolers]
+        for _ in range(rounds * per_round):
+            for load in random.sample(loads, len(loads)):
+                load.turn()
+        for load, runs in zip(loads, (result.ours, result.theirs), strict=True):
+            done = load.finish()
+            runs += [_run(done, load.turns[n : n + per_round]) for n in range(0, len(load.turns), per_round)]
     return result
 
 
 def run(contestant: Contestant, bouncer: Bouncer, cell: Cell, seconds: float) -> Run:
-    """pgbench once through `bouncer`. Only seconds in which all of its clients are logged in are measured: of 256,
-    the logins would be a good part of it."""
-    with tempfile.TemporaryDirectory() as directory:
-        command: list[str | Path] = [
-            contestant.cluster.bin / "pgbench", "-n", "-S", "-M", cell.mode.query_mode,
-            "-c", str(cell.clients), "-j", str(min(2, cell.clients)), "-T", f"{math.ceil(seconds) + SPARE}",
-            "-l", "--log-prefix", f"{directory}/log",
-            "-h", "127.0.0.1", "-p", str(bouncer.port), "-U", SUPERUSER, "app",
-        ]  # fmt: skip
-        env = account.environment(PGSSLMODE="require" if cell.tls else "disable")
-        with subprocess.Popen(
-            command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        ) as process:
-            until(lambda: process.poll() is not None or _begun(Path(directory)), "pgbench to begin")
-            before, start = processor(bouncer.pid), time.time()
-            time.sleep(seconds)
-            spent, end = processor(bouncer.pid) - before, time.time()
-            _, complaint = process.communicate(timeout=60)
-        if process.returncode:
-            raise AssertionError(f"pgbench exited {process.returncode}:\n{complaint}")
-        latencies = [us for log in Path(directory).iterdir() for us in within(log.read_text(), start, end)]
-    return Run(spent.total / max(len(latencies), 1), len(latencies) / (end - start), percentile(latencies, 0.99))
+    """One turn of so many seconds, of one pooler."""
+    with _load(contestant, bouncer, cell, seconds) as load:
+        load.turn(seconds)
+        return _run(load.finish(), load.turns)
 
 
-def _begun(directory: Path) -> bool:
-    """None of its threads begins before all have logged in."""
-    return any(log.stat().st_size for log in directory.iterdir())
+def _load(contestant: Contestant, bouncer: Bouncer, cell: Cell, seconds: float) -> Load:
+    command: list[str | Path] = [
+        contestant.cluster.bin / "pgbench", "-n", "-S", "-M", cell.mode.query_mode,
+        "-c", str(cell.clients), "-j", str(min(2, cell.clients)),
+        "-h", "127.0.0.1", "-p", str(bouncer.port), "-U", SUPERUSER, "app",
+    ]  # fmt: skip
+    return Load(command, bouncer.pid, seconds=seconds, PGSSLMODE="require" if cell.tls else "disable")
 
 
-def within(log: str, start: float, end: float) -> list[float]:
-    """Latencies in us of the transactions that pgbench's log says ended in that time."""
-    found = (line.split() for line in log.splitlines())
-    return [float(words[2]) for words in found if start < int(words[4]) + int(words[5]) / 1e6 <= end]
+def _run(done: Sequence[tuple[float, float]], turns: Sequence[Turn]) -> Run:
+    latencies = within(done, turns)
+    spent, elapsed = sum(cost for _, _, cost in turns), sum(end - start for start, end, _ in turns)
+    return Run(spent / max(len(latencies), 1), len(latencies) / elapsed, percentile(latencies, 0.99))
 
 
 def row(cell: Cell, result: Duel) -> tuple[str, ...]:
@@ -170,5 +155,5 @@ def row(cell: Cell, result: Duel) -> tuple[str, ...]:
 
 def table(rows: Sequence[tuple[str, ...]], theirs: Contestant, rounds: int, seconds: float) -> Table:
     caveat = "" if theirs.prepares else CAVEAT.format(theirs=theirs.name)
-    note = NOTE.format(theirs=theirs.name, rounds=rounds, seconds=seconds, caveat=caveat)
+    note = NOTE.format(theirs=theirs.name, rounds=rounds, seconds=seconds, turn=TURN, caveat=caveat)
     return Table(TITLE, note, COLUMNS, tuple(rows))

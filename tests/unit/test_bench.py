@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.bench import bulk, pgbench, values
-from tests.bench.measure import median, percentile, processor, ratios, resident
+from tests.bench.load import parsed, within
+from tests.bench.measure import computed, median, percentile, processor, ratios, resident
 from tests.bench.servers import opponent
 from tests.bench.table import Table, times
 
@@ -29,11 +30,12 @@ def test_ratios_are_taken_round_by_round() -> None:
 
 
 def test_processor_time_of_a_process_grows_as_it_computes() -> None:
-    before = processor(os.getpid())
+    before, to_the_nanosecond = processor(os.getpid()), computed(os.getpid())
     end = time.process_time() + 0.1
     while time.process_time() < end:
         sum(range(1000))
     assert (processor(os.getpid()) - before).total >= 0.05
+    assert computed(os.getpid()) - to_the_nanosecond >= 0.1
 
 
 def test_resident_memory_grows_as_it_is_used() -> None:
@@ -98,10 +100,11 @@ def test_values_are_of_every_size_by_transport() -> None:
     assert all(size % values.PIECE == 0 for size in (*values.SIZES, values.WARM))
 
 
-def test_transactions_count_that_ended_while_it_was_measured() -> None:
-    log = "".join(f"0 {n} {n * 100} 0 {1700000000 + n} 500000\n" for n in range(5))
-    assert pgbench.within(log, 1700000001.5, 1700000003.5) == [200.0, 300.0]
-    assert pgbench.within("", 0, 9) == []
+def test_transactions_count_that_ended_in_a_turn() -> None:
+    log = "".join(f"0 {n} {n * 100} 0 {1700000000 + n} 500000\n" for n in range(6))
+    turns = [(1700000000.6, 1700000001.6, 0.0), (1700000003.0, 1700000004.6, 0.0)]
+    assert within(parsed(log), turns) == [100.0, 300.0, 400.0]
+    assert within([], turns) == []
 
 
 @pytest.mark.parametrize("markdown", [True, False])
