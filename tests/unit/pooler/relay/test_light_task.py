@@ -39,7 +39,7 @@ def test_it_goes_on_in_the_callback_of_what_it_waits_for() -> None:
         wait, future, order = Wait(loop), loop.create_future(), list[str]()
 
         async def steps() -> None:
-            await wait  # type: ignore[misc]
+            await wait
             order.append("wait")
             await asyncio.sleep(0)
             order.append(await future)
