@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 from enum import Enum, auto
 from functools import cache
-from itertools import chain
+from itertools import chain, islice
 
 from pooler.values import dataclass
 
@@ -170,9 +170,12 @@ def _statement(text: str, start: int, end: int, tokens: list[Token]) -> Statemen
     return Statement(within.strip(), "".join(plain), tuple(tokens), begin)
 
 
-def tokenize(text: str) -> list[Token]:
-    """All tokens, comments and blanks left out. Raises Unterminated."""
-    return list(lexed(text))
+def tokenize(text: str, most: int | None = None) -> list[Token]:
+    """All tokens, comments and blanks left out. Raises Unterminated, and TooMuch for more than `most` of them."""
+    tokens = list(islice(lexed(text), None if most is None else most + 1))
+    if most is not None and len(tokens) > most:
+        raise TooMuch
+    return tokens
 
 
 def lexed(text: str) -> Iterator[Token]:

@@ -99,7 +99,7 @@ def settled(
         elif value is None or (name == _ROLE and value == b"none"):
             there.pop(name, None)
         else:
-            there[name] = _unescaped(value)
+            there[name] = unescaped(value)
             if name not in _WHO and put_back.has_changed(name, before.get(name), there[name], everything):
                 del there[name]
     if everything:
@@ -126,7 +126,7 @@ def looks_at_all(touches: Sequence[Touch], undone: bool) -> bool:
 
 def read_whole(rows: Sequence[Row]) -> dict[bytes, bytes]:
     """All that was set in the session, but names of the client's own."""
-    return {name.lower(): _unescaped(value or b"") for kind, name, value in rows if name is not None and kind == b"512"}
+    return {name.lower(): unescaped(value or b"") for kind, name, value in rows if name is not None and kind == b"512"}
 
 
 class PutBack:
@@ -161,7 +161,7 @@ class PutBack:
 _ESCAPED = re.compile(rb"\\(?:([0-7]{3})|\\)")
 
 
-def _unescaped(value: bytes) -> bytes:
+def unescaped(value: bytes) -> bytes:
     """From the format `escape`."""
     return _ESCAPED.sub(lambda found: bytes((int(found[1], 8),)) if found[1] else b"\\", value)
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import IntFlag
 from itertools import pairwise
 from typing import NamedTuple
 
-from pooler.lexer import Kind, Token, TooMuch, Unterminated, split
+from pooler.lexer import Kind, Token, TooMuch, Unterminated, split, tokenize
 
 
 class Held(IntFlag):
@@ -91,6 +91,20 @@ class Touch(NamedTuple):
     resets: frozenset[str] = frozenset()
 
 
+class Effect(NamedTuple):
+    """What calling something of the database's own may leave behind. `written`: only a text that writes calls it;
+    `function`: by f(…) or x.f, else any mention may."""
+
+    touch: Touch
+    written: bool
+    function: bool = False
+
+
+Effects = Mapping[str, Sequence[Effect]]
+"""By the name, in lower case."""
+WRITERS = frozenset({"insert", "update", "delete", "merge", "copy", "truncate"})
+
+
 class _Findings:
     def __init__(self) -> None:
         self.kinds = Held(0)
@@ -116,6 +130,11 @@ class _Findings:
         self.kinds |= kind
         self.looks |= kind
 
+    def adds(self, touch: Touch) -> None:
+        self.kinds |= touch.kinds
+        self.looks |= touch.looks
+        self.names |= touch.names
+
 
 def lowered(name: str) -> str:
     """As PostgreSQL compares names of parameters: ASCII letters only."""
@@ -125,23 +144,62 @@ def lowered(name: str) -> str:
 _LOWERED = {ord(c): c.lower() for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
 
 
-def judge(text: bytes) -> Touch | None:
-    """What the statements of a Query or Parse may leave behind in their session; None: nothing."""
+def judge(text: bytes, effects: Effects | None = None) -> Touch | None:
+    """What the statements of a Query or Parse may leave behind in their session; None: nothing. `effects`: of what the
+    database has of its own."""
     written = text.decode("utf-8", "replace")
     found, shown = _Findings(), ""
     try:
         statements = split(written, MOST_TOKENS)
     except (Unterminated, TooMuch):
         return Touch(Held.UNSEEN, Held.UNSEEN, "(not understood)", frozenset(_hints(written)))
-    if "\\'" in written or 'u&"' in written.lower() or "\ufffd" in written:
-        # What is quoted, and what is not, depends on a setting of the server's; or a name is spelled by numbers, or in
-        # another encoding.
+    if _is_unsure(written):
         found.makes(Held.UNSEEN)
         found.names.update(_hints(written), *(_own_names(statement.tokens) for statement in statements))
     for statement in statements:
         _examine(statement.tokens, found)
+        if effects:
+            _call(statement.tokens, effects, found)
         if found.looks and not shown:
             shown = _plain(statement.tokens)
+    return _touch(found, shown)
+
+
+def _is_unsure(written: str) -> bool:
+    """Whether what is quoted, and what is not, depends on a setting of the server's; or a name is spelled by numbers,
+    or in another encoding."""
+    return "\\'" in written or 'u&"' in written.lower() or "\ufffd" in written
+
+
+def judge_body(source: str) -> Touch | None:
+    """What the body of a function in SQL or PL/pgSQL may leave behind, whatever way it takes; None: nothing."""
+    found = _Findings()
+    try:
+        tokens = tokenize(source, MOST_TOKENS)
+    except (Unterminated, TooMuch):
+        return Touch(Held.UNSEEN, Held.UNSEEN, "", frozenset(_hints(source)))
+    if _is_unsure(source):
+        found.makes(Held.UNSEEN)
+        found.names.update(_hints(source))
+    starts = [at for at in range(len(tokens)) if at == 0 or tokens[at - 1].value in STARTS]
+    for start, end in pairwise([*starts, len(tokens)]):
+        statement = tokens[start:end]
+        _examine(statement, found)
+        if any(token == "execute" for token in statement):
+            _code(statement, found)
+    if found.resets:
+        # Nobody knows what is set then.
+        found.makes(Held.UNSEEN)
+        found.resets.clear()
+    found.looks &= ~NAMED_LATER
+    return _touch(found, "")
+
+
+STARTS = frozenset({";", "begin", "then", "else", "loop", ">>", "atomic"})
+"""Behind these a statement begins, in a body."""
+
+
+def _touch(found: _Findings, shown: str) -> Touch | None:
     if not found.looks:
         return None
     if len(found.names) > MOST_NAMES:
@@ -180,6 +238,27 @@ def _examine(tokens: Sequence[Token], found: _Findings) -> None:
             found.makes(Held.SEQUENCE)
         elif word in ("temp", "temporary") or word.startswith("pg_temp"):
             found.makes(Held.TEMP)
+
+
+def _call(tokens: Sequence[Token], effects: Effects, found: _Findings) -> None:
+    """By name, whatever it is the name of in this statement."""
+    words: dict[str, bool] = {}
+    for at, token in enumerate(tokens):
+        if token.kind in (Kind.WORD, Kind.QUOTED):
+            word, behind = token.value.lower(), tokens[at + 1] if at + 1 < len(tokens) else None
+            calls = behind == "(" or (at > 0 and tokens[at - 1] == ".")
+            words[word] = words.get(word, False) or calls
+    writes = not words.keys().isdisjoint(WRITERS)
+    called = [
+        effect.touch
+        for word, calls in words.items()
+        for effect in effects.get(word, ())
+        if (writes or not effect.written) and (calls or not effect.function)
+    ]
+    for touch in called:
+        found.adds(touch)
+        if touch.kinds & Held.UNSEEN:
+            found.names.update(_own_names(tokens))
 
 
 def _set_config(tokens: Sequence[Token], at: int, found: _Findings) -> None:

@@ -28,6 +28,7 @@ from pooler.house.periods import Periods
 from pooler.house.reconfigure import Reconfiguration
 from pooler.house.sessions import Sessions
 from pooler.house.snapshot import Figures
+from pooler.house.survey import Survey
 from pooler.log import Log
 from pooler.net.channel import Channel
 from pooler.net.dns import Dns
@@ -64,14 +65,15 @@ class Bouncer:
         self.lookup = Lookup(running, self.strangers)
         self.canceller = Canceller(running, self.opener, self.dns)
         self.sessions = Sessions(running)
-        self.events = Events(running, self.opener, self.sessions)
+        self.survey = Survey(running)
+        self.events = Events(running, self.opener, self.sessions, self.survey)
         self.reconfiguration = Reconfiguration(running, self.opener)
         self.control = Control(running, self.opener, self.events, self.reconfiguration)
         self.listeners: list[socket.socket] = []
         """The sockets that listen at the pooler's own addresses."""
         self.figures = Figures(running, self.opener, self.dns, self.strangers, self.listeners, self.sessions)
         self.history = History(running.start)
-        self.janitor = Janitor(running, self.opener, self.dns, self.strangers)
+        self.janitor = Janitor(running, self.opener, self.dns, self.strangers, self.survey)
         self.periods = Periods(running, self.figures, self.history)
         self._console = partial(_serve_console, console, self)
         self._tasks: set[LightTask | asyncio.Task[None]] = set()

@@ -11,6 +11,7 @@ from typing import Any
 
 from pooler import relay, wire
 from pooler.house.sessions import Sessions
+from pooler.house.survey import Survey
 from pooler.log import DEBUG, ERROR, WARNING
 from pooler.pools.connection import QuestionFacts, client_label, server_label
 from pooler.pools.reasons import LEAVING, Kind, Reason
@@ -20,16 +21,18 @@ from pooler.pools.verdict import Standing, standing_of
 from pooler.relay import events as relays
 from pooler.relay.events import Event
 from pooler.servers.opener import Opener
+from pooler.sessions import Row
 from pooler.touches import Touch
 
 
 class Events:
     """Deals with them in order, once in a turn of the loop."""
 
-    def __init__(self, running: Running, opener: Opener, sessions: Sessions) -> None:
+    def __init__(self, running: Running, opener: Opener, sessions: Sessions, survey: Survey) -> None:
         self._running = running
         self._opener = opener
         self._sessions = sessions
+        self._survey = survey
 
     def handle(self) -> None:
         """Everything the relay has posted since the last turn."""
@@ -129,6 +132,14 @@ class Events:
     def server_pinned(self, server: relay.Server, client: relay.Client, pins: int) -> None:
         self._sessions.pinned(server, client, pins)
 
+    def code_made(self, pool: relay.Pool) -> None:
+        self._survey.made(pool.owner, self._running.now())
+
+    def server_answered(
+        self, server: relay.Server, question: bytes | None, rows: list[Row], error: str | None
+    ) -> None:
+        self._survey.answered(server.pool.owner, question, rows, error)
+
     def fault(self, connection: relay.Client | relay.Server | relay.Newcomer, error: Exception) -> None:
         self._running.fault(connection, error)
 
@@ -147,6 +158,8 @@ HANDLERS: dict[type[Event], Callable[..., Any]] = {
     relays.ClientSaid: Events.client_said,
     relays.ClientTouched: Events.client_touched,
     relays.ServerPinned: Events.server_pinned,
+    relays.CodeMade: Events.code_made,
+    relays.ServerAnswered: Events.server_answered,
     relays.Fault: Events.fault,
     relays.ServerFact: Events.server_fact,
 }

@@ -15,6 +15,7 @@ from math import inf
 from pooler import wire
 from pooler.clients.strangers import Strangers
 from pooler.house.agenda import Agenda
+from pooler.house.survey import Survey
 from pooler.log import LOG, WARNING
 from pooler.net.dns import Dns
 from pooler.pools.connection import client_label
@@ -54,11 +55,14 @@ class Limits(dict[str, float]):
 class Janitor:
     """Looks after everybody's limits."""
 
-    def __init__(self, running: Running, opener: Opener, dns: Dns, strangers: Strangers) -> None:
+    def __init__(
+        self, running: Running, opener: Opener, dns: Dns, strangers: Strangers, survey: Survey
+    ) -> None:
         self._running = running
         self._opener = opener
         self._dns = dns
         self._strangers = strangers
+        self._survey = survey
         self._no_ring = running.relay.no_ring
         """Why io_uring is not used, as far as the log knows."""
         self._agenda: Agenda[Pool] = Agenda()
@@ -341,6 +345,11 @@ class Janitor:
         forced = pool.database.config.user == pool.user.name
         return forced and self._running.registry.min_pool_size(pool.database.config) > 0
 
+    def survey_code(self, pool: PoolState, now: float) -> float:
+        """What the database's own functions may leave behind in a session. Nothing happens, nobody asks."""
+        self._survey.look_after(pool, now)
+        return inf
+
     def keep_minimum(self, pool: PoolState, now: float) -> float:
         """min_pool_size, once the pool is in use, or from the start if its user is fixed."""
         running = self._running
@@ -398,6 +407,7 @@ DUTIES: tuple[Callable[[Janitor, PoolState, float], float], ...] = (
     Janitor.age_idle,
     Janitor.end_hanging_tests,
     Janitor.consider_waiting,
+    Janitor.survey_code,
     Janitor.refresh_names,
 )
 """For a pool that has servers or clients."""

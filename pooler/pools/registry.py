@@ -22,6 +22,7 @@ from pooler.pools.connection import ClientFacts
 from pooler.pools.refusal import LoginError
 from pooler.pools.verdict import Wish
 from pooler.pools.welcome import Manners, Welcome
+from pooler.routines import Inquiry
 from pooler.stats import ZERO, Counters
 from pooler.values import dataclass
 
@@ -65,6 +66,8 @@ class Database:
     born: int = field(default_factory=_births.__next__)
     retired: Counters = ZERO
     """What its pools that are gone have counted."""
+    inquiry: Inquiry = field(default_factory=Inquiry)
+    """What is known of its own code."""
     own_tls: tuple[OwnTls, ServerTls] | None = None
     """What was made of `config.tls`."""
 

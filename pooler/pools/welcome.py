@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from pooler import wire
+from pooler.pools.encodings import encoding_name
 from pooler.stats import PGBOUNCER_VERSION
 from pooler.values import dataclass
 
@@ -103,8 +104,10 @@ class Welcome:
 
 
 def overridden(reported: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
-    """What a server reported, with a client's own values instead where it has some."""
+    """What a server reported, with a client's own values instead where it has some; an encoding as servers say it."""
     mine = {name.lower(): value for name, value in own.items()}
+    if "client_encoding" in mine:
+        mine["client_encoding"] = encoding_name(mine["client_encoding"])
     merged = {name: mine.pop(name.lower(), value) for name, value in reported.items()}
     return merged | {name: value for name, value in own.items() if name.lower() in mine}
 

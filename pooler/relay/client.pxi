@@ -159,12 +159,17 @@ cdef class Client(Conn):
         cdef int kinds
         if s.bound or not self.pool.watches:
             return False
+        if self.pool.unread:
+            touched(self, s, UNREAD_CODE)
         if t == BIND:
             # Prepared when that was not refused; or by a value of this message a parameter is named.
             touch = self.touch_of(self.name_in(t, b + pos, l, name_end)) if name_end > 0 else self.judgement
             if touch is not None and (<int>touch.looks) & NAMED_LATER:
                 touched(self, s, touches.bound_names(touch, (<char *>b)[pos:pos + (l if have > l else have)]))
             if name_end == 0:
+                if touch is not None and s.touches is None:
+                    # Its Parse was in an earlier transaction.
+                    touched(self, s, touch)
                 return False
         else:
             touch = examine(self, t, b + pos, l, have)
@@ -196,14 +201,14 @@ cdef class Client(Conn):
 
     cdef bint binds_late(self, ssize_t name_end) except -1:
         # Whether a Bind says more of a statement than its Parse did.
-        if self.judgement is not None and (<int>self.judgement.looks) & NAMED_LATER:
+        if self.pool.unread or name_end == 0 and self.judgement is not None:
             return True
         return name_end > 0 and (self.pool.may_refuse() or self.named_late)
 
     cdef object touch_of(self, bytes name):
         # What carrying out its statement of this name may leave behind.
         cdef Statement stmt = self.stmts.get(name) if self.stmts is not None else None
-        return stmt.touch if stmt is not None else None
+        return touch_now(self.pool, stmt) if stmt is not None else None
 
     cdef bint waits(self, Out *out, uint8_t *b, size_t *run, size_t pos, uint8_t t, size_t l, size_t have, size_t name_end) except -1:
         # The message at `pos` goes under its name on the server; or it cannot go before something is answered, when
@@ -420,7 +425,7 @@ cdef class Client(Conn):
         if self.overfull(l):
             return self.relay.lose(self, TOO_MANY, True)
         stmt = share_statement(self, s, (<char *>p)[name_end:l])
-        stmt.touch = self.judgement
+        stmt.touch, stmt.known = self.judgement, self.pool.known
         self.named_late = self.named_late or self.judgement is not None and (<int>self.judgement.looks) & NAMED_LATER
         self.remember(name, stmt)
         self.pool.counts.client_parses += 1
@@ -485,8 +490,11 @@ cdef class Client(Conn):
             act = FORWARD if there == HOLDS else STALE
         if t == BIND:
             self.pool.counts.binds += 1
-            if stmt is not None and stmt.touch is not None:
-                touched(self, s, stmt.touch)
+            if stmt is not None:
+                if stmt.known != self.pool.known:
+                    touch_now(self.pool, stmt)
+                if stmt.touch is not None:
+                    touched(self, s, stmt.touch)
         if act == STALE:
             # It is looked at again by who means it next.
             evict(s, out, s.stmts[stmt])

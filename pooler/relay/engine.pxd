@@ -1,11 +1,12 @@
 # The shapes of the relay: who holds what. For each concern a .pxd file, and the behaviour in the .pxi file of that name.
 from cpython.ref cimport PyObject
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from posix.uio cimport iovec
 
 cdef class Client
 cdef class Conn
 cdef class ConnList
+cdef class Names
 cdef class Pool
 cdef class Relay
 cdef class Server
@@ -20,5 +21,6 @@ include "server.pxd"
 include "newcomer.pxd"
 include "wait.pxd"
 include "inlet.pxd"
+include "names.pxd"
 include "pool.pxd"
 include "selector.pxd"

@@ -93,6 +93,21 @@ class ServerPinned(NamedTuple):
     pins: int
 
 
+class CodeMade(NamedTuple):
+    """A transaction has ended that made functions, triggers or the like: nobody knows what may be called now."""
+
+    pool: Pool
+
+
+class ServerAnswered(NamedTuple):
+    """What `Pool.ask` asked for: the rows, or why there are none."""
+
+    server: Server
+    question: bytes | None
+    rows: list[tuple[bytes | None, ...]]
+    error: str | None
+
+
 class Fault(NamedTuple):
     """A bug of ours, or no memory, in the middle of its bytes."""
 
@@ -112,5 +127,7 @@ Event = (
     | ClientSaid
     | ClientSet
     | ClientTouched
+    | CodeMade
+    | ServerAnswered
     | Fault
 )

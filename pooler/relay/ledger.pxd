@@ -24,6 +24,8 @@ cdef class Statement:
     cdef bytes fixed
     # What its text may leave behind in a session.
     cdef object touch
+    # By what was known of its database's code.
+    cdef int64_t known
     cdef object __weakref__
     cdef readonly int64_t id
 

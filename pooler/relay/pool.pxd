@@ -75,6 +75,15 @@ cdef class Pool:
     cdef dict seen
     # Something has happened here that nobody has looked at yet.
     cdef bint stirred
+    # The database's own code (pooler/routines.py): whether all is looked at, since it is not known; the names of what may
+    # leave something behind, as Touches and as an automaton; a number for what is known; texts and what they may leave.
+    cdef public bint unread
+    cdef readonly object effects
+    cdef Names names
+    cdef int64_t known
+    cdef dict judged
+    # To be asked by the next server that comes free.
+    cdef bytes question
     cdef public object owner
     cdef public object failing
     # What those who come in are told of the pool's servers: name -> value. None: nothing is known.

@@ -35,6 +35,8 @@ cdef class Pool:
         self.watches = True
         self.max_pinned = -1
         self.seen = {}
+        self.judged = {}
+        self.unread = True
 
     def __dealloc__(self):
         free(self.wait_hist)
@@ -232,6 +234,8 @@ cdef class Pool:
     cdef int make_idle(self, Server s, bint proven) except -1:
         # `proven`: it has just answered a query of ours, or logged in. With no delay all others are tested before use.
         s.released = self.relay.now
+        if self.question is not None and s.cancels == 0 and not (s.close_needed or self.paused):
+            return ask(s)
         if s.cancels > 0:
             self.move(s, SV_BEING_CANCELED)
             return 0
@@ -290,6 +294,22 @@ cdef class Pool:
         seen, self.seen = self.seen, {}
         return seen
 
+
+    def ask(self, bytes sql):
+        """Have this asked by a server that is free, or the next that comes free. The answer is a ServerAnswered."""
+        cdef Server s
+        self.question = sql
+        for s in self.idle_servers.all():
+            if not (s.close_needed or s.in_mid_message() or self.paused):
+                ask(s)
+                return
+
+    def know(self, effects, Names names):
+        """What names of the database's own code may leave behind, as `touches.judge` takes it, and as an automaton."""
+        self.effects, self.names = effects, names
+        self.relay.tick += 1
+        self.known = self.relay.tick
+        self.judged = {}
 
     def login_took(self, int64_t microseconds):
         """Count a login of a client."""

@@ -266,6 +266,32 @@ cdef int evict(Server s, Out *out, Held held) except -1:
     return s.ledger.sent(CLOSE, EVICTED, held.stmt, None)
 
 
+cdef int say_renamed(Server s, uint8_t *p, size_t l) except -1:
+    # An error about a statement by the name that it has here, told with the name that its client knows.
+    cdef bytes body = (<char *>p)[5:l]
+    cdef bytes told = body
+    cdef bytes there
+    cdef iovec iov
+    for stmt, name, act in s.ledger.failed:
+        there = b'"%s"' % (<Statement>stmt).name
+        if there not in body:
+            continue
+        if act == STALE:
+            told = CHANGED
+            break
+        told = body.replace(there, b'"%s"' % name)
+        for sent, code, log, detail in STATEMENT_FAULTS:
+            if act == sent and code in body:
+                told = told[:len(told) - 1] + b"D" + detail + b"\0\0"
+                s.relay.post(ClientSaid(s.link, log % (<bytes>name).decode("utf-8", "replace")))
+        break
+    told = b"E" + (len(told) + 4).to_bytes(4, "big") + told
+    iov.iov_base = PyBytes_AS_STRING(told)
+    iov.iov_len = PyBytes_GET_SIZE(told)
+    s.pool.counts.sent += iov.iov_len
+    return s.link.write(&iov, 1)
+
+
 cdef int settle_deallocate(Server s) except -1:
     # What was prepared is gone, but for what is still owed: that was sent behind it. A Close among it, of what is
     # gone, brings nothing back if it is skipped. What was sent behind it by one guess and ahead by another may be there

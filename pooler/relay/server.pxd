@@ -24,6 +24,9 @@ cdef class Server(Conn):
     cdef bint redefines
     cdef bint undone
     cdef bint look_failed
+    # Whether its transaction has made code; what it is asked in ASK_TASK.
+    cdef bint defines
+    cdef bytes question
     cdef readonly int pinned
     cdef readonly int64_t pinned_since
     cdef uint8_t task
@@ -52,7 +55,6 @@ cdef class Server(Conn):
     cdef int answered(self, uint8_t t, uint8_t *p, size_t l) except -1
     cdef int erred(self, uint8_t *p, size_t l, size_t have) except -1
     cdef bint is_wrong(self, int act, uint8_t t, uint8_t *p, size_t l) except -1
-    cdef int say_renamed(self, uint8_t *p, size_t l) except -1
     cdef int leave_out(self, Out *out, uint8_t *b, size_t run, size_t pos, int act) except -1
     cdef str end_of_query(self, Out *out, uint8_t *b, size_t run, size_t pos, size_t l)
     cdef bint to_be_whole(self, uint8_t t, size_t l) noexcept

@@ -103,6 +103,8 @@ cdef class Server(Conn):
             self.relay.lazy.remove(self)
         self.pool.pinned_count -= self.pinned != 0
         self.pinned = 0
+        if self.defines:
+            defined(self)
         return self.ledger.clear()
 
     cdef int on_drained(self) except -1:
@@ -374,34 +376,9 @@ cdef class Server(Conn):
     cdef int reword(self, uint8_t *p, size_t l) except -1:
         cdef bytes told
         if self.link.refusals is None or memmem(p, l, <char *>b"POOLER_REFUSES_", 15) == NULL:
-            return self.say_renamed(p, l)
+            return say_renamed(self, p, l)
         told = refusal_in_words(self.link, p, l)
         return self.pass_on(<uint8_t *>PyBytes_AS_STRING(told), PyBytes_GET_SIZE(told))
-
-    cdef int say_renamed(self, uint8_t *p, size_t l) except -1:
-        # An error about a statement by the name that it has here, told with the name that its client knows.
-        cdef bytes body = (<char *>p)[5:l]
-        cdef bytes told = body
-        cdef bytes there
-        cdef iovec iov
-        for stmt, name, act in self.ledger.failed:
-            there = b'"%s"' % (<Statement>stmt).name
-            if there not in body:
-                continue
-            if act == STALE:
-                told = CHANGED
-                break
-            told = body.replace(there, b'"%s"' % name)
-            for sent, code, log, detail in STATEMENT_FAULTS:
-                if act == sent and code in body:
-                    told = told[:len(told) - 1] + b"D" + detail + b"\0\0"
-                    self.relay.post(ClientSaid(self.link, log % (<bytes>name).decode("utf-8", "replace")))
-            break
-        told = b"E" + (len(told) + 4).to_bytes(4, "big") + told
-        iov.iov_base = PyBytes_AS_STRING(told)
-        iov.iov_len = PyBytes_GET_SIZE(told)
-        self.pool.counts.sent += iov.iov_len
-        return self.link.write(&iov, 1)
 
     cdef int hand_over(self, Out *out, uint8_t *b, size_t start, size_t end) except -1:
         # What is collected so far, and b[start:end], go to the client.
@@ -432,6 +409,8 @@ cdef class Server(Conn):
             # Others may have read what was there before it was committed.
             self.redefines = False
             self.relay.statements.clear()
+        if self.defines:
+            defined(self)
         if c.xact_start:
             pool.counts.xact_time += now - c.xact_start
             pool.measure(&pool.xact_hist, now - c.xact_start)
@@ -488,6 +467,8 @@ cdef class Server(Conn):
         if redefines(b, n):
             self.redefines = True
             self.relay.statements.clear()
+        if makes_code(self, b, n):
+            made_code(self)
         what = said_of_statements(b, n)
         if what == ALL_GONE:
             return settle_deallocate(self)
@@ -532,7 +513,7 @@ cdef class Server(Conn):
                 self.command_complete(b + pos, l)
             elif self.answers_look(t, l):
                 row_of_look(self, b + pos, l)
-            elif t == DATA_ROW and self.task == LOOK_TASK:
+            elif t == DATA_ROW and (self.task == LOOK_TASK or self.task == ASK_TASK):
                 self.task_error = "a value is too long"
             elif t == NOTIFICATION_RESPONSE and self.link is not None:
                 self.pass_on(b + pos, l)
@@ -561,7 +542,7 @@ cdef class Server(Conn):
         return pos
 
     cdef bint answers_look(self, uint8_t t, size_t l) noexcept:
-        return t == DATA_ROW and self.task == LOOK_TASK and l <= LONGEST_ROW
+        return t == DATA_ROW and (self.task == LOOK_TASK or self.task == ASK_TASK) and l <= LONGEST_ROW
 
     cdef int pass_on(self, uint8_t *p, size_t l) except -1:
         # A notification that comes while it answers a query of ours.
@@ -616,6 +597,8 @@ cdef class Server(Conn):
         cdef uint8_t task = self.task
         cdef Client c = self.link
         self.task = NO_TASK
+        if task == ASK_TASK:
+            return told(self)
         if self.task_error is not None:
             if task == LOOK_TASK:
                 return not_looked(self)
@@ -693,5 +676,5 @@ cdef class Server(Conn):
 
 
 cdef tuple TASK_FAILED = ("failure", "invalid server parameter", "reset query failed", "test query failed", "bad packet",
-                           "session state is not known", "rollback failed", "discard failed")
+                           "session state is not known", "rollback failed", "discard failed", "bad packet")
 # By task.

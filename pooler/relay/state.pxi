@@ -85,7 +85,7 @@ fill_anywhere()
 
 
 cdef bint read_on(Client c, uint8_t *p, size_t n) noexcept:
-    # More of a text: whether there is something suspicious in what has come of it.
+    # More of a text: whether there is something suspicious in what has come of it, but for names of the database's own.
     cdef uint8_t first = c.first_word
     cdef uint8_t anywhere = c.anywhere
     cdef size_t i
@@ -104,19 +104,20 @@ cdef object TOO_LONG = touches.Touch(touches.Held.UNSEEN, touches.Held.UNSEEN | 
 # What is suspicious in a text that is not here whole: nobody knows what it sets, so it stays until its client goes.
 
 
-cdef object judged(Relay relay, bytes text):
+cdef object judged(Pool pool, bytes text):
     # The Touch of a text, or None; remembered where it is short, since most come again.
     cdef object found
+    cdef dict known = pool.relay.judged if pool.effects is None else pool.judged
     if PyBytes_GET_SIZE(text) > JUDGED_BYTES:
-        return touches.judge(text)
+        return touches.judge(text, pool.effects)
     try:
-        return relay.judged[text]
+        return known[text]
     except KeyError:
         pass
-    found = touches.judge(text)
-    if len(relay.judged) >= JUDGED_TEXTS:
-        relay.judged.clear()
-    relay.judged[text] = found
+    found = touches.judge(text, pool.effects)
+    if len(known) >= JUDGED_TEXTS:
+        known.clear()
+    known[text] = found
     return found
 
 
@@ -125,7 +126,8 @@ cdef object examine(Client c, uint8_t t, uint8_t *p, size_t l, size_t have):
     cdef size_t start = 5
     cdef size_t end
     cdef uint8_t *name_end
-    c.first_word = c.anywhere = 0
+    c.first_word = c.anywhere = c.hits = 0
+    c.named = BEGIN
     c.reading = have < l
     have = l if have > l else have
     if t == FUNCTION_CALL:
@@ -139,12 +141,15 @@ cdef object examine(Client c, uint8_t t, uint8_t *p, size_t l, size_t have):
             return TOO_LONG if have < l else None
         start = name_end - p + 1
     if not read_on(c, p + start, have - start):
-        return None
+        if c.pool.names is None or not names_hit(c, p + start, have - start):
+            return None
+        if have < l:
+            return UNREAD_CODE
     c.reading = False
     if have < l:
         return TOO_LONG
     end = start + strnlen(<char *>p + start, l - start)
-    return as_encoded(c, judged(c.relay, (<char *>p)[start:end]))
+    return as_encoded(c, judged(c.pool, (<char *>p)[start:end]))
 
 
 cdef object as_encoded(Client c, object touch):
@@ -169,6 +174,8 @@ cdef int forbidden(Client c, Server s, object touch) except -1:
 
 cdef int read_rest(Client c, uint8_t *p, size_t n) except -1:
     # More of a text that did not come whole.
+    if c.pool.unread or c.pool.names is not None and names_hit(c, p, n):
+        touched(c, c.link, UNREAD_CODE)
     if not read_on(c, p, n):
         return 0
     c.reading = False

@@ -7,7 +7,7 @@ from array import array
 from ssl import PROTOCOL_TLS_SERVER, SSLError, SSLEOFError, SSLWantReadError, SSLWantWriteError, SSLZeroReturnError
 
 from pooler import sessions, stats, touches
-from pooler.relay.events import (ClientLost, ClientSaid, ClientSet, ClientTouched, Fault, ServerFact, ServerLost, ServerPinned,
+from pooler.relay.events import (ClientLost, ClientSaid, ClientSet, ClientTouched, CodeMade, Fault, ServerAnswered, ServerFact, ServerLost, ServerPinned,
                                  ServerReady, ServerSaid, ServerSet, WantServer)
 
 cimport cython
@@ -202,6 +202,8 @@ cdef enum:
     # Its client has gone: in a transaction; with something of its own there.
     ROLLBACK_TASK = 6
     DISCARD_TASK = 7
+    # What Python wants to know (`Pool.ask`).
+    ASK_TASK = 8
 
 READ_MODES = ("prompt", "lazy", "pulled")
 STATES = ("new", "active", "waiting", "idle", "used", "tested", "active", "being_canceled")

@@ -36,7 +36,7 @@ cdef object revived_touch(state):
 
 cdef dict UNTOUCHED = {
     "session": (), "base": (), "told_kinds": 0, "judgement": None, "reading": (False, 0, 0), "refusals": (), "pinned": 0, "pinned_since": 0,
-    "undone": False, "look_failed": False, "touches": None, "rows": None, "doubted": (), "checked": (), "types": None, "redefines": False,
+    "undone": False, "look_failed": False, "touches": None, "rows": None, "doubted": (), "checked": (), "types": None, "redefines": False, "defines": False,
     "unnamed": (0, b"", None, None, None), "unnamed_there": (0, 0),
 }
 # The state of a connection that comes from a process which knows nothing of session state.
@@ -96,7 +96,7 @@ cdef dict record_server(Server s, dict state, dict table):
         checked=[(<Held>each).stmt.id for each in there if (<Held>each).state == BEING_READ], types=s.types, redefines=s.redefines, unnamed_there=(s.unnamed, s.unnamed_state), ledger=ledger, pid=s.pid, cancel_key=s.cancel_key,
         status=s.status, task=s.task, task_error=s.task_error, parting=s.parting, released=s.released,
         unsure=s.unsure, said_farewell=s.said_farewell, pinned=s.pinned, pinned_since=s.pinned_since, undone=s.undone,
-        look_failed=s.look_failed,
+        look_failed=s.look_failed, defines=s.defines,
         touches=None if s.touches is None else [recorded_touch(touch) for touch in s.touches],
         rows=None if s.rows is None else [list(row) for row in s.rows],
     )
@@ -110,7 +110,7 @@ def statement(Relay relay, int64_t number, bytes body, key, bytes told=None, byt
     stmt.id = number
     stmt.body = body
     stmt.name = b"" if number < 0 and body else b"PGBOUNCER_%d" % number
-    stmt.touch = judged(relay, body[:strnlen(<char *>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))])
+    stmt.touch = touches.judge(text_of(body))
     stmt.key = (body, *(key if isinstance(key, (list, tuple)) else ()))
     stmt.told, stmt.fixed = told, fixed
     if len(stmt.key) > 1:
@@ -160,6 +160,7 @@ def revive_server(Pool pool, int fd, dict state, params, about, dict table):
     s.task_error, s.parting, s.released = state["task_error"], state["parting"], state["released"]
     s.unsure, s.said_farewell = state["unsure"], state["said_farewell"]
     s.undone, s.look_failed, s.pinned_since = state["undone"], state["look_failed"], state["pinned_since"]
+    s.defines = state["defines"]
     s.touches = None if state["touches"] is None else [revived_touch(touch) for touch in state["touches"]]
     s.rows = None if state["rows"] is None else [tuple(row) for row in state["rows"]]
     pin(s, state["pinned"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
+from pooler.pools.encodings import ENCODINGS
 from tests.fixtures import stream
 from tests.fixtures.cluster import Cluster
 from tests.fixtures.process import Bouncer, StartBouncer
@@ -43,6 +44,22 @@ def test_startup_parameters_follow_as_well(start_either: StartBouncer, name: str
         for _ in range(2):
             assert one.rows(f"SHOW {name}") == [[mine.encode()]]
             assert other.rows(f"SHOW {name}") == [[yours.encode()]]
+
+
+def test_encodings_are_called_what_postgresql_calls_them(cluster: Cluster) -> None:
+    for spelled, name in ENCODINGS.items():
+        ((known,),) = cluster.sql("SELECT pg_encoding_to_char(pg_char_to_encoding(%s))", (spelled,))
+        assert known == name, spelled
+
+
+@pytest.mark.parametrize("spelled", ["utf-8", "unicode", "iso-8859-1"])
+def test_an_encoding_is_told_as_postgresql_tells_it(pooler: Bouncer, cluster: Cluster, spelled: str) -> None:
+    with (
+        Stream(("127.0.0.1", cluster.port)).login(client_encoding=spelled) as direct,
+        client(pooler, client_encoding=spelled) as one,
+    ):
+        assert one.parameters["client_encoding"] == direct.parameters["client_encoding"]
+        assert one.rows("SHOW client_encoding") == direct.rows("SHOW client_encoding")
 
 
 SINCE_1_26 = {

@@ -10,7 +10,6 @@ What differs all the same, and so stands in no program: nothing of it reaches a 
   ParameterStatus, tell of the server's default.
 - Whether a session has ever had a temporary schema (3F000 or 42P01 for a table that is not there).
 - Behind a text of more than 64 kB that may have left something the server stays with its client: a stranger waits.
-- Functions and triggers that set or lock inside, called by a plain SELECT or INSERT, are not seen.
 """
 
 from __future__ import annotations

@@ -78,13 +78,20 @@ def facts(one: psycopg.Connection[Any]) -> Any:
     return one.execute(FACTS).fetchone()
 
 
+@pytest.fixture(params=["cluster", pytest.param("newest_cluster", marks=pytest.mark.slow)])
+def server(request: pytest.FixtureRequest) -> Cluster:
+    """PostgreSQL 15, and 18."""
+    made: Cluster = request.getfixturevalue(request.param)
+    return made
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("size", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_client_has_what_it_would_have_on_a_direct_connection_and_nobody_else_has(
-    start_pooler: StartBouncer, cluster: Cluster, way: str, size: int
+    start_pooler: StartBouncer, server: Cluster, way: str, size: int
 ) -> None:
-    bouncer = start_pooler(default_pool_size=size, **KEEP)
-    with client(cluster.port) as direct:
+    bouncer = start_pooler(server=server, default_pool_size=size, **KEEP)
+    with client(server.port) as direct:
         plain = facts(direct)
         for statement in WAYS[way]:
             direct.execute(statement)

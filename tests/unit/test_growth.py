@@ -143,8 +143,11 @@ PATTERNS: dict[str, tuple[Feed, tuple[str, ...]] | str] = {
         pattern("pooler.touches", "_HINT", "search"), ("", "set ", "set session ", "set_config('a", "set_config ("),
     ),
     "pooler/touches.py:_OWN_NAME": (pattern("pooler.touches", "_OWN_NAME", "fullmatch"), ("", "a.", "a.b", "é$")),
+    "pooler/pools/encodings.py:_OTHERS": (removed("pooler.pools.encodings", "_OTHERS"), ("", "a", "-")),
+    "pooler/routines.py:_RUN": (pattern("pooler.routines", "_RUN", "findall"), ("", "a", "a-")),
+    "pooler/routines.py:_sql": "questions of our own",
     "pooler/sessions.py:_ESCAPED": (
-        lambda text: module("pooler.sessions")._unescaped(text.encode()), ("", "\\\\", "\\30"),
+        lambda text: module("pooler.sessions").unescaped(text.encode()), ("", "\\\\", "\\30"),
     ),
     "pooler/sessions.py:_SPECIAL": (lambda text: module("pooler.sessions").given(b"a", text.encode()), ("", "\\", "é")),
     "admin/platform/api/description.py:_operation": "paths of our own endpoints",

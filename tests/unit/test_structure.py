@@ -56,6 +56,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("pooler.wire", "pooler.stats", "pooler.rounds", "pooler.stirring", "pooler.lexer"),
     ("pooler.touches",),
     ("pooler.sessions",),
+    ("pooler.routines",),
     ("pooler.readback",),
     ("pooler.relay",),
     ("pooler.config",),
