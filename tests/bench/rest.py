@@ -19,7 +19,7 @@ from .servers import Contestant
 from .table import Table, times
 
 TITLE = "Rest"
-COLUMNS = ("idle clients", "ratio", "us a second (ours)", "us a second (theirs)")
+COLUMNS = ("what", "ratio", "us a second (ours)", "us a second (theirs)")
 COUNTS = (0, 1, 1000)
 SECONDS = 90.0
 """More than one stats_period, and one of the metrics lines'."""
@@ -55,7 +55,7 @@ def table(
     rows = []
     for count, old, new in zip(COUNTS, before, after, strict=True):
         mine, other = ((late - early) / took * 1e6 for early, late in zip(old, new, strict=True))
-        rows.append((f"{count:,}", times(mine / other), f"{mine:,.0f}", f"{other:,.0f}"))
-        say("  ".join(("rest", *rows[-1])))
+        rows.append((f"rest, {count:,} clients", times(mine / other), f"{mine:,.0f}", f"{other:,.0f}"))
+        say("  ".join(rows[-1]))
     note = f"Processor time of a second in which nothing happens, over {seconds:.0f} s; ours with the page on a port."
     return Table(TITLE, note, COLUMNS, tuple(rows))
