@@ -22,7 +22,7 @@ from tests.fixtures.waiting import until
 from .measure import computed
 
 TURN = 0.2
-SETTLE = 0.03
+SETTLE = 0.1
 """Seconds of a turn, and from the moment the clients go on until it begins."""
 SPARE = 60
 
