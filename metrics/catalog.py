@@ -300,6 +300,8 @@ POOLER: tuple[Figure, ...] = (
     of_events("timeouts", "timeout", "Connections and queries ended by a time limit, by the setting"),
     of_events("failed_rounds", "round", "Rounds of the pooler's own work that failed, and lines its log has lost, "
               "by what it was"),
+    of_events("missed_notifications", "notification", "Times that the listening server of a database was lost while "
+              "clients listened"),
     of_events("login_failures", "login", "Client logins that failed, by reason"),
     Figure("pooler_session_state", "counter", "Statements that touched session state, by its kind and fate",
            ("database", "kind", "fate"), lambda s: (((e.database, *e.reason.split(" ", 1)), e.count)

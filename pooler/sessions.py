@@ -9,7 +9,7 @@ what we ask.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from pooler import wire
 from pooler.touches import ALL, STICKY, WORDS, Held, Touch
@@ -32,9 +32,11 @@ _PIN_QUERIES: dict[Held, bytes] = {
     Held.TEMP: b"SELECT FROM pg_catalog.pg_depend WHERE refclassid OPERATOR(pg_catalog.=) 2615::pg_catalog.oid "
     b"AND refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()",
     Held.HOLD: b"SELECT FROM pg_catalog.pg_cursors WHERE is_holdable",
-    Held.LISTEN: b"SELECT FROM pg_catalog.pg_listening_channels()",
 }
 """Whether there is any, by kind; 2615 is pg_namespace. Nothing that a client may have put in the way is called."""
+_CHANNELS_QUERY = b"SELECT '%d', n, NULL FROM pg_catalog.pg_listening_channels() AS heard(n)" % Held.LISTEN
+"""By the names that notifications have there, in the client's encoding."""
+_CHANNEL = b"%d" % Held.LISTEN
 _VALUE = b"pg_catalog.encode(pg_catalog.convert_to(%s, pg_catalog.getdatabaseencoding()), 'escape')"
 """The bytes that the server has, whatever client_encoding says."""
 _USER_QUERY = (
@@ -64,6 +66,8 @@ def question(looks: int, names: Sequence[str], *, reported: bool = False) -> byt
         parts.append(b"SELECT '1', 'role', %s" % (_VALUE % b"pg_catalog.current_setting('role', true)"))
         if not reported:
             parts.append(_USER_QUERY)
+    if looks & (Held.UNSEEN | Held.LISTEN):
+        parts.append(_CHANNELS_QUERY)
     for kind, query in _PIN_QUERIES.items():
         if looks & (kind | Held.UNSEEN):
             parts.append(b"SELECT '%d', NULL, NULL WHERE EXISTS (%s)" % (kind, query))
@@ -116,6 +120,18 @@ def settled(
     for touch in touches:
         pins |= touch.kinds & STICKY
     return _flat(there), _flat(wanted), pins
+
+
+def channels(rows: Sequence[Row]) -> tuple[list[Row], list[bytes]]:
+    """The other rows of an answer, and the channels that the server listens to."""
+    return [row for row in rows if row[0] != _CHANNEL], [row[1] or b"" for row in rows if row[0] == _CHANNEL]
+
+
+def still_heard(there: Collection[bytes], touches: Sequence[Touch], undone: bool) -> set[bytes]:
+    """Of the channels that its client had elsewhere, those that no UNLISTEN has ended. Where something failed or was
+    rolled back meanwhile nobody knows whether that was one, and they stay."""
+    silenced = set() if undone else {name for touch in touches for name in touch.silences}
+    return set() if ALL in silenced else {name for name in there if name.decode("utf-8", "replace") not in silenced}
 
 
 def looks_at_all(touches: Sequence[Touch], undone: bool) -> bool:

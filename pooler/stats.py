@@ -516,8 +516,8 @@ class SeenStat:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """How often something rare happened: `kind` is connect, disconnect, error, timeout, login, round or session_state;
-    `reason` is one of a fixed set of words of ours, never a client's text."""
+    """How often something rare happened: `kind` is connect, disconnect, error, timeout, login, round, session_state or
+    notification; `reason` is one of a fixed set of words of ours, never a client's text."""
 
     kind: str
     database: str

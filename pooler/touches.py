@@ -50,6 +50,8 @@ WORDS: dict[Held, str] = {
     Held.LOAD: "load",
     Held.UNSEEN: "code",
 }
+LONGEST_NAME = 63
+"""Bytes of a name."""
 SHOWN = 200
 """Characters of a statement that are shown."""
 MOST_TOKENS = 20_000
@@ -82,13 +84,14 @@ class Touch(NamedTuple):
     """What a text may leave behind. `kinds`: what it makes; `looks`: what is to be looked for, that which it may have
     ended too; `names`: parameters whose values are to be asked for; `resets`: those of them that were put back, ALL for
     all: what was put back last, not set again behind it; `statement`: the first that does so, with its constants left
-    out."""
+    out; `silences`: channels that are no longer listened to behind it, ALL for all."""
 
     kinds: int
     looks: int
     statement: str
     names: frozenset[str] = frozenset()
     resets: frozenset[str] = frozenset()
+    silences: frozenset[str] = frozenset()
 
 
 class Effect(NamedTuple):
@@ -111,6 +114,7 @@ class _Findings:
         self.looks = 0
         self.names: set[str] = set()
         self.resets: set[str] = set()
+        self.silences: set[str] = set()
 
     def parameter(self, written: str, *, reset: bool = False) -> None:
         name = lowered(written)
@@ -205,7 +209,8 @@ def _touch(found: _Findings, shown: str) -> Touch | None:
     if len(found.names) > MOST_NAMES:
         found.makes(Held.UNSEEN)
     names = frozenset(sorted(found.names)[:MOST_NAMES])
-    return Touch(int(found.kinds), int(found.looks), shown, names, frozenset(found.resets))
+    silences = frozenset(found.silences)
+    return Touch(int(found.kinds), int(found.looks), shown, names, frozenset(found.resets), silences)
 
 
 def _plain(tokens: Sequence[Token]) -> str:
@@ -347,10 +352,24 @@ def _dotted(rest: Sequence[Token]) -> str:
 def _discard(tokens: Sequence[Token], found: _Findings) -> None:
     what = tokens[1].value if len(tokens) > 1 else ""
     if what == "all":
-        found.looks |= Held.SETTING | Held.ROLE | PINNING
+        found.looks |= Held.SETTING | Held.ROLE | Held.LISTEN | PINNING
+        found.silences.add(ALL)
         found.resets |= {ALL, *ROLES, *found.names}
     elif what in ("temp", "temporary"):
         found.looks |= Held.TEMP
+
+
+def _unlisten(tokens: Sequence[Token], found: _Findings) -> None:
+    """What is listened to again behind it the server tells."""
+    found.looks |= Held.LISTEN
+    if len(tokens) > 1:
+        found.silences.add(ALL if tokens[1] == "*" else _channel(tokens[1]))
+
+
+def _channel(token: Token) -> str:
+    """The name as PostgreSQL has it: without quotes in lower case, and cut."""
+    name = token.value if token.kind is Kind.QUOTED else lowered(token.text)
+    return name.encode()[:LONGEST_NAME].decode("utf-8", "ignore")
 
 
 def _prepare(tokens: Sequence[Token], found: _Findings) -> None:
@@ -426,13 +445,14 @@ FIRST: dict[str, Callable[[Sequence[Token], _Findings], None]] = {
     "prepare": _prepare,
     "declare": _declare,
     "listen": _kind(Held.LISTEN),
+    "unlisten": _unlisten,
     "load": _kind(Held.LOAD),
     "do": _code,
     "call": _code,
     "execute": _code,
 }
 """By a statement's first word: the only places where these words mean what they say."""
-PINNING = Held.PREPARE | Held.LOCK | Held.TEMP | Held.HOLD | Held.LISTEN | Held.LOAD
+PINNING = Held.PREPARE | Held.LOCK | Held.TEMP | Held.HOLD | Held.LOAD
 """What stays with the server where it was made."""
 STICKY = Held.LOAD
 """What does not end before its server does."""

@@ -35,6 +35,7 @@ from pooler.net.dns import Dns
 from pooler.pools.running import Running
 from pooler.relay import LightTask, Relay
 from pooler.servers.condemned import addresses_gone
+from pooler.servers.hubs import Hubs
 from pooler.servers.opener import Opener
 from pooler.stats import DescriptorStat, SeenStat, SessionStat, Snapshot
 from pooler.verbs import ConsoleSession, House, Remark, Verb
@@ -65,13 +66,14 @@ class Bouncer:
         self.lookup = Lookup(running, self.strangers)
         self.canceller = Canceller(running, self.opener, self.dns)
         self.sessions = Sessions(running)
+        self.hubs = Hubs(running, self.opener)
         self.survey = Survey(running)
-        self.events = Events(running, self.opener, self.sessions, self.survey)
+        self.events = Events(running, self.opener, self.hubs, self.sessions, self.survey)
         self.reconfiguration = Reconfiguration(running, self.opener)
         self.control = Control(running, self.opener, self.events, self.reconfiguration)
         self.listeners: list[socket.socket] = []
         """The sockets that listen at the pooler's own addresses."""
-        self.figures = Figures(running, self.opener, self.dns, self.strangers, self.listeners, self.sessions)
+        self.figures = Figures(running, self.opener, self.hubs, self.dns, self.strangers, self.listeners, self.sessions)
         self.history = History(running.start)
         self.janitor = Janitor(running, self.opener, self.dns, self.strangers, self.survey)
         self.periods = Periods(running, self.figures, self.history)

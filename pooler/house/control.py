@@ -138,7 +138,7 @@ class Control:
         await self._events.until(lambda: self.server_count() == 0 or not running.registry.paused)
 
     def server_count(self) -> int:
-        return sum(pool.servers for pool in self._running.registry.pools())
+        return sum(pool.connections for pool in self._running.registry.pools())
 
     async def resume(self, verb: Verb) -> None:
         running = self._running

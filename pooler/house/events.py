@@ -20,6 +20,7 @@ from pooler.pools.running import Running
 from pooler.pools.verdict import Standing, standing_of
 from pooler.relay import events as relays
 from pooler.relay.events import Event
+from pooler.servers.hubs import Hubs
 from pooler.servers.opener import Opener
 from pooler.sessions import Row
 from pooler.touches import Touch
@@ -28,9 +29,10 @@ from pooler.touches import Touch
 class Events:
     """Deals with them in order, once in a turn of the loop."""
 
-    def __init__(self, running: Running, opener: Opener, sessions: Sessions, survey: Survey) -> None:
+    def __init__(self, running: Running, opener: Opener, hubs: Hubs, sessions: Sessions, survey: Survey) -> None:
         self._running = running
         self._opener = opener
+        self.hubs = hubs
         self._sessions = sessions
         self._survey = survey
 
@@ -140,6 +142,12 @@ class Events:
     ) -> None:
         self._survey.answered(server.pool.owner, question, rows, error)
 
+    def want_channels(self, server: relay.Server, channels: tuple[bytes, ...]) -> None:
+        self.hubs.want(server)
+
+    def channels_left(self, hub: relay.Hub) -> None:
+        hub.owner.look()
+
     def fault(self, connection: relay.Client | relay.Server | relay.Newcomer, error: Exception) -> None:
         self._running.fault(connection, error)
 
@@ -160,6 +168,8 @@ HANDLERS: dict[type[Event], Callable[..., Any]] = {
     relays.ServerPinned: Events.server_pinned,
     relays.CodeMade: Events.code_made,
     relays.ServerAnswered: Events.server_answered,
+    relays.WantChannels: Events.want_channels,
+    relays.ChannelsLeft: Events.channels_left,
     relays.Fault: Events.fault,
     relays.ServerFact: Events.server_fact,
 }

@@ -364,7 +364,7 @@ class Janitor:
         """pool_idle_timeout."""
         running = self._running
         timeout = running.config.settings.pool_idle_timeout
-        if not timeout or pool.servers or pool.clients or self._is_kept(pool):
+        if not timeout or pool.connections or pool.clients or self._is_kept(pool):
             return inf
         idle = now - pool.last_used
         if pool.cancels.active or idle <= timeout:

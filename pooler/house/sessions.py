@@ -89,6 +89,8 @@ class Sessions:
             return "stays in its session"
         fate = registry.session_policy(pool).fate(kind)
         if fate is Fate.keep:
+            if kind is Held.LISTEN and not pool.engine.hears:
+                return "pins"
             return "pins" if kind & PINNING else "is not followed" if kind is Held.SEQUENCE else "follows"
         return "is refused" if fate is Fate.refuse else "leaks"
 

@@ -29,6 +29,7 @@ from pooler.pools.registry import CancelQueue, Database, PoolState, User, Waiter
 from pooler.pools.running import Running
 from pooler.relay import Client, Pool, Server
 from pooler.relay.engine import OWED_BYTES, Held, Instant, Statement, owed, plain, socket_rows
+from pooler.servers.hubs import LISTENING, NAME, Hubs, Line
 from pooler.servers.opener import Opener
 from pooler.stats import (
     ZERO,
@@ -78,6 +79,7 @@ class Figures:
         self,
         running: Running,
         opener: Opener,
+        hubs: Hubs,
         dns: Dns,
         strangers: Strangers,
         listeners: Sequence[socket.socket],
@@ -86,6 +88,7 @@ class Figures:
         self._running = running
         self._sessions = sessions
         self._opener = opener
+        self._hubs = hubs
         self._dns = dns
         self._strangers = strangers
         self._listeners = listeners
@@ -361,7 +364,7 @@ class Figures:
             "used_clients": self.client_count,
             "login_clients": len(self._strangers),
             "free_servers": 0,
-            "used_servers": sum(pool.servers for pool in pools),
+            "used_servers": sum(pool.connections for pool in pools),
             "dns_names": len(self._dns.names),
             "dns_zones": 0,
             "dns_queries": self._dns.queries,
@@ -456,6 +459,15 @@ class Figures:
             arrival = ClientFacts(attempt.peer, database, user, replicates=replication, number=attempt.number)
             row = _plain_row(arrival, "new", instant.wall_of(attempt.since), user)
             yield replace(row, type="S")
+        for hub in self._hubs:
+            if hub.line is not None and hub.pool is not None:
+                yield self._listening_server(hub.line, hub.pool, instant)
+
+    def _listening_server(self, line: Line, pool: PoolState, instant: Instant) -> SocketStat:
+        about, number = line.about, line.attempt.number
+        arrival = ClientFacts(about.peer, pool.database.name, pool.user.name, about.tls, number=number)
+        row = _plain_row(arrival, LISTENING, instant.wall_of(line.attempt.since), pool.user.name)
+        return replace(row, type="S", remote_pid=line.dialed.pid, application_name=NAME)
 
 
 def steady(instant: Instant) -> float:

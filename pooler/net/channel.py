@@ -191,6 +191,11 @@ class Channel(Inlet):
         return len(self._buffer)
 
     @property
+    def ahead(self) -> bytes:
+        """Those bytes."""
+        return bytes(self._buffer)
+
+    @property
     def closed(self) -> bool:
         return self._line is None
 
@@ -315,6 +320,10 @@ class Channel(Inlet):
     def ended(self, error: int) -> None:
         """Nothing more will come: for this `errno`, 0: the peer has closed, -1: for an error without one."""
         self._end = ConnectionClosed(_reason(error), orderly=False) if error else ConnectionClosed()
+
+    def put_back(self, data: bytes) -> None:
+        """Bytes that were read of the peer already: they come first."""
+        self._buffer[:0] = data
 
     # ---- writing
 

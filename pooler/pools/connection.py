@@ -75,6 +75,11 @@ class ServerFacts:
     address: Address | None = None
 
     @property
+    def place(self) -> tuple[str, int]:
+        """Where its process id is one."""
+        return self.host, self.peer.port
+
+    @property
     def replication(self) -> str:
         """For the views."""
         return self.replicates.value

@@ -22,6 +22,7 @@ class Kind(StrEnum):
     ERROR = "error"
     TIMEOUT = "timeout"
     LOGIN = "login"
+    NOTIFICATION = "notification"
 
 
 class Reason(StrEnum):
@@ -57,6 +58,7 @@ class Reason(StrEnum):
     TRANSACTION = "transaction blocks not allowed in statement pooling mode"
     TOO_MANY_STATEMENTS = "prepared statements need too much memory"
     STATE_REFUSED = "session state is refused, in a statement too long to be read"
+    NOTIFICATIONS = "too many notifications wait for this client"
     UNKNOWN_STATEMENTS = "it cannot be told which statements there are"
     # Clients that wait in vain
     SERVER_FAILED = "server login failed"
@@ -77,6 +79,7 @@ class Reason(StrEnum):
     STATE_UNKNOWN = "session state is not known"
     ROLLBACK_FAILED = "rollback failed"
     DISCARD_FAILED = "discard failed"
+    LISTENING_FAILED = "channels could not be handed over"
     LOGIN_FAILED = "login failed"
     """A server that refused a replication client; the client ends with it."""
     # Clients that leave their server as nobody else can have it
@@ -84,6 +87,10 @@ class Reason(StrEnum):
     UNSENT = "client disconnect before everything was sent to the server"
     QUERY_IN_PROGRESS = "client disconnected with query in progress"
     NOT_READY = "client disconnect while server was not ready"
+    # Listening servers
+    MISSED = "lost"
+    """The one that a database has: what was notified meanwhile is missed."""
+    NOBODY_LISTENS = "nobody listens any more"
     # Servers that go in their time
     LOADED = "a library was loaded"
     OBSOLETE = "obsolete connection"

@@ -46,7 +46,7 @@ class User:
 
     @property
     def servers(self) -> int:
-        return sum(pool.servers for pool in self.pools)
+        return sum(pool.connections for pool in self.pools)
 
 
 @dataclass(slots=True)
@@ -87,7 +87,7 @@ class Database:
 
     @property
     def servers(self) -> int:
-        return sum(pool.servers for pool in self.pools.values())
+        return sum(pool.connections for pool in self.pools.values())
 
 
 @dataclass(slots=True)
@@ -134,6 +134,9 @@ class PoolState:
     engine: relay.Pool
     credentials: Credentials = NOTHING
     opening: int = 0
+    listening: int = 0
+    """Listening servers that are logged in as this pool's user, or log in (servers/hubs.py): they count for the limits
+    of its database and user, not for its size."""
     last_attempt: float = -1e9
     failure: LoginError | None = None
     """Why the last attempt to open a server failed; None when it did not."""
@@ -193,6 +196,11 @@ class PoolState:
     def servers(self) -> int:
         """Server connections, those logging in included."""
         return self.engine.server_count + self.opening
+
+    @property
+    def connections(self) -> int:
+        """To PostgreSQL, whatever for."""
+        return self.servers + self.listening
 
     @property
     def usable(self) -> bool:

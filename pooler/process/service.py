@@ -196,7 +196,7 @@ class Service:
             listener.setblocking(False)
         self.listeners[:] = heir.listeners
         self._paths = [(path, inode) for path, inode in heir.house["paths"]]
-        heir.adopt(self.running, self.opener)
+        heir.adopt(self.running, self.opener, self.events.hubs)
 
     def _changed(self, found: Changes) -> None:
         if "tcp_defer_accept" in found.settings:
@@ -351,7 +351,7 @@ class Service:
                 stack.callback(self.acceptor.go_on)
                 await self._logins_done()
                 self.events.handle()
-                takeover.surrender(running, self.listeners, self._paths, line)
+                takeover.surrender(running, self.events.hubs, self.listeners, self._paths, line)
             except PassingError as error:
                 return takeover.say_kept(running, error)
             # Open until this process ends, so that the new one notices.

@@ -25,6 +25,7 @@ from pooler.config.databases import RESERVED, DatabaseConfig
 from pooler.config.whole import made_with
 from pooler.log import ERROR, LOG, WARNING
 from pooler.net.address import Address, Peer
+from pooler.net.channel import Channel
 from pooler.net.credentials import Credentials
 from pooler.net.scram import Keys
 from pooler.pools.connection import ClientFacts, QuestionFacts, Replication, ServerFacts, ServerState
@@ -36,7 +37,9 @@ from pooler.process.passing import Fact, Passage, PassingError
 from pooler.relay import Client, Conn, Server, engine
 from pooler.relay.records import State, StatementTable
 from pooler.servers.condemned import outdate
-from pooler.servers.opener import Opener
+from pooler.servers.dial import Dialed
+from pooler.servers.hubs import Hub, Hubs, Line
+from pooler.servers.opener import Opener, Opening
 
 TIMEOUT = 20.0
 """Seconds for which the new process waits for the old one, and the old one for a sign of life."""
@@ -72,7 +75,9 @@ def unread(sock: socket.socket) -> int:
     return int(count)
 
 
-def surrender(running: Running, listeners: Sequence[socket.socket], paths: Sequence[object], line: Passage) -> None:
+def surrender(
+    running: Running, hubs: Hubs, listeners: Sequence[socket.socket], paths: Sequence[object], line: Passage
+) -> None:
     """Hand everything over, and let go of it. When this returns, our copies of what was taken are closed; if it raises
     PassingError, nothing has changed."""
     connections = [c for c in all_connections(running.registry) if may_go(c)]
@@ -85,6 +90,8 @@ def surrender(running: Running, listeners: Sequence[socket.socket], paths: Seque
         line.put({"kind": "listener"}, listener.fileno())
     for pool in running.registry.pools():
         line.put(_pool(pool))
+    for hub in hubs:
+        line.put(_hub(hub), hub.line.channel.fileno() if hub.may_go() and hub.line is not None else None)
     for connection, state in zip(connections, states, strict=True):
         line.put(_connection(connection, state), connection.fd)
     line.put({"kind": "end"})
@@ -92,6 +99,8 @@ def surrender(running: Running, listeners: Sequence[socket.socket], paths: Seque
     if fact != {"kind": TAKEN}:
         raise PassingError("the new process does not want them")
     line.put({"kind": GONE})
+    for hub in hubs:
+        hub.give_away()
     for connection in connections:
         engine.abandon(connection)
 
@@ -143,6 +152,33 @@ def _pool(pool: PoolState) -> Fact:
         "place": place(pool.database.config),
         "reported": dict(pool.welcome.reported) if pool.welcome else None,
         "credentials": (known.password, known.md5, keys),
+    }
+
+
+def _hub(hub: Hub) -> Fact:
+    """With what it has heard and not dealt with, if its connection goes too."""
+    fact: Fact = {
+        "kind": "hub",
+        "database": hub.database.name,
+        "host": hub.host,
+        "marker": hub.engine.marker,
+        "listened": bool(hub.engine.channels),
+    }
+    line = hub.line
+    if line is None or hub.pool is None or not hub.may_go():
+        return fact
+    peer, address = line.about.peer, line.dialed.address
+    return fact | {
+        "user": hub.pool.user.name,
+        "place": place(hub.database.config),
+        "there": sorted(hub.engine.there),
+        "heard": hub.passing + line.channel.ahead,
+        "peer": (peer.addr, peer.port, peer.local_addr, peer.local_port, peer.pid, peer.uid, peer.gid),
+        "address": (address.family, address.sockaddr),
+        "number": line.attempt.number,
+        "since": line.attempt.since,
+        "pid": line.dialed.pid,
+        "cancel_key": line.dialed.cancel_key,
     }
 
 
@@ -200,6 +236,7 @@ class Inheritance:
         self.house: Fact = {}
         self.listeners: list[socket.socket] = []
         self.pools: list[Fact] = []
+        self.hubs: list[tuple[Fact, int | None]] = []
         self.connections: list[tuple[Fact, int]] = []
 
     def fetch(self) -> None:
@@ -209,7 +246,9 @@ class Inheritance:
             kind = fact.get("kind")
             if kind == "end":
                 break
-            if descriptor is None:
+            if kind == "hub":
+                self.hubs.append((fact, descriptor))
+            elif descriptor is None:
                 self._keep(kind, fact)
             elif kind == "listener":
                 self.listeners.append(socket.socket(fileno=descriptor))
@@ -230,12 +269,13 @@ class Inheritance:
     def close(self) -> None:
         for listener in self.listeners:
             listener.close()
-        for _, descriptor in self.connections:
-            os.close(descriptor)
+        for _, descriptor in (*self.connections, *self.hubs):
+            if descriptor is not None:
+                os.close(descriptor)
 
-    def adopt(self, running: Running, opener: Opener) -> None:
+    def adopt(self, running: Running, opener: Opener, hubs: Hubs) -> None:
         """Go on with all of it."""
-        Adoption(running, opener, self.house).run(self.pools, self.connections)
+        Adoption(running, opener, hubs, self.house).run(self.pools, self.hubs, self.connections)
 
     async def old_process_gone(self, loop: asyncio.AbstractEventLoop) -> None:
         """Until nothing of the old process is left: its other ports are free then."""
@@ -247,9 +287,10 @@ class Inheritance:
 class Adoption:
     """Connections made again in this process."""
 
-    def __init__(self, running: Running, opener: Opener, house: Fact) -> None:
+    def __init__(self, running: Running, opener: Opener, hubs: Hubs, house: Fact) -> None:
         self.running = running
         self.opener = opener
+        self.hubs = hubs
         self.house = house
         self.servers: dict[int, Server] = {}
         self.moved: dict[tuple[str, str], PoolState] = {}
@@ -261,12 +302,16 @@ class Adoption:
             number: engine.statement(selector, number, *rest) for number, *rest in house["statements"]
         }
 
-    def run(self, pools: Iterable[Fact], connections: Iterable[tuple[Fact, int]]) -> None:
+    def run(
+        self, pools: Iterable[Fact], hubs: Iterable[tuple[Fact, int | None]], connections: Iterable[tuple[Fact, int]]
+    ) -> None:
         running = self.running
         running.number_from(self.house["next"])
         self._pauses()
         for fact in pools:
             self._pool(fact)
+        for fact, listening in hubs:
+            self._hub(fact, listening)
         for fact, descriptor in connections:
             try:
                 made = self._connection(fact, descriptor)
@@ -318,6 +363,37 @@ class Adoption:
             self.moved[pool.database.name, pool.user.name] = pool
         elif fact["reported"] is not None:
             pool.greet_with(Welcome(fact["reported"], self.running.relay.tracked_names))
+
+    def _hub(self, fact: Fact, descriptor: int | None) -> None:
+        """A listening server, with its connection, if that was handed over and is still one of today's."""
+        database = self.running.database(fact["database"])
+        pool = self._pool_of(fact) if descriptor is not None else None
+        if database is not None:
+            hub = self.hubs.make(database, fact["host"], fact["marker"])
+            if pool is not None and descriptor is not None and self._as_before(fact):
+                hub.go_on_with(self._line(pool, fact, descriptor), fact["there"])
+                return
+            if fact["listened"]:
+                hub.has_missed()
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def _as_before(self, fact: Fact) -> bool:
+        """Whether this process would make it in the same way."""
+        database = self.running.database(fact["database"])
+        return database is not None and fact["place"] == place(database.config) and self.secured
+
+    def _line(self, pool: PoolState, fact: Fact, descriptor: int) -> Line:
+        channel = Channel(socket.socket(fileno=descriptor), self.running.loop)
+        channel.put_back(fact["heard"])
+        attempt = Opening(self.opener, pool, self.opener.target(pool, fact["host"]))
+        attempt.number, attempt.since, attempt.peer = fact["number"], fact["since"], Peer(*fact["peer"])
+        family, sockaddr = fact["address"]
+        address = Address(family, sockaddr if isinstance(sockaddr, str) else tuple(sockaddr))
+        dialed = Dialed(channel, {}, fact["pid"], fact["cancel_key"], address, "")
+        line = Line(attempt, dialed, attempt.about(dialed), asyncio.Event())
+        line.answered.set()
+        return line
 
     def _connection(self, fact: Fact, descriptor: int) -> Conn | None:
         """The connection as the relay has it; None where it ends here, with its descriptor. If it raises, that is still

@@ -6,13 +6,14 @@ hears only of what is rare, through `Relay.events`. engine.pyx and the files it 
 concern, here in the order of reading: system (C declarations), ring and batch (what a turn sends, in one system call),
 conn (one socket), openssl (its cipher), context (what Python's ssl leaves out of a TLS context), client, gauge and
 server (the two directions of the protocol, and how long results are read), prepared (named statements), parameters
-(tracked settings), state (what sessions hold), pool (queue, link, release), newcomer (sockets that still log in), wait
-(what a coroutine awaits of a socket, and what carries it on), inlet (their packets), selector (the loop), takeover
-(connections from and for another process), rows (what the views show of connections).
+(tracked settings), state (what sessions hold), names (code that holds some), unnamed (statements without a name), hub (who
+listens to what), pool (queue, link, release), newcomer (sockets that still log in), wait (what a coroutine awaits of a
+socket, and what carries it on), inlet (their packets), selector (the loop), takeover (connections from and for another
+process), rows (what the views show of connections).
 """
 
-from pooler.relay.engine import NARROW, Client, Conn, Inlet, LightTask, Newcomer, Pool, Relay, Server, Socket, Wait
+from pooler.relay.engine import NARROW, Client, Conn, Hub, Inlet, LightTask, Newcomer, Pool, Relay, Server, Socket, Wait
 
 __all__ = [
-    "NARROW", "Client", "Conn", "Inlet", "LightTask", "Newcomer", "Pool", "Relay", "Server", "Socket", "Wait",
+    "NARROW", "Client", "Conn", "Hub", "Inlet", "LightTask", "Newcomer", "Pool", "Relay", "Server", "Socket", "Wait",
 ]  # fmt: skip

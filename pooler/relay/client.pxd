@@ -19,6 +19,15 @@ cdef class Client(Conn):
     cdef size_t loose_len
     cdef Statement shown
     cdef object unnamed_touch
+    # What it listens to on a listening server, and what waits for it.
+    cdef Hub hub
+    cdef set channels
+    cdef list inbox
+    cdef size_t inbox_bytes
+    # What its server has for it of channels that go over, which comes behind what its other channels have said, and behind
+    # how much of the inbox (-1: it is not known yet).
+    cdef list early
+    cdef ssize_t early_at
     # What its startup packet asked for, as `params` and `session`; the Touch of its last Parse.
     cdef tuple base_params
     cdef tuple base

@@ -21,6 +21,10 @@ cdef class Client(Conn):
             return True
         return self.link is not None and (self.link.olen != 0 or self.link.task != NO_TASK)
 
+    cdef int on_drained(self) except -1:
+        Conn.on_drained(self)
+        return empty_inbox(self) if self.inbox is not None and may_be_told(self) else 0
+
     cdef int on_eof(self) except -1:
         if self.held and self.link is not None and self.link.ledger.is_asked():
             # What it said last is dealt with when the answer has come.
@@ -49,6 +53,8 @@ cdef class Client(Conn):
 
     cdef int resume(self) except -1:
         # A server is there, ready for this client: go on with what was held, then read again.
+        if self.inbox is not None and may_be_told(self):
+            empty_inbox(self)
         self.digest()
         if not self.lost and not self.must_wait() and (self.deaf or self.more or self.tls_ready):
             self.listen_again()
@@ -161,6 +167,8 @@ cdef class Client(Conn):
             return False
         if self.pool.unread:
             touched(self, s, UNREAD_CODE)
+        if t != BIND and len(self.relay.hubs_up) != 0 and speaks_of_notify(b + pos, l if have > l else have):
+            s.notified = True
         if t == BIND:
             # Prepared when that was not refused; or by a value of this message a parameter is named.
             touch = self.touch_of(self.name_in(t, b + pos, l, name_end)) if name_end > 0 else self.judgement
@@ -426,6 +434,7 @@ cdef class Client(Conn):
             return self.relay.lose(self, TOO_MANY, True)
         stmt = share_statement(self, s, (<char *>p)[name_end:l])
         stmt.touch, stmt.known = self.judgement, self.pool.known
+        stmt.notifies = speaks_of_notify(p, l)
         self.named_late = self.named_late or self.judgement is not None and (<int>self.judgement.looks) & NAMED_LATER
         self.remember(name, stmt)
         self.pool.counts.client_parses += 1
@@ -495,6 +504,8 @@ cdef class Client(Conn):
                     touch_now(self.pool, stmt)
                 if stmt.touch is not None:
                     touched(self, s, stmt.touch)
+                if stmt.notifies:
+                    s.notified = True
         if act == STALE:
             # It is looked at again by who means it next.
             evict(s, out, s.stmts[stmt])
@@ -565,6 +576,11 @@ cdef class Client(Conn):
         if self.state == CL_ACTIVE and self.link is None:
             return "idle"
         return STATES[self.state]
+
+    @property
+    def listens_to(self):
+        """Channels that a listening server tells it of."""
+        return sorted(self.channels or ())
 
     def cancel_queued(self, bytes error):
         """Drop the request with which this client waits, answer `error` and ReadyForQuery, and let it leave the queue.

@@ -499,6 +499,8 @@ cdef class Conn(Socket):
 
     def carry_on(self):
         """Read again after a SUSPEND."""
+        if isinstance(self, Client) and (<Client>self).inbox is not None and may_be_told(<Client>self):
+            empty_inbox(<Client>self)
         if self.deaf and not self.must_wait():
             self.listen_again()
 

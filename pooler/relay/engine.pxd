@@ -6,6 +6,7 @@ from posix.uio cimport iovec
 cdef class Client
 cdef class Conn
 cdef class ConnList
+cdef class Hub
 cdef class Names
 cdef class Pool
 cdef class Relay
@@ -23,4 +24,5 @@ include "wait.pxd"
 include "inlet.pxd"
 include "names.pxd"
 include "pool.pxd"
+include "hub.pxd"
 include "selector.pxd"

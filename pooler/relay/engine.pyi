@@ -2,7 +2,7 @@
 
 from array import array
 from asyncio import AbstractEventLoop, Future
-from collections.abc import Callable, Coroutine, Generator, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable, KeysView
 from contextvars import Context
 from selectors import BaseSelector, SelectorKey
 from ssl import MemoryBIO, SSLContext, SSLObject
@@ -91,6 +91,7 @@ class Client(Conn):
     wait_us: int
     notified: bool
     quiet: bool
+    listens_to: list[bytes]
     def cancel_queued(self, error: bytes) -> bool: ...
 
 @disjoint_base
@@ -119,6 +120,8 @@ class Server(Conn):
     idle_us: int
     pinned: int
     pinned_since: int
+    listens_to: tuple[bytes, ...]
+    def hand_over_to(self, hub: Hub) -> None: ...
     def cancel_begins(self) -> None: ...
     def cancel_ends(self) -> None: ...
     def check(self) -> None: ...
@@ -148,6 +151,7 @@ class Pool:
     unread: bool
     effects: Effects | None
     max_pinned: int
+    hears: bool
     pinned_count: int
     reset_query: bytes
     check_query: bytes | None
@@ -195,6 +199,23 @@ class Names:
 CALLED: int
 WRITTEN: int
 WRITES: int
+
+@disjoint_base
+class Hub:
+    marker: bytes
+    database: str
+    place: object
+    owner: Any
+    up: bool
+    there: set[bytes]
+    channels: KeysView[bytes]
+    clients: set[Client]
+    def __init__(self, relay: Relay, database: str, marker: bytes, owner: object) -> None: ...
+    def connected(self, place: object) -> None: ...
+    def lost(self) -> None: ...
+    def overdue(self, limit: int) -> bool: ...
+    def is_unsure(self, message: bytes) -> bool: ...
+    def hear(self, message: bytes) -> int: ...
 
 @disjoint_base
 class Wait:
@@ -274,6 +295,7 @@ class Relay(BaseSelector):
     wordy: bool
     max_statement_bytes: int
     patience: int
+    max_notifications: int
     tls_direct: bool
     """Whether OpenSSL is called without Python in between, where that can be done; True at first."""
     tracked_names: tuple[bytes, ...]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pooler.touches import Touch
 
 if TYPE_CHECKING:
-    from pooler.relay.engine import Client, Newcomer, Pool, Server
+    from pooler.relay.engine import Client, Hub, Newcomer, Pool, Server
 
 
 class WantServer(NamedTuple):
@@ -108,6 +108,19 @@ class ServerAnswered(NamedTuple):
     error: str | None
 
 
+class WantChannels(NamedTuple):
+    """It listens for its client, to channels that a listening server is to have."""
+
+    server: Server
+    channels: tuple[bytes, ...]
+
+
+class ChannelsLeft(NamedTuple):
+    """Nobody listens any longer to some of its channels."""
+
+    hub: Hub
+
+
 class Fault(NamedTuple):
     """A bug of ours, or no memory, in the middle of its bytes."""
 
@@ -124,6 +137,8 @@ Event = (
     | ServerSet
     | ServerFact
     | ServerPinned
+    | WantChannels
+    | ChannelsLeft
     | ClientSaid
     | ClientSet
     | ClientTouched

@@ -26,6 +26,8 @@ cdef class Statement:
     cdef object touch
     # By what was known of its database's code.
     cdef int64_t known
+    # Whether it speaks of notifying.
+    cdef bint notifies
     cdef object __weakref__
     cdef readonly int64_t id
 

@@ -71,6 +71,8 @@ cdef class Pool:
     cdef public int refused
     cdef public bint watches
     cdef public int max_pinned
+    # Whether a listening server can be had.
+    cdef public bint hears
     cdef readonly int pinned_count
     cdef dict seen
     # Something has happened here that nobody has looked at yet.

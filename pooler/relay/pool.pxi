@@ -34,6 +34,7 @@ cdef class Pool:
         self.check_query = None
         self.watches = True
         self.max_pinned = -1
+        self.hears = True
         self.seen = {}
         self.judged = {}
         self.unread = True
@@ -160,7 +161,8 @@ cdef class Pool:
         c.link = s
         s.link = c
         s.asked = False
-        s.requested = s.heard_at = self.relay.now
+        s.requested = s.heard_at = s.taken = self.relay.now
+        s.notified = False
         self.counts.assignments += 1
         self.counts.wait_time += waited
         self.measure(&self.wait_hist, waited)
@@ -204,7 +206,10 @@ cdef class Pool:
         cdef Client c = s.link
         c.link = None
         s.link = None
+        s.last_pid = <uint32_t>(c.key >> 32)
         s.parting = RELEASED
+        if c.inbox is not None and may_be_told(c):
+            empty_inbox(c)
         return c.go_on() if c.held else 0
 
     cdef int release(self, Server s) except -1:

@@ -336,3 +336,40 @@ cdef int lose_track(Server s, uint8_t *b, size_t n) except -1:
         s.stmts = None
         s.unsure = True
     return 0
+
+
+cdef int undo(Server s, uint8_t kind, uint8_t act, Statement stmt, bytes name) except -1:
+    # What was sent has not happened.
+    if act == TWICE or kind == CLOSE and act in (SKIP, UNKNOWN):
+        return 0
+    if act == UNNAMED or act == UNNAMED_AGAIN:
+        if not s.ledger.parses_unnamed(False):
+            s.unnamed = 0
+            if act == UNNAMED and s.link is not None:
+                s.link.unnamed = 0
+        return 0
+    if kind == DESCRIBE:
+        if stmt.name == b"":
+            s.unnamed = 0
+        elif s.stmts is not None and stmt in s.stmts and (<Held>s.stmts[stmt]).state == BEING_READ:
+            (<Held>s.stmts[stmt]).state = DOUBTED
+        return 0
+    if kind == PARSE:
+        s.ledger.makes_room(stmt, False)
+        if s.stmts is not None:
+            s.stmts.pop(stmt, None)
+        if name is not None and s.link is not None:
+            s.link.forget_statement(stmt, name)
+    elif act == EVICTED:
+        if not s.ledger.makes_room(stmt, True):
+            hold_statement(s, stmt)
+            (<Held>s.stmts[stmt]).state = DOUBTED
+    elif s.link is None:
+        return 0
+    elif act == AS_PARSE:
+        s.link.forget_statement(stmt, name)
+    elif s.link.stmts is None or name not in s.link.stmts:
+        # A Close that was not carried out leaves the client its statement.
+        s.link.remember(name, stmt)
+    return 0
+

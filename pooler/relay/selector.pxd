@@ -42,6 +42,13 @@ cdef class Relay:
     cdef public bint wordy
     cdef public size_t max_statement_bytes
     cdef public int64_t patience
+    cdef public size_t max_notifications
+    # By their marks, which another process knows them by too.
+    cdef object hubs
+    # (database, place) -> Hub, of those that have a connection.
+    cdef dict hubs_up
+    # (place, pid) -> server.
+    cdef dict backends
     cdef public bint tls_direct
     cdef tuple intern(self, tuple params)
     cdef tuple settle(self, Client c, tuple told)

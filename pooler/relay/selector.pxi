@@ -10,7 +10,7 @@ cdef class Relay:
         """`tracked`: names of the parameters that follow a client, as the server reports them. Bounds that may be set:
         `max_packet`, bytes of a message; `max_statement_bytes`, what the prepared statements of one client may
         take, and about what those of one server may; `patience`, for how many microseconds those who wait count on a
-        server that is asked a query of ours; `wordy`, whether a ServerSet tells what servers are made to take on.
+        server that is asked a query of ours; `max_notifications`, bytes that wait for one client; `wordy`, whether a ServerSet tells what servers are made to take on.
         `io_uring`: send what a turn sends together, if the kernel can."""
         self.ep = epoll_create1(EPOLL_CLOEXEC)
         if self.ep < 0:
@@ -32,6 +32,10 @@ cdef class Relay:
         self.max_packet = 0x7fffffff
         self.max_statement_bytes = 64 << 20
         self.patience = 1000000
+        self.max_notifications = 16 << 20
+        self.backends = {}
+        self.hubs = WeakValueDictionary()
+        self.hubs_up = {}
         self.tls_direct = True
         self.tracked = tuple(tracked)
         self.tracked_index = {name.lower(): i for i, name in enumerate(self.tracked)}
@@ -121,6 +125,9 @@ cdef class Relay:
             tell = False
         self.post(ClientLost(c, reason, tell, sqlstate))
         c.stmts = None
+        c.inbox = c.early = None
+        if c.hub is not None:
+            keep_channels(c, set())
         self.free_slot(c)
         if s is None:
             return 0
@@ -128,6 +135,7 @@ cdef class Relay:
         s.broken = s.broken or c.half_sent()
         c.link = None
         s.link = None
+        s.last_pid = <uint32_t>(c.key >> 32)
         if why is not None:
             return self.lose(s, why, True)
         s.parting = RELEASED
@@ -307,6 +315,8 @@ cdef class Relay:
         s.told = s.params
         s.pid = pid
         s.cancel_key = key
+        s.place = getattr(about, "place", None)
+        self.backends[s.place, pid] = s
         s.status = IDLE
         try:
             self.enter(s)

@@ -29,6 +29,19 @@ cdef class Server(Conn):
     cdef bytes question
     cdef readonly int pinned
     cdef readonly int64_t pinned_since
+    cdef bint weighs
+    # Channels that it listens to for its client, the listening server that they go over to, and the mark in both streams.
+    cdef tuple channels
+    cdef Hub hub
+    cdef bytes mark
+    cdef bint marked
+    # Where it is, for others to know it by with its `pid`; when its client got it, and which id the one before was told.
+    cdef object place
+    cdef int64_t taken
+    cdef uint32_t last_pid
+    # Whether its client may have notified; ids of those who may, as long as the listening server has not heard all.
+    cdef bint notified
+    cdef list epochs
     cdef uint8_t task
     cdef uint8_t status
     cdef uint8_t parting
@@ -60,13 +73,14 @@ cdef class Server(Conn):
     cdef bint to_be_whole(self, uint8_t t, size_t l) noexcept
     cdef ssize_t stop(self, Out *out, uint8_t *b, size_t run, size_t pos, size_t n, str reason) except -1
     cdef bint is_about_ours(self, uint8_t *p, size_t l) noexcept
+    cdef bint rewords(self, Out *out, uint8_t *b, size_t *run, size_t pos, size_t l) except -1
+    cdef bint keeps_back(self, Out *out, uint8_t *b, size_t *run, size_t pos, size_t l) except -1
     cdef int reword(self, uint8_t *p, size_t l) except -1
     cdef bint answers_look(self, uint8_t t, size_t l) noexcept
     cdef int pass_on(self, uint8_t *p, size_t l) except -1
     cdef bint in_mid_message(self) noexcept
     cdef int64_t last_sign(self) noexcept
     cdef bint silent(self) noexcept
-    cdef int undo(self, uint8_t kind, uint8_t act, Statement stmt, bytes name) except -1
     cdef int ready(self, uint8_t status, int64_t now) except -1
     cdef bint clean(self) noexcept
     cdef str unfit(self)

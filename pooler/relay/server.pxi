@@ -7,6 +7,7 @@
 cdef class Server(Conn):
     def __cinit__(self):
         self.ledger = Ledger.__new__(Ledger)
+        self.channels = ()
 
     cdef Conn partner(self):
         return self.link
@@ -21,41 +22,7 @@ cdef class Server(Conn):
         cdef list undone = self.ledger.undone
         self.ledger.undone = None
         for kind, act, stmt, name in undone:
-            self.undo(kind, act, stmt, name)
-        return 0
-
-    cdef int undo(self, uint8_t kind, uint8_t act, Statement stmt, bytes name) except -1:
-        if act == TWICE or kind == CLOSE and act in (SKIP, UNKNOWN):
-            return 0
-        if act == UNNAMED or act == UNNAMED_AGAIN:
-            if not self.ledger.parses_unnamed(False):
-                self.unnamed = 0
-                if act == UNNAMED and self.link is not None:
-                    self.link.unnamed = 0
-            return 0
-        if kind == DESCRIBE:
-            if (<Statement>stmt).name == b"":
-                self.unnamed = 0
-            elif self.stmts is not None and stmt in self.stmts and (<Held>self.stmts[stmt]).state == BEING_READ:
-                (<Held>self.stmts[stmt]).state = DOUBTED
-            return 0
-        if kind == PARSE:
-            self.ledger.makes_room(stmt, False)
-            if self.stmts is not None:
-                self.stmts.pop(stmt, None)
-            if name is not None and self.link is not None:
-                self.link.forget_statement(stmt, name)
-        elif act == EVICTED:
-            if not self.ledger.makes_room(stmt, True):
-                hold_statement(self, stmt)
-                (<Held>self.stmts[stmt]).state = DOUBTED
-        elif self.link is None:
-            return 0
-        elif act == AS_PARSE:
-            self.link.forget_statement(stmt, name)
-        elif self.link.stmts is None or name not in self.link.stmts:
-            # A Close that was not carried out leaves the client its statement.
-            self.link.remember(name, stmt)
+            undo(self, kind, act, stmt, name)
         return 0
 
     cdef int ask_where_it_is(self) except -1:
@@ -101,8 +68,10 @@ cdef class Server(Conn):
         if self.read_mode != PROMPT:
             self.read_mode = PROMPT
             self.relay.lazy.remove(self)
-        self.pool.pinned_count -= self.pinned != 0
-        self.pinned = 0
+        self.pool.pinned_count -= self.weighs
+        self.pinned = self.weighs = 0
+        if self.relay.backends.get((self.place, self.pid)) is self:
+            del self.relay.backends[self.place, self.pid]
         if self.defines:
             defined(self)
         return self.ledger.clear()
@@ -276,18 +245,19 @@ cdef class Server(Conn):
                         return n
                 elif self.erred(p, l, l if l < n - pos else n - pos) == WRONG:
                     return self.stop(&out, b, run, pos, n, "bad packet")
-                elif l <= n - pos and self.is_about_ours(p, l):
-                    self.hand_over(&out, b, run, pos)
-                    self.reword(p, l)
-                    pos += l
-                    run = pos
+                elif l <= n - pos and self.rewords(&out, b, &run, pos, l):
+                    pos = run
                     continue
+            elif t == NOTIFICATION_RESPONSE and n - pos < l <= READ_BYTES:
+                break
+            elif t == NOTIFICATION_RESPONSE and l <= n - pos and self.keeps_back(&out, b, &run, pos, l):
+                pos = run
+                continue
             take = n - pos if l > n - pos else l
             self.need = l - take
             pos += take
         self.hand_over(&out, b, run, pos)
-        if self.link is not None and self.link.held:
-            self.link.go_on()
+        catch_up(self.link)
         return pos
 
     cdef bint is_wrong(self, int act, uint8_t t, uint8_t *p, size_t l) except -1:
@@ -295,6 +265,23 @@ cdef class Server(Conn):
         if act == SKIP and self.ledger.described is not None:
             return not describes(self, t, p, l)
         return act == WRONG or l != 5
+
+    cdef bint rewords(self, Out *out, uint8_t *b, size_t *run, size_t pos, size_t l) except -1:
+        # Whether the ErrorResponse at `pos` is about what its client has not said: then it is told in its own words.
+        if not self.is_about_ours(b + pos, l):
+            return False
+        self.hand_over(out, b, run[0], pos)
+        self.reword(b + pos, l)
+        run[0] = pos + l
+        return True
+
+    cdef bint keeps_back(self, Out *out, uint8_t *b, size_t *run, size_t pos, size_t l) except -1:
+        # Whether the notification at `pos` is not for its client.
+        if is_for_client(self, b + pos, l):
+            return False
+        self.hand_over(out, b, run[0], pos)
+        run[0] = pos + l
+        return True
 
     cdef int leave_out(self, Out *out, uint8_t *b, size_t run, size_t pos, int act) except -1:
         # An answer that is not the client's, or (of five bytes) that it knows by another letter.
@@ -314,6 +301,10 @@ cdef class Server(Conn):
         act = self.answered(READY_FOR_QUERY, b + pos, l)
         if act == WRONG:
             return "bad packet"
+        if status == IDLE and act != SKIP and self.link.inbox is not None and self.touches is None:
+            self.hand_over(out, b, run, pos)
+            empty_inbox(self.link)
+            run = pos
         self.hand_over(out, b, run, pos if act == SKIP else pos + 6)
         if act == SKIP:
             self.is_told_apart(status)
@@ -464,6 +455,8 @@ cdef class Server(Conn):
             self.undone = True
         elif self.pinned and self.touches is None and may_end_a_pin(b, n):
             self.touches = []
+        elif b[5] == c'N' and n == 12 and self.task == NO_TASK and memcmp(b + 5, <char *>b"NOTIFY", 7) == 0:
+            self.notified = True
         if redefines(b, n):
             self.redefines = True
             self.relay.statements.clear()
@@ -516,7 +509,8 @@ cdef class Server(Conn):
             elif t == DATA_ROW and (self.task == LOOK_TASK or self.task == ASK_TASK):
                 self.task_error = "a value is too long"
             elif t == NOTIFICATION_RESPONSE and self.link is not None:
-                self.pass_on(b + pos, l)
+                if is_for_client(self, b + pos, l):
+                    self.pass_on(b + pos, l)
             elif t == READY_FOR_QUERY and l == 6:
                 self.status = b[pos + 5]
                 self.task_done()
@@ -599,9 +593,16 @@ cdef class Server(Conn):
         self.task = NO_TASK
         if task == ASK_TASK:
             return told(self)
+        if task == EPOCH_TASK and self.status == IDLE:
+            return epoch_ended(self)
         if self.task_error is not None:
             if task == LOOK_TASK:
                 return not_looked(self)
+            if task == MARK_TASK and self.status == IDLE:
+                # It stays with its client, as long as that listens.
+                self.relay.post(ServerSaid(self, "%s: %s" % (TASK_FAILED[task], self.task_error)))
+                self.hub = None
+                return c.resume()
             if task == SET_TASK and c.session is not self.session and self.status == IDLE:
                 return not_aligned(self, c)
             said = "varcache_apply failed" if task == SET_TASK else TASK_FAILED[task]
@@ -621,6 +622,8 @@ cdef class Server(Conn):
             return self.relay.lose(self, TASK_FAILED[task], True)
         if task == LOOK_TASK:
             return looked(self)
+        if task >= MARK_TASK:
+            return channels_task_done(self, task)
         if task != CHECK_TASK:
             self.params = self.relay.doubted(self.params, self.told)
         if task == RESET_TASK:
@@ -635,6 +638,19 @@ cdef class Server(Conn):
     @property
     def linked(self):
         return self.link
+
+    @property
+    def listens_to(self):
+        """Channels that it listens to for its client, and that no listening server has yet."""
+        return self.channels if self.link is not None and not self.lost else ()
+
+    def hand_over_to(self, Hub hub):
+        """This listening server has the channels that it listens to for its client: they go over to it as soon as its
+        transaction is over."""
+        if not self.lost and self.link is not None and self.pinned & LISTENS:
+            self.hub = hub
+            if self.task == NO_TASK and self.touches is None and self.clean():
+                hand_over_channels(self)
 
     @property
     def read_mode_name(self):
@@ -675,6 +691,8 @@ cdef class Server(Conn):
         self.run_task(CHECK_TASK, self.pool.check_query)
 
 
+cdef str LISTENING_FAILED = "channels could not be handed over"
 cdef tuple TASK_FAILED = ("failure", "invalid server parameter", "reset query failed", "test query failed", "bad packet",
-                           "session state is not known", "rollback failed", "discard failed", "bad packet")
+                           "session state is not known", "rollback failed", "discard failed", "bad packet", LISTENING_FAILED,
+                           LISTENING_FAILED, LISTENING_FAILED, LISTENING_FAILED)
 # By task.

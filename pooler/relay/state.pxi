@@ -160,6 +160,11 @@ cdef object as_encoded(Client c, object touch):
     return touch._replace(kinds=touch.kinds | touches.Held.UNSEEN, looks=touch.looks | touches.Held.UNSEEN)
 
 
+cdef inline int pinning(Pool pool) noexcept:
+    # Kinds that keep a server. Channels do so only where no listening server can be had.
+    return PINNING if pool.hears else PINNING | LISTENS
+
+
 cdef int forbidden(Client c, Server s, object touch) except -1:
     # Kinds because of which the statement is refused: by the policy, or since too many servers of the pool are pinned.
     cdef int kinds = touch.kinds
@@ -167,8 +172,8 @@ cdef int forbidden(Client c, Server s, object touch) except -1:
     cdef int refused = kinds & pool.refused
     if not s.shared():
         return 0
-    if refused == 0 and kinds & pool.kept & PINNING and s.pinned == 0 and 0 <= pool.max_pinned <= pool.pinned_count:
-        refused = kinds & pool.kept & PINNING
+    if refused == 0 and kinds & pool.kept & pinning(pool) and s.pinned == 0 and 0 <= pool.max_pinned <= pool.pinned_count:
+        refused = kinds & pool.kept & pinning(pool)
     return refused
 
 
@@ -203,7 +208,8 @@ cdef int note_seen(Client c, object touch) except -1:
 cdef int looks_that_matter(Server s, object touch) except -1:
     # What a text may have ended is looked for where it is there; what it may lead to, everywhere.
     cdef int looks = touch.looks
-    return looks & (s.pinned | touches.FOLLOWING | (touches.Held.TEMP if looks & touches.MAY_LEAD else 0))
+    cdef int there = s.pinned if s.link.channels is None else s.pinned | LISTENS
+    return looks & (there | touches.FOLLOWING | (touches.Held.TEMP if looks & touches.MAY_LEAD else 0))
 
 
 cdef int touched(Client c, Server s, object touch) except -1:
@@ -211,7 +217,8 @@ cdef int touched(Client c, Server s, object touch) except -1:
     cdef Pool pool = c.pool
     cdef int kinds = touch.kinds
     note_seen(c, touch)
-    if (kinds | looks_that_matter(s, touch)) & (pool.kept | pool.refused) and s.shared():
+    cdef int cared_for = pool.kept | pool.refused | (LISTENS if c.channels is not None else 0)
+    if (kinds | looks_that_matter(s, touch)) & cared_for and s.shared():
         if s.touches is None:
             s.touches = [touch]
             s.undone = False
@@ -261,8 +268,10 @@ cdef int part_from(Server s) except -1:
     # `s` is shared and clean: its client goes on without it, unless something was touched, or is still there.
     if s.touches is not None:
         return look(s)
-    if s.pinned:
+    if s.notified and end_epoch(s):
         return 0
+    if s.pinned:
+        return hand_over_channels(s) if s.hub is not None else 0
     return s.pool.unlink(s)
 
 
@@ -298,6 +307,8 @@ cdef int looked(Server s) except -1:
     cdef list seen = s.touches
     cdef bint undone = s.undone
     cdef int pins
+    cdef list names
+    rows, names = sessions.channels(rows)
     s.rows = s.touches = None
     s.undone = False
     told = {name.lower(): value for name, value in zip(relay.tracked, s.told) if value is not None}
@@ -312,7 +323,18 @@ cdef int looked(Server s) except -1:
     c.params = relay.intern(sessions.restored(c.params, c.base_params, relay.tracked, seen, rows, undone))
     if any([touch.looks & touches.UNREAD for touch in seen]):
         pins |= touches.UNREAD
-    pin(s, pins | s.pinned & touches.UNREAD)
+    if c.channels is not None:
+        keep_channels(c, sessions.still_heard(c.channels, seen, undone))
+    pin(s, pins | s.pinned & touches.UNREAD | (s.pinned & LISTENS if names else 0))
+    find_channels(s, names)
+    return go_on_with(s) if s.task == NO_TASK else 0
+
+
+cdef int go_on_with(Server s) except -1:
+    # What is there is known: its client goes on, with this server or without.
+    cdef Client c = s.link
+    if s.pinned == 0 and s.notified and end_epoch(s):
+        return 0
     if s.pinned == 0:
         s.pool.unlink(s)
         return c.resume()
@@ -358,10 +380,12 @@ cdef int not_aligned(Server s, Client c) except -1:
 
 cdef int pin(Server s, int pins) except -1:
     # What keeps it with its client.
-    s.pool.pinned_count += (pins != 0) - (s.pinned != 0)
+    cdef bint weighs = pins & ~LISTENS != 0 or pins != 0 and not s.pool.hears
+    s.pool.pinned_count += weighs - s.weighs
+    s.weighs = weighs
     if pins and not s.pinned:
         s.pinned_since = s.relay.now
-    if pins != s.pinned and s.link is not None:
+    if pins & ~LISTENS != s.pinned & ~LISTENS and s.link is not None:
         s.relay.post(ServerPinned(s, s.link, pins))
     s.pinned = pins
     return 0
@@ -373,6 +397,8 @@ cdef int forget_session(Server s) except -1:
     s.touches = None
     s.undone = False
     s.session = s.relay.intern(())
+    s.channels = ()
+    s.hub = None
     return 0
 
 

@@ -7,8 +7,8 @@ from array import array
 from ssl import PROTOCOL_TLS_SERVER, SSLError, SSLEOFError, SSLWantReadError, SSLWantWriteError, SSLZeroReturnError
 
 from pooler import sessions, stats, touches
-from pooler.relay.events import (ClientLost, ClientSaid, ClientSet, ClientTouched, CodeMade, Fault, ServerAnswered, ServerFact, ServerLost, ServerPinned,
-                                 ServerReady, ServerSaid, ServerSet, WantServer)
+from pooler.relay.events import (ChannelsLeft, ClientLost, ClientSaid, ClientSet, ClientTouched, CodeMade, Fault, ServerAnswered, ServerFact,
+                                 ServerLost, ServerPinned, ServerReady, ServerSaid, ServerSet, WantChannels, WantServer)
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -204,6 +204,21 @@ cdef enum:
     DISCARD_TASK = 7
     # What Python wants to know (`Pool.ask`).
     ASK_TASK = 8
+    # Its channels go over to the listening server: it listens to the mark too, sets it, and listens to nothing more.
+    MARK_TASK = 9
+    TELL_TASK = 10
+    UNLISTEN_TASK = 11
+    # Whose notifications were sent up to here: see `Server.epochs`.
+    EPOCH_TASK = 12
+
+cdef enum:
+    # For so long after a server has changed hands a notification may be of the one who had it before.
+    LATE_US = 20000
+    # Bytes that a notification takes beside its text, while it waits for its client.
+    NOTIFICATION_COST = 16
+    # What waits for other channels of its client, and marks of one server that have not come back, at most.
+    MOST_EARLY = 10000
+    MOST_EPOCHS = 1000
 
 READ_MODES = ("prompt", "lazy", "pulled")
 STATES = ("new", "active", "waiting", "idle", "used", "tested", "active", "being_canceled")

@@ -23,21 +23,23 @@ cdef list recorded_touch(touch):
     if touch is None:
         return None
     return [touch.kinds, touch.looks, touch.statement.encode("utf-8", "surrogatepass"), [name.encode("utf-8", "surrogatepass") for name in sorted(touch.names)],
-            [name.encode("utf-8", "surrogatepass") for name in sorted(touch.resets)]]
+            [name.encode("utf-8", "surrogatepass") for name in sorted(touch.resets)],
+            [name.encode("utf-8", "surrogatepass") for name in sorted(touch.silences)]]
 
 
 cdef object revived_touch(state):
     if state is None:
         return None
-    kinds, looks, statement, names, resets = state
-    return touches.Touch(kinds, looks, statement.decode("utf-8", "surrogatepass"), frozenset([name.decode("utf-8", "surrogatepass") for name in names]),
-                         frozenset([name.decode("utf-8", "surrogatepass") for name in resets]))
+    kinds, looks, statement, *sets = state
+    return touches.Touch(kinds, looks, statement.decode("utf-8", "surrogatepass"),
+                         *[frozenset([name.decode("utf-8", "surrogatepass") for name in names]) for names in sets])
 
 
 cdef dict UNTOUCHED = {
     "session": (), "base": (), "told_kinds": 0, "judgement": None, "reading": (False, 0, 0), "refusals": (), "pinned": 0, "pinned_since": 0,
     "undone": False, "look_failed": False, "touches": None, "rows": None, "doubted": (), "checked": (), "types": None, "redefines": False, "defines": False,
-    "unnamed": (0, b"", None, None, None), "unnamed_there": (0, 0),
+    "unnamed": (0, b"", None, None, None), "unnamed_there": (0, 0), "hub": None, "marks": [], "inbox": [], "channels": [], "mark": None,
+    "marked": False, "last_pid": 0, "early": None, "early_at": -1, "epochs": None, "notified": False,
 }
 # The state of a connection that comes from a process which knows nothing of session state.
 
@@ -77,6 +79,8 @@ cdef dict record_client(Client c, dict state, dict table):
         wait_start=c.wait_start, notified=c.notified, base=list(c.base), base_params=list(c.base_params), told_kinds=c.told_kinds,
         judgement=recorded_touch(c.judgement), unnamed=recorded_unnamed(c), reading=[c.reading, c.first_word, c.anywhere],
         refusals=[[kinds, recorded_touch(touch)] for kinds, touch in (c.refusals or {}).items()], server=c.link.id if c.link is not None else None,
+        hub=c.hub.marker if c.hub is not None else None, marks=c.hub.marks_of(c) if c.hub is not None else [], inbox=c.inbox or [], early=c.early,
+        early_at=c.early_at,
     )
     return state
 
@@ -99,6 +103,8 @@ cdef dict record_server(Server s, dict state, dict table):
         look_failed=s.look_failed, defines=s.defines,
         touches=None if s.touches is None else [recorded_touch(touch) for touch in s.touches],
         rows=None if s.rows is None else [list(row) for row in s.rows],
+        channels=list(s.channels), hub=s.hub.marker if s.hub is not None else None, mark=s.mark, marked=s.marked, last_pid=s.last_pid,
+        epochs=s.epochs, notified=s.notified,
     )
     return state
 
@@ -111,6 +117,7 @@ def statement(Relay relay, int64_t number, bytes body, key, bytes told=None, byt
     stmt.body = body
     stmt.name = b"" if number < 0 and body else b"PGBOUNCER_%d" % number
     stmt.touch = touches.judge(text_of(body))
+    stmt.notifies = speaks_of_notify(<uint8_t *>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
     stmt.key = (body, *(key if isinstance(key, (list, tuple)) else ()))
     stmt.told, stmt.fixed = told, fixed
     if len(stmt.key) > 1:
@@ -141,6 +148,10 @@ def revive_client(Pool pool, int fd, dict state, params, about, dict table):
     c.told_kinds, c.judgement = state["told_kinds"], revived_touch(state["judgement"])
     c.reading, c.first_word, c.anywhere = state["reading"]
     c.refusals = {kinds: revived_touch(touch) for kinds, touch in state["refusals"]} or None
+    if state["hub"] in pool.relay.hubs:
+        (<Hub>pool.relay.hubs[state["hub"]]).take_back(c, state["marks"])
+    c.inbox, c.early, c.early_at = state["inbox"] or None, state["early"], state["early_at"]
+    c.inbox_bytes = sum([len(message) + NOTIFICATION_COST for message in state["inbox"]])
     for name, number in state["statements"]:
         c.remember(name, table[number])
         touch = (<Statement>table[number]).touch
@@ -157,12 +168,16 @@ def revive_server(Pool pool, int fd, dict state, params, about, dict table):
     revive(s, pool, fd, state, params, about)
     s.told = pool.relay.intern(tuple(state["told"]))
     s.pid, s.cancel_key, s.status, s.task = state["pid"], state["cancel_key"], state["status"], state["task"]
+    s.place = getattr(about, "place", None)
+    pool.relay.backends[s.place, s.pid] = s
     s.task_error, s.parting, s.released = state["task_error"], state["parting"], state["released"]
     s.unsure, s.said_farewell = state["unsure"], state["said_farewell"]
     s.undone, s.look_failed, s.pinned_since = state["undone"], state["look_failed"], state["pinned_since"]
     s.defines = state["defines"]
     s.touches = None if state["touches"] is None else [revived_touch(touch) for touch in state["touches"]]
     s.rows = None if state["rows"] is None else [tuple(row) for row in state["rows"]]
+    s.channels, s.mark, s.marked, s.last_pid = tuple(state["channels"]), state["mark"], state["marked"], state["last_pid"]
+    s.hub, s.epochs, s.notified = pool.relay.hubs.get(state["hub"]), state["epochs"], state["notified"]
     pin(s, state["pinned"])
     for number in state["statements"]:
         hold_statement(s, table[number])
@@ -220,6 +235,8 @@ def link_again(Client client, Server server):
     """These two were linked."""
     client.link = server
     server.link = client
+    if server.channels:
+        client.relay.post(WantChannels(server, server.channels))
 
 
 def abandon(Conn connection):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import Any
 
 from pooler import wire
@@ -56,7 +56,9 @@ class Opener:
         self.dns = dns
         self.tasks: set[asyncio.Task[None]] = set()
         self.attempts: set[Opening] = set()
-        """Under way, those for replication too."""
+        """Under way, those for replication and for listening too."""
+        self.on_end_logins: list[Callable[[PoolState, Reason, Collection[str] | None], None]] = []
+        """Called with what `end_logins` was: what was logged in is to go too, and is nobody's."""
 
     # ---- whether
 
@@ -92,12 +94,14 @@ class Opener:
             if waiter.claim is not None and not waiter.ready.done():
                 waiter.claim()
 
-    def room(self, pool: PoolState, *, own: bool = False, needed: bool = False) -> Verdict:
+    def room(self, pool: PoolState, *, own: bool = False, needed: bool = False, sized: bool = True) -> Verdict:
         """The verdict on one more server of `pool`, for which spare ones of its rivals go if they have to; what comes
         free there later is told (`share`). `own`: for one client alone, which waits for no login but its own and greets
-        nobody else. `needed`: nobody waits for it, so nothing goes for it."""
+        nobody else. `needed`: nobody waits for it, so nothing goes for it. `sized`: pool_size counts too."""
         while True:
             wish = self.running.registry.wish(pool, self.running.now())
+            if not sized:
+                wish = dataclasses.replace(wish, pool_size=0)
             answer = verdict(dataclasses.replace(wish, opening=0, retry_in=0.0, greets=True) if own else wish)
             rivals = [] if needed else self._rivals(pool, answer, own=own)
             if not self._evict(rivals, answer):
@@ -164,9 +168,13 @@ class Opener:
     # ---- how
 
     def _begin(self, pool: PoolState) -> None:
-        task = self.running.loop.create_task(self._open(pool))
         pool.opening += 1
         pool.last_attempt = self.running.now()
+        self.begin(self._open(pool))
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """To be done beside everything else, and to be ended with it."""
+        task = self.running.loop.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
@@ -205,6 +213,8 @@ class Opener:
         for attempt in list(self.attempts):
             if attempt.pool is pool and (at is None or attempt.peer.addr in at):
                 attempt.end(reason)
+        for listener in self.on_end_logins:
+            listener(pool, reason, at)
 
     def target(self, pool: PoolState, host: str | None = None) -> Target:
         """Where this pool's next server is, and how to log in there."""
@@ -300,13 +310,13 @@ class Opening:
         self._task: asyncio.Task[Any] | None = None
 
     @property
-    def _label(self) -> str:
+    def label(self) -> str:
         return server_label(self.pool.name, self.peer, self.number)
 
     async def dial(self) -> Dialed:
         """A login at PostgreSQL, in at most server_connect_timeout. Raises DialError, or Ended."""
         running, target = self.running, self.target
-        running.say(DEBUG, f"{self._label} launching new connection to server")
+        running.say(DEBUG, f"{self.label} launching new connection to server")
         self._opener.attempts.add(self)
         self._task = asyncio.current_task()
         try:
@@ -357,9 +367,9 @@ class Opening:
         self.stage = "login"
         self.peer = peer = channel.peer
         if channel.tls:
-            return self.running.say_connected(f"{self._label} SSL established: {channel.tls}")
-        self.running.say(DEBUG, f"{self._label} S: connect ok")
-        self.running.say_connected(f"{self._label} new connection to server{peer.source}")
+            return self.running.say_connected(f"{self.label} SSL established: {channel.tls}")
+        self.running.say(DEBUG, f"{self.label} S: connect ok")
+        self.running.say_connected(f"{self.label} new connection to server{peer.source}")
 
     def say_opened(self, dialed: Dialed) -> None:
         """The server has let us in."""
@@ -367,10 +377,10 @@ class Opening:
         if dialed.complaint:
             self.running.say(ERROR, f"S: error while executing exec_on_query: {dialed.complaint}")
         if self.running.log_file.wants(DEBUG):
-            self.running.say(DEBUG, f"{self._label} S: auth ok")
+            self.running.say(DEBUG, f"{self.label} S: auth ok")
             for name, value in dialed.parameters.items():
-                self.running.say(DEBUG, f"{self._label} S: param: {name} = {value}")
-            self.running.say(DEBUG, f"{self._label} server login ok, start accepting queries")
+                self.running.say(DEBUG, f"{self.label} S: param: {name} = {value}")
+            self.running.say(DEBUG, f"{self.label} server login ok, start accepting queries")
 
     def adopt(self, dialed: Dialed, client: Client | None = None) -> None:
         """Hand the server over to the relay, with `client` as that client's own. Raises what `adopt_server` raises;
@@ -397,7 +407,7 @@ class Opening:
             raise
 
     def say_ended(self, error: Ended) -> None:
-        self.running.say_closing(self._label, error.message, self.since)
+        self.running.say_closing(self.label, error.message, self.since)
 
     def say_failed(self, error: DialError, counted: Reason | None = None, *, once: bool = False) -> None:
         """The server could not be had. What it said itself stands in a line of its own, and so do details. `once`: it
@@ -411,8 +421,8 @@ class Opening:
         elif error.fields is not None and not once:
             running.say(WARNING, f"server login failed: {error.fields.get('S', 'FATAL')} {error.message}")
         elif error.log or (error.detail and not error.told and running.config.settings.log_disconnections):
-            running.say(error.level, f"{self._label} {error}")
-        running.say_closing(self._label, reason, self.since)
+            running.say(error.level, f"{self.label} {error}")
+        running.say_closing(self.label, reason, self.since)
         running.tally(Kind.ERROR, pool.database.name, counted or STAGES[error.stage])
 
 

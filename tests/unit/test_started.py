@@ -100,7 +100,11 @@ STARTED: dict[str, str] = {
         "pooler.house.test_bouncer::test_a_client_that_the_relay_does_not_take_is_closed_and_counted_out",
     "pooler/clients/door.py Door._pass_on: create_task":
         "pooler.house.test_bouncer::test_a_client_that_the_relay_does_not_take_is_closed_and_counted_out",
-    "pooler/servers/opener.py Opener._begin: create_task":
+    "pooler/servers/hubs.py Hub._serve: ensure_future":
+        "pooler.servers.test_hubs::test_a_listening_server_that_fails_is_opened_again",
+    "pooler/servers/hubs.py Hub._serve: gather":
+        "pooler.servers.test_hubs::test_a_listening_server_that_fails_is_opened_again",
+    "pooler/servers/opener.py Opener.begin: create_task":
         "test_goes_on::test_a_server_that_cannot_even_be_tried_is_tried_again",
     "pooler/servers/opener.py Opener._set_back: call_later":
         "test_goes_on::test_a_server_that_cannot_even_be_tried_is_tried_again",

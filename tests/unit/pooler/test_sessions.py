@@ -8,7 +8,7 @@ import pytest
 
 from pooler import sessions
 from pooler.sessions import Row, Values, alignment, question, settled
-from pooler.touches import Held, Touch, judge
+from pooler.touches import ALL, Held, Touch, judge
 
 NONE: frozenset[bytes] = frozenset()
 
@@ -157,3 +157,19 @@ def test_a_refusal_says_what_and_what_to_do() -> None:
 
 def test_startup_values_are_a_session() -> None:
     assert sessions.startup_session({"work_mem": "1MB", "Geqo": "off"}) == (b"geqo", b"off", b"work_mem", b"1MB")
+
+
+def test_channels_are_told_apart_from_all_else() -> None:
+    assert b"pg_listening_channels" in sessions.question(Held.LISTEN, [])
+    assert b"pg_listening_channels" in sessions.question(Held.UNSEEN, [])
+    rows = [(b"8", None, None), (b"64", b"foo", None), (b"64", b"bar", None)]
+    assert sessions.channels(rows) == (rows[:1], [b"foo", b"bar"])
+
+
+def test_what_is_still_listened_to() -> None:
+    there = {b"foo", b"bar"}
+    one, every = (Touch(0, Held.LISTEN, "", silences=frozenset({name})) for name in ("foo", ALL))
+    assert sessions.still_heard(there, [one], False) == {b"bar"}
+    assert sessions.still_heard(there, [one], True) == there
+    assert sessions.still_heard(there, [every], False) == set()
+    assert sessions.still_heard(there, [], False) == there

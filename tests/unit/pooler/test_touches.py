@@ -204,7 +204,7 @@ def test_what_runs_a_text_is_code(text: str) -> None:
 
 def test_a_function_called_by_its_number_is_code() -> None:
     assert all(judge_call(number) is None for number in LARGE_OBJECTS)
-    assert judge_call(2078) == (Held.UNSEEN, Held.UNSEEN, "(function 2078)", frozenset(), frozenset())
+    assert judge_call(2078) == (Held.UNSEEN, Held.UNSEEN, "(function 2078)", frozenset(), frozenset(), frozenset())
 
 
 def test_names_that_come_with_the_values() -> None:
@@ -217,3 +217,22 @@ def test_names_that_come_with_the_values() -> None:
         assert bound_names(touch, message[:cut]).names <= {"my.var"}
     for changed in range(5, len(message)):
         bound_names(touch, message[:changed] + b"\xff" + message[changed + 1 :])
+
+
+@pytest.mark.parametrize(
+    ("text", "silenced"),
+    [
+        ("UNLISTEN foo", {"foo"}),
+        ("unlisten FOO; UNLISTEN \"Bar x\"", {"foo", "Bar x"}),
+        ("UNLISTEN *", {ALL}),
+        ("DISCARD ALL", {ALL}),
+        ("UNLISTEN " + "x" * 70, {"x" * 63}),
+        ("LISTEN foo", set()),
+        ("UNLISTEN É", {"É"}),
+    ],
+)
+def test_channels_that_are_no_longer_listened_to(text: str, silenced: set[str]) -> None:
+    found = judge(text.encode())
+    assert found is not None
+    assert found.looks & Held.LISTEN
+    assert found.silences == silenced

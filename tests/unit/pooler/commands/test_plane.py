@@ -66,7 +66,7 @@ def test_what_is_handed_over_finds_the_databases_of_the_state(house: House) -> N
     registry.count_in(pool.database, registry.user("one-user"))
     old.relay.adopt_client(pool.engine, 7, fd, None, b"", [None] * 5, about, b"12345678")
     house.run(following(house, lambda: wanted).foresee())
-    inherited(old).adopt(house.bouncer.running, house.bouncer.opener)
+    inherited(old).adopt(house.bouncer.running, house.bouncer.opener, house.bouncer.hubs)
     (client,) = house.entry("one").pools["one-user"].engine.clients()
     assert client.about.user == "one-user"
     old.close()

@@ -383,7 +383,7 @@ def inherited(old: House) -> Inheritance:
     ours, theirs = socket.socketpair()
     heir, line = Inheritance(Passage(theirs, DEADLINE)), Passage(ours, DEADLINE)
 
-    giving = threading.Thread(target=surrender, args=(old.bouncer.running, [], [], line))
+    giving = threading.Thread(target=surrender, args=(old.bouncer.running, old.bouncer.hubs, [], [], line))
     giving.start()
     heir.fetch()
     giving.join()
@@ -403,7 +403,7 @@ CHANGES: dict[str, Any] = {
 
 def handed_over(old: House, new: House) -> tuple[list[Server], PoolState]:
     """The servers that go on, and their pool."""
-    inherited(old).adopt(new.bouncer.running, new.bouncer.opener)
+    inherited(old).adopt(new.bouncer.running, new.bouncer.opener, new.bouncer.hubs)
     new.bouncer.events.handle()
     pool = new.bouncer.running.registry.databases["app"].pools["bob"]
     return list(pool.engine.servers()), pool
@@ -452,7 +452,7 @@ def test_a_credential_that_is_none_any_more_is_not_handed_over(house: House) -> 
         secrets = {user: Secret(user, "p") for user in users}
         entry = replace(registry.config.databases["app"], secrets=secrets)
         registry.config = replace(registry.config, databases={"app": entry})
-    inherited(old).adopt(house.bouncer.running, house.bouncer.opener)
+    inherited(old).adopt(house.bouncer.running, house.bouncer.opener, house.bouncer.hubs)
     assert not list(house.bouncer.running.registry.pools())
     assert wire.terminate() in ended(old.far[0])
     assert b"database configuration changed" in ended(old.far[1])
@@ -472,7 +472,7 @@ def test_what_fails_when_the_relay_has_it_ends_and_is_closed_once(
     monkeypatch.setattr(engine, "link_again", fails)
     closed: list[int] = []
     monkeypatch.setattr(os, "close", closed.append)
-    heir.adopt(house.bouncer.running, house.bouncer.opener)
+    heir.adopt(house.bouncer.running, house.bouncer.opener, house.bouncer.hubs)
     monkeypatch.undo()
     house.bouncer.events.handle()
     assert closed == []
@@ -496,7 +496,7 @@ def test_a_connection_that_cannot_be_taken_over_is_closed_and_the_others_go_on(h
     with open(os.devnull) as unfit:
         os.dup2(unfit.fileno(), descriptor)  # what epoll does not watch
     heir.connections[broken] = fact, descriptor
-    heir.adopt(house.bouncer.running, house.bouncer.opener)
+    heir.adopt(house.bouncer.running, house.bouncer.opener, house.bouncer.hubs)
     house.bouncer.events.handle()
     assert house.log.having("ERROR", "cannot go on with a", "Operation not permitted")
     assert house.bouncer.running.registry.clients == len(house.pool().engine.clients()) == 2

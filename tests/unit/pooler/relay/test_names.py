@@ -184,7 +184,7 @@ def test_a_statement_is_judged_by_what_is_known_when_it_is_bound() -> None:
         client.sock.send(prepared)
         s.settle()
         done = wire.bind_complete() + wire.command_complete("SELECT 1") + wire.ready_for_query()
-        server.sock.send(wire.parse_complete() + done)
+        server.sock.send(wire.parse_complete() + wire.parameter_description([]) + wire.no_data() + done)
         s.settle()
         assert s.pool.idle_servers.count == 1
         s.pool.know({"leaves": [Effect(LOCKS, False)]}, Names([(b"leaves", CALLED)]))
