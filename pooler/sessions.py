@@ -12,21 +12,26 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 
 from pooler import wire
-from pooler.touches import ALL, STICKY, WORDS, Held, Touch
+from pooler.lexer import TooMuch, Unterminated, split
+from pooler.touches import ALL, MOST_TOKENS, STICKY, WORDS, Held, Touch
 
 Session = tuple[bytes, ...]
-"""Parameters by name, in lower case and in order: name, value, name, value."""
+"""Parameters by name, in lower case and in order: name, value, name, value. And statements of PREPARE, by PREPARED and
+their name: the text that makes them."""
 Row = tuple[bytes | None, ...]
 GONE = b"\0"
 """As a value: not known."""
 HIDDEN = b"*"
 """As a name: code of which nothing is seen has run, and may have set names of its own choosing; the value says whose.
 Whoever else comes resets all. The client who ran it keeps what is known of it."""
+PREPARED = b"\1"
+"""The first byte of the name of a statement of PREPARE: no parameter's is."""
+MOST_PREPARED_BYTES = 65_536
+"""Of the texts of those that follow one client."""
 _ROLE, _USER = b"role", b"session_authorization"
 _WHO = (_USER, _ROLE)
 """What says by whose right the rest is set: put back first, taken on last, in this order."""
 _PIN_QUERIES: dict[Held, bytes] = {
-    Held.PREPARE: b"SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql",
     Held.LOCK: b"SELECT FROM pg_catalog.pg_locks WHERE locktype OPERATOR(pg_catalog.=) 'advisory' "
     b"AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()",
     Held.TEMP: b"SELECT FROM pg_catalog.pg_depend WHERE refclassid OPERATOR(pg_catalog.=) 2615::pg_catalog.oid "
@@ -52,7 +57,7 @@ def question(looks: int, names: Sequence[str], *, reported: bool = False) -> byt
     """The query whose rows, (kind, name, value), `settled` reads. `reported`: the server tells by itself whose session
     it is."""
     parts: list[bytes] = []
-    asked = [name.encode() for name in names if name.encode() not in (*_WHO, HIDDEN)]
+    asked = [name.encode() for name in names if name.encode() not in (*_WHO, HIDDEN) and name[:1] != "\1"]
     if asked:
         values = b",".join(b"(%s::pg_catalog.text)" % _literal(name) for name in asked)
         value = _VALUE % b"pg_catalog.current_setting(n, true)"
@@ -68,6 +73,10 @@ def question(looks: int, names: Sequence[str], *, reported: bool = False) -> byt
             parts.append(_USER_QUERY)
     if looks & (Held.UNSEEN | Held.LISTEN):
         parts.append(_CHANNELS_QUERY)
+    if looks & (Held.UNSEEN | Held.PREPARE):
+        parts.append(
+            b"SELECT '4', name, %s FROM pg_catalog.pg_prepared_statements WHERE from_sql" % (_VALUE % b"statement")
+        )
     for kind, query in _PIN_QUERIES.items():
         if looks & (kind | Held.UNSEEN):
             parts.append(b"SELECT '%d', NULL, NULL WHERE EXISTS (%s)" % (kind, query))
@@ -82,23 +91,29 @@ def settled(
     followed: frozenset[bytes],
     undone: bool,
     whose: bytes = b"",
+    most: int = 0,
 ) -> tuple[Session, Session, int]:
     """What a server has now, what its client shall have, and what keeps them together (Held).
 
     `session`: what the server had; `base`: what the client had from its startup; `followed`: names that the server
     reports by itself; `undone`: something has failed or was rolled back meanwhile, so that a RESET may not have
-    happened; `whose`: the client's mark."""
+    happened; `whose`: the client's mark; `most`: how many statements of PREPARE may follow it."""
     before = dict(zip(session[::2], session[1::2], strict=True))
     own = dict(zip(base[::2], base[1::2], strict=True))
     put_back, everything = PutBack(touches), looks_at_all(touches, undone)
     hidden = before.pop(HIDDEN, None)
-    there, pins = dict(before), 0
+    pins = 0
     whole = read_whole(rows)
+    made = [(name, unescaped(value or b"")) for kind, name, value in rows if kind == b"4" and name is not None]
+    following = followed_statements(made, most)
+    if following is None:
+        pins |= Held.PREPARE
+    there = {name: value for name, value in before.items() if name[:1] != PREPARED}
     for kind, name, value in rows:
         assert kind is not None
         if name is None:
             pins |= int(kind)
-        elif name.lower() in followed or int(kind) == Held.UNSEEN:
+        elif int(kind) == Held.PREPARE or name.lower() in followed or int(kind) == Held.UNSEEN:
             continue
         elif value is None or (name == _ROLE and value == b"none"):
             there.pop(name, None)
@@ -109,6 +124,10 @@ def settled(
     if everything:
         asked = {name: value for name, value in there.items() if b"." in name or name in _WHO}
         there = asked | {name: value for name, value in whole.items() if name not in followed}
+    if looks_for_statements(session, touches):
+        there |= following or {}
+    else:
+        there |= {name: value for name, value in before.items() if name[:1] == PREPARED}
     wanted = {name: value for name, value in own.items() if everything or put_back.holds(name)} | there
     if any(touch.looks & Held.UNSEEN for touch in touches):
         there[HIDDEN] = wanted[HIDDEN] = whose
@@ -132,6 +151,59 @@ def still_heard(there: Collection[bytes], touches: Sequence[Touch], undone: bool
     rolled back meanwhile nobody knows whether that was one, and they stay."""
     silenced = set() if undone else {name for touch in touches for name in touch.silences}
     return set() if ALL in silenced else {name for name in there if name.decode("utf-8", "replace") not in silenced}
+
+
+def looks_for_statements(session: Session, touches: Sequence[Touch]) -> bool:
+    """Whether a look asks for statements of PREPARE: where there are any, or may be."""
+    return any(touch.looks & (Held.PREPARE | Held.UNSEEN) for touch in touches) or any(
+        name[:1] == PREPARED for name in session[::2]
+    )
+
+
+def followed_statements(made: Sequence[tuple[bytes, bytes]], most: int) -> dict[bytes, bytes] | None:
+    """(name, text as the server tells it) -> what a Session has of them; None where one cannot be made elsewhere."""
+    found: dict[bytes, bytes] = {}
+    for name, statement in made:
+        text = _statement_of(name, statement)
+        if text is None:
+            return None
+        found[PREPARED + name] = text
+    return found if len(found) <= most and sum(map(len, found.values())) <= MOST_PREPARED_BYTES else None
+
+
+def _statement_of(name: bytes, statement: bytes) -> bytes | None:
+    """The PREPARE of this name, of the Query that it came in; None if that is not certain, or if it reads otherwise by
+    other settings."""
+    if not name.isascii() or not statement.isascii() or name.startswith(b"PGBOUNCER_"):
+        return None
+    if b"\\" in statement or b"u&" in statement.lower():
+        return None
+    written = statement.decode()
+    try:
+        parts = [part.tokens for part in split(written, MOST_TOKENS)]
+    except (Unterminated, TooMuch):
+        return None
+    named = [part for part in parts if len(part) > 1 and part[0] == "prepare" and part[1].value == name.decode()]
+    return written[named[0][0].start : named[0][-1].end].encode() if len(named) == 1 else None
+
+
+def statements_to_make(wanted: Session, there: Session) -> list[tuple[bytes, bytes]]:
+    """(name, text) of the statements of PREPARE that a server does not have."""
+    old = dict(zip(there[::2], there[1::2], strict=True))
+    pairs = zip(wanted[::2], wanted[1::2], strict=True)
+    return [(name[1:], text) for name, text in pairs if name[:1] == PREPARED and old.get(name) != text]
+
+
+def with_unmade(wanted: Session, before: Session, names: Sequence[bytes]) -> Session:
+    """And with those that could not be made where its client has just been, as it has had them."""
+    had = {n: v for n, v in zip(before[::2], before[1::2], strict=True) if n[:1] == PREPARED and n[1:] in names}
+    return _flat(had | dict(zip(wanted[::2], wanted[1::2], strict=True)))
+
+
+def without(session: Session, names: Sequence[bytes]) -> Session:
+    """Without these statements of PREPARE."""
+    gone = {PREPARED + name for name in names}
+    return _flat({n: v for n, v in zip(session[::2], session[1::2], strict=True) if n not in gone})
 
 
 def looks_at_all(touches: Sequence[Touch], undone: bool) -> bool:
@@ -193,13 +265,15 @@ def hides(wanted: Session, there: Session) -> bool:
 
 
 def alignment(wanted: Session, there: Session, others: bytes, user: bytes | None = None) -> bytes:
-    """The statements by which a server that has `there` gets `wanted`.
+    """The statements by which a server that has `there` gets `wanted`, but for `statements_to_make`.
 
     `others`: those of the tracked parameters, of all of them where something `hides`; `user`: session_authorization,
     if that is tracked and another. What needs the right of the role that has logged in comes before another role is
     taken on; what may end all of it by a time limit is put back first."""
     old = dict(zip(there[::2], there[1::2], strict=True))
     new = dict(zip(wanted[::2], wanted[1::2], strict=True))
+    unmade = [name for name, text in old.items() if name[:1] == PREPARED and new.get(name) != text]
+    old, new = ({name: value for name, value in each.items() if name[:1] != PREPARED} for each in (old, new))
     who = {name: new[name] for name in _WHO if name in new} | ({} if user is None else {_USER: user})
     said = [b"RESET ROLE;"] if _ROLE in old or _USER in old or user is not None else []
     if _USER in old or user is not None:
@@ -213,7 +287,14 @@ def alignment(wanted: Session, there: Session, others: bytes, user: bytes | None
     changed = [(name, value) for name, value in new.items() if name not in (*_WHO, HIDDEN) and old.get(name) != value]
     said += [given(name, value) for name, value in changed]
     said += [given(name, who[name]) for name in _WHO if name in who]
-    return b"".join(said)
+    return _unmaking(unmade, there) + b"".join(said)
+
+
+def _unmaking(names: Sequence[bytes], there: Session) -> bytes:
+    """Where it is not known whether they are there, all go, those of the protocol as well."""
+    if any(name in names and value == GONE for name, value in zip(there[::2], there[1::2], strict=True)):
+        return b"DEALLOCATE ALL;"
+    return b"".join(b'DEALLOCATE "%s";' % name[1:].replace(b'"', b'""') for name in names)
 
 
 def given(name: bytes, value: bytes) -> bytes:

@@ -352,7 +352,7 @@ def _dotted(rest: Sequence[Token]) -> str:
 def _discard(tokens: Sequence[Token], found: _Findings) -> None:
     what = tokens[1].value if len(tokens) > 1 else ""
     if what == "all":
-        found.looks |= Held.SETTING | Held.ROLE | Held.LISTEN | PINNING
+        found.looks |= Held.SETTING | Held.ROLE | Held.LISTEN | Held.PREPARE | PINNING
         found.silences.add(ALL)
         found.resets |= {ALL, *ROLES, *found.names}
     elif what in ("temp", "temporary"):
@@ -452,7 +452,7 @@ FIRST: dict[str, Callable[[Sequence[Token], _Findings], None]] = {
     "execute": _code,
 }
 """By a statement's first word: the only places where these words mean what they say."""
-PINNING = Held.PREPARE | Held.LOCK | Held.TEMP | Held.HOLD | Held.LOAD
+PINNING = Held.LOCK | Held.TEMP | Held.HOLD | Held.LOAD
 """What stays with the server where it was made."""
 STICKY = Held.LOAD
 """What does not end before its server does."""
@@ -462,7 +462,7 @@ NAMED_LATER = 1 << 13
 """In `looks`: a parameter's name is a value of the Bind (`bound_names`)."""
 UNREAD = 1 << 14
 """In `looks`, of a text that was not read to its end: what it sets nobody knows, as long as its client is there."""
-FOLLOWING = Held.SETTING | Held.ROLE | Held.UNSEEN | UNREAD
+FOLLOWING = Held.SETTING | Held.ROLE | Held.PREPARE | Held.UNSEEN | UNREAD
 """What is asked for by name, or as a whole: it may have ended anywhere."""
 TEMPORARY_PATH = Touch(0, Held.TEMP | MAY_LEAD, "")
 """Of a client that came with pg_temp in its search_path."""

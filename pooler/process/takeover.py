@@ -16,7 +16,7 @@ import os
 import socket
 import struct
 import termios
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pooler import wire

@@ -182,9 +182,14 @@ cdef class Pool:
         user = c.params[place] if place is not None and c.params[place] != s.params[place] else None
         if c.session is not s.session or user is not None:
             sql = sessions.alignment(c.session, s.session, sql, user)
+            s.unmade = None
+            s.to_make = sessions.statements_to_make(c.session, s.session)
         if not sql:
             c.params = self.relay.settled(c.params, s.params)
-            return True
+            if not s.to_make:
+                return True
+            make_statements(s)
+            return False
         if self.relay.wordy:
             self.relay.post(ServerSet(s, sql))
         if (self.kept | self.refused) & touches.Held.TEMP and s.shared() and b"pg_temp" in sql:
@@ -213,6 +218,8 @@ cdef class Pool:
         return c.go_on() if c.held else 0
 
     cdef int release(self, Server s) except -1:
+        if s.unmade is not None:
+            s.unmade = None
         if s.close_needed:
             return self.relay.lose(s, "close_needed", True)
         if s.status != IDLE:

@@ -266,6 +266,29 @@ cdef int evict(Server s, Out *out, Held held) except -1:
     return s.ledger.sent(CLOSE, EVICTED, held.stmt, None)
 
 
+cdef int command_complete(Server s, uint8_t *b, size_t n) except -1:
+    # What its end tells of what the server holds now.
+    cdef int what
+    if s.touches is not None and n >= 13 and memcmp(b + 5, <char *>b"ROLLBACK", 8) == 0:
+        s.undone = True
+    elif s.touches is None and (s.pinned or s.session) and may_end_a_pin(b, n) and (
+            s.pinned or sessions.looks_for_statements(s.session, ())):
+        s.touches = []
+    elif b[5] == c'N' and n == 12 and s.task == NO_TASK and memcmp(b + 5, <char *>b"NOTIFY", 7) == 0:
+        s.notified = True
+    if redefines(b, n):
+        s.redefines = True
+        s.relay.statements.clear()
+    if makes_code(s, b, n):
+        made_code(s)
+    what = said_of_statements(b, n)
+    if what == ALL_GONE:
+        return settle_deallocate(s)
+    if what == SOME_CHANGED:
+        s.stmts, s.unsure = None, True
+    return 0
+
+
 cdef int say_renamed(Server s, uint8_t *p, size_t l) except -1:
     # An error about a statement by the name that it has here, told with the name that its client knows.
     cdef bytes body = (<char *>p)[5:l]

@@ -9,4 +9,4 @@ Tls = tuple[object, object, object]
 State = dict[str, Any]
 """All that a connection is besides its socket, as plain values: see takeover.pxi."""
 StatementTable = dict[int, tuple[bytes, list[bytes | str | None] | None, bytes | None, bytes | None]]
-"""What `statement` takes, by number: text and types, of whom it is shared, how it was described, the body for others."""
+"""What `statement` takes, by number: text and types, of whom it is shared, how it was described, body for others."""

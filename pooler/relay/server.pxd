@@ -16,6 +16,12 @@ cdef class Server(Conn):
     # it with its client, and since when.
     cdef list touches
     cdef list rows
+    # Statements of PREPARE that are still to be made there: (name, text); how many of those sent are; those that could not
+    # be, and what was said of it.
+    cdef list to_make
+    cdef int made
+    cdef dict unmade
+    cdef bytes said
     # The first half of an answer to a Describe of ours; whether the transaction has changed what texts mean.
     cdef bytes types
     # Which Parse has made the unnamed statement that is there (`Client.unnamed`), 0: not known; what it is (HOLDS...).
@@ -87,7 +93,6 @@ cdef class Server(Conn):
     cdef bint shared(self) noexcept
     cdef int hand_over(self, Out *out, uint8_t *b, size_t start, size_t end) except -1
     cdef int parameter(self, uint8_t *b, size_t n) except -1
-    cdef int command_complete(self, uint8_t *b, size_t n) except -1
     cdef ssize_t process_own(self, uint8_t *b, size_t n) except -1
     cdef int part(self) except -1
     cdef int own_error(self, uint8_t *b, size_t n) except -1

@@ -339,7 +339,7 @@ cdef class Server(Conn):
         if self.ledger.undone is not None:
             self.take_back()
         if t == COMMAND_COMPLETE and act == FORWARD:
-            self.command_complete(p, have)
+            command_complete(self, p, have)
         elif self.ledger.described is not None and act == FORWARD:
             describes(self, t, p, have)
         return act
@@ -362,12 +362,16 @@ cdef class Server(Conn):
     cdef bint is_about_ours(self, uint8_t *p, size_t l) noexcept:
         # Whether an ErrorResponse may be about a text or a name of ours.
         return (self.link.refusals is not None and memmem(p, l, <char *>b"POOLER_REFUSES_", 15) != NULL
-                or self.ledger.failed is not None and memmem(p, l, <char *>b"PGBOUNCER_", 10) != NULL)
+                or self.ledger.failed is not None and memmem(p, l, <char *>b"PGBOUNCER_", 10) != NULL
+                or self.unmade is not None and memmem(p, l, <char *>b"\0C26000\0", 8) != NULL)
 
     cdef int reword(self, uint8_t *p, size_t l) except -1:
         cdef bytes told
         if self.link.refusals is None or memmem(p, l, <char *>b"POOLER_REFUSES_", 15) == NULL:
-            return say_renamed(self, p, l)
+            if self.unmade is None or self.ledger.failed is not None:
+                return say_renamed(self, p, l)
+            told = said_of_unmade(self, p, l)
+            return self.pass_on(<uint8_t *>PyBytes_AS_STRING(told), PyBytes_GET_SIZE(told))
         told = refusal_in_words(self.link, p, l)
         return self.pass_on(<uint8_t *>PyBytes_AS_STRING(told), PyBytes_GET_SIZE(told))
 
@@ -449,26 +453,6 @@ cdef class Server(Conn):
                 self.link.params = self.relay.changed(self.link.params, place, value)
         return 0
 
-    cdef int command_complete(self, uint8_t *b, size_t n) except -1:
-        cdef int what
-        if self.touches is not None and n >= 13 and memcmp(b + 5, <char *>b"ROLLBACK", 8) == 0:
-            self.undone = True
-        elif self.pinned and self.touches is None and may_end_a_pin(b, n):
-            self.touches = []
-        elif b[5] == c'N' and n == 12 and self.task == NO_TASK and memcmp(b + 5, <char *>b"NOTIFY", 7) == 0:
-            self.notified = True
-        if redefines(b, n):
-            self.redefines = True
-            self.relay.statements.clear()
-        if makes_code(self, b, n):
-            made_code(self)
-        what = said_of_statements(b, n)
-        if what == ALL_GONE:
-            return settle_deallocate(self)
-        if what == SOME_CHANGED:
-            self.stmts, self.unsure = None, True
-        return 0
-
     # ---- a server of nobody's: idle, or answering a query of ours
 
     cdef ssize_t process_own(self, uint8_t *b, size_t n) except -1:
@@ -502,8 +486,12 @@ cdef class Server(Conn):
                 self.own_error(b + pos, l)
             elif self.task == NO_TASK and t != NOTICE_RESPONSE and t != NOTIFICATION_RESPONSE:
                 self.relay.lose(self, "idle server got dirty" if self.state != SV_USED else "SV_USED server got dirty", True)
+            elif t == COMMAND_COMPLETE and (self.task == SET_TASK or self.task == PREPARE_TASK):
+                self.made += 1
+                if said_of_statements(b + pos, l) == ALL_GONE:
+                    self.stmts = None
             elif t == COMMAND_COMPLETE:
-                self.command_complete(b + pos, l)
+                command_complete(self, b + pos, l)
             elif self.answers_look(t, l):
                 row_of_look(self, b + pos, l)
             elif t == DATA_ROW and (self.task == LOOK_TASK or self.task == ASK_TASK):
@@ -568,6 +556,8 @@ cdef class Server(Conn):
         # Keep the message for the log; what it means is decided when the server is ready, or gone.
         cdef str message = error_message(<bytes>(<char *>b)[5:n])
         self.task_error = message
+        if self.task == PREPARE_TASK:
+            self.said = (<char *>b)[:n]
         if self.task == NO_TASK:
             # An idle server that speaks of an error is about to go (a restart, an administrator): nobody gets it.
             self.relay.post(ServerSaid(self, "got packet 'E' from server when not linked: " + message))
@@ -591,6 +581,8 @@ cdef class Server(Conn):
         cdef uint8_t task = self.task
         cdef Client c = self.link
         self.task = NO_TASK
+        if task == PREPARE_TASK:
+            return statements_made(self, c)
         if task == ASK_TASK:
             return told(self)
         if task == EPOCH_TASK and self.status == IDLE:
@@ -611,6 +603,8 @@ cdef class Server(Conn):
         if task == SET_TASK:
             # What the server made of the values is what the client has from now on.
             c.params = self.params = self.relay.settle(c, self.told)
+            if self.to_make:
+                return make_statements(self)
             self.session = c.session
             return c.resume()
         if task == FENCE_TASK:
@@ -668,7 +662,7 @@ cdef class Server(Conn):
     @property
     def is_aligning(self):
         """Whether it is about to take on its client's parameters."""
-        return self.task == SET_TASK
+        return self.task == SET_TASK or self.task == PREPARE_TASK
 
     @property
     def idle_us(self):
@@ -694,5 +688,5 @@ cdef class Server(Conn):
 cdef str LISTENING_FAILED = "channels could not be handed over"
 cdef tuple TASK_FAILED = ("failure", "invalid server parameter", "reset query failed", "test query failed", "bad packet",
                            "session state is not known", "rollback failed", "discard failed", "bad packet", LISTENING_FAILED,
-                           LISTENING_FAILED, LISTENING_FAILED, LISTENING_FAILED)
+                           LISTENING_FAILED, LISTENING_FAILED, LISTENING_FAILED, "invalid server parameter")
 # By task.

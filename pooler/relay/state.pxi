@@ -279,6 +279,8 @@ cdef int look(Server s) except -1:
     # Ask what is left.
     cdef int looks = s.pinned & ~touches.UNREAD
     names = {}
+    if sessions.looks_for_statements(s.session, s.touches) and s.pool.kept & <int>touches.Held.PREPARE:
+        looks |= <int>touches.Held.PREPARE
     for touch in s.touches:
         looks |= (<int>touch.kinds) | looks_that_matter(s, touch)
         names.update(dict.fromkeys(touch.names))
@@ -314,7 +316,9 @@ cdef int looked(Server s) except -1:
     told = {name.lower(): value for name, value in zip(relay.tracked, s.told) if value is not None}
     silent = {name.lower(): place for place, (name, value) in enumerate(zip(relay.tracked, s.told)) if value is None}
     there, wanted, pins = sessions.settled(sessions.joined(s.session, silent, s.params), rows, seen,
-                                           sessions.joined(c.base, silent, c.base_params), frozenset(told), undone, b"%d" % c.id)
+                                           sessions.joined(c.base, silent, c.base_params), frozenset(told), undone, b"%d" % c.id, s.pool.max_prepared)
+    if s.unmade is not None:
+        wanted = sessions.with_unmade(wanted, c.session, list(s.unmade))
     s.session, s.params = relay.parted(there, s.params, silent)
     c.session, c.params = relay.parted(wanted, c.params, silent)
     s.look_failed = False
@@ -376,6 +380,38 @@ cdef int not_aligned(Server s, Client c) except -1:
     c.link = s.link = None
     s.relay.lose(s, TASK_FAILED[LOOK_TASK], True)
     return c.resume() if not c.lost else 0
+
+
+cdef int make_statements(Server s) except -1:
+    # What its client has prepared in SQL.
+    s.made = 0
+    return s.run_task(PREPARE_TASK, b";".join([text for _, text in s.to_make]))
+
+
+cdef int statements_made(Server s, Client c) except -1:
+    # All, or up to one that cannot be: of that the client is told what was said when it means it (`Server.reword`).
+    if s.task_error is not None:
+        if s.status != IDLE or s.made >= len(s.to_make):
+            return s.relay.lose(s, TASK_FAILED[PREPARE_TASK], True)
+        name = s.to_make[s.made][0]
+        s.relay.post(ServerSaid(s, "prepared statement is lost: %s" % s.task_error))
+        s.unmade = s.unmade or {}
+        s.unmade[name] = s.said
+        s.to_make = s.to_make[s.made + 1:]
+        if s.to_make:
+            return make_statements(s)
+    s.to_make = None
+    s.session = c.session if s.unmade is None else s.relay.intern(sessions.without(c.session, list(s.unmade)))
+    return c.resume()
+
+
+cdef bytes said_of_unmade(Server s, uint8_t *p, size_t l):
+    # An ErrorResponse about a statement that could not be made: what was said of it then.
+    cdef bytes body = (<char *>p)[5:l]
+    for name, said in s.unmade.items():
+        if b'"%s"' % name in body:
+            return said
+    return (<char *>p)[:l]
 
 
 cdef int pin(Server s, int pins) except -1:

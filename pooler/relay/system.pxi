@@ -210,6 +210,8 @@ cdef enum:
     UNLISTEN_TASK = 11
     # Whose notifications were sent up to here: see `Server.epochs`.
     EPOCH_TASK = 12
+    # What its client has prepared in SQL is made there, behind SET_TASK.
+    PREPARE_TASK = 13
 
 cdef enum:
     # For so long after a server has changed hands a notification may be of the one who had it before.

@@ -3,8 +3,8 @@ connections of their own and through pools of one and of four, with the same ans
 
 What differs, and why:
 - Who describes a statement that has become stale is told of its parameters ahead of the error on a direct connection.
-- A Describe of a statement without a result, whose text is an error by now, says so where the statement has to be parsed
-  on another server (`ahead`); on a direct connection the Bind is the first to say it.
+- A Describe of a statement without a result, whose text is an error by now, says so where the statement has to be
+  parsed on another server (`ahead`); on a direct connection the Bind is the first to say it.
 - Where somebody has changed a table past the pooler, one who prepares a text anew within a second may be given the
   statement that a server has: the first of all to use such a one is told 0A000, and nobody after that (`UNSEEN`).
 """
@@ -18,7 +18,6 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.fixtures import stream
 from tests.fixtures.changes import RESET, WHO, Author, Client, Step
 from tests.fixtures.cluster import Cluster
 from tests.fixtures.process import Bouncer, StartBouncer

@@ -1,5 +1,5 @@
-"""The statement without a name, used behind a Sync: it is its client's wherever that is served, and nobody else's, as on
-a connection of its own (PostgreSQL documentation, "Extended Query": it lasts until the next one, or a Query)."""
+"""The statement without a name, used behind a Sync: it is its client's wherever that is served, and nobody else's, as
+on a connection of its own (PostgreSQL documentation, "Extended Query": it lasts until the next one, or a Query)."""
 
 from __future__ import annotations
 
@@ -53,7 +53,11 @@ def others_come(rest: list[Stream]) -> None:
 LONG = "SELECT 'mine' /* " + "x" * 5000 + " */"
 STEPS: dict[str, list[tuple[bytes, ...]]] = {
     "parsed": [(stream.parse("SELECT 'mine'"), stream.sync()), USE, USE],
-    "described": [(stream.parse("SELECT 'mine'"), stream.describe("S"), stream.sync()), USE, (stream.describe("S"), *USE)],
+    "described": [
+        (stream.parse("SELECT 'mine'"), stream.describe("S"), stream.sync()),
+        USE,
+        (stream.describe("S"), *USE),
+    ],
     "bound": [(stream.parse("SELECT 'mine'"), *USE), USE],
     "long": [(stream.parse(LONG), stream.sync()), USE, USE],
     "nothing": [USE, (stream.describe("S"), stream.sync())],
@@ -72,7 +76,7 @@ STEPS: dict[str, list[tuple[bytes, ...]]] = {
         (stream.parse("SELECT 'mine'"), stream.sync(), *USE),
         (stream.bind((), "nobody's"), stream.parse("SELECT 'x'"), stream.sync(), stream.parse("SELECT 'mine'"), *USE),
     ],
-}  # fmt: skip
+}
 """What a client sends, batch by batch."""
 
 
@@ -80,7 +84,9 @@ def readies(messages: tuple[bytes, ...]) -> int:
     return sum(message[:1] in b"SQ" for message in messages)
 
 
-def play(port: int, steps: list[tuple[bytes, ...]], between: Callable[[list[Stream]], None], others: int) -> list[object]:
+def play(
+    port: int, steps: list[tuple[bytes, ...]], between: Callable[[list[Stream]], None], others: int
+) -> list[object]:
     found: list[object] = []
     with clients(port, 1 + others) as (one, *rest):
         for messages in steps:

@@ -275,8 +275,8 @@ class Program:
             if one != other and one[:1] == other[:1] == b"E" and b"\0C25P02\0" in one:
                 self.differences[Difference.AHEAD] += 1
             elif one != other:
-                raise AssertionError(f"answer {place}: {seen[place:place + 3]} instead of {due[place:place + 3]}")
-        assert len(seen) == len(due), f"{seen[-3:]}; to come: {due[len(seen):][:3]}; too much: {seen[len(due):][:3]}"
+                raise AssertionError(f"answer {place}: {seen[place : place + 3]} instead of {due[place : place + 3]}")
+        assert len(seen) == len(due), f"{seen[-3:]}; to come: {due[len(seen) :][:3]}; too much: {seen[len(due) :][:3]}"
 
     def compare_books(self) -> None:
         """Which statements servers and clients have, by the relay's books and in truth. An `unsure` server was heard
