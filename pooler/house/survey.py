@@ -68,7 +68,7 @@ class Survey:
         inquiry = database.inquiry
         if question is None or question != inquiry.question:
             return
-        before = inquiry.code
+        before = inquiry.code if inquiry.finished > float("-inf") else None
         if error is not None:
             inquiry.failed(error, now)
         else:

@@ -118,8 +118,9 @@ cdef class Client(Conn):
                 self.need = l
                 self.dropping = True
                 continue
-            if n - pos < l and n - pos < READ_BYTES and (t == QUERY or t == PARSE or t == FUNCTION_CALL) and self.pool.cares():
-                # What is judged is collected whole, if it is not too long.
+            if n - pos < l and n - pos < READ_BYTES and (t == PARSE and rewrite and l <= READ_BYTES
+                    or (t == QUERY or t == PARSE or t == FUNCTION_CALL) and self.pool.cares()):
+                # What is judged is collected whole, if it is not too long; and what another server may get.
                 break
             name_end = 0
             names = rewrite and (t == PARSE or t == BIND or t == DESCRIBE or t == CLOSE)

@@ -237,16 +237,18 @@ cdef int tell_early(Client c) except -1:
 
 cdef int keep_channels(Client c, set left) except -1:
     # Of its channels only these are left. What waits for it of the others comes no more, as at PostgreSQL.
+    cdef set gone
     if c.channels is None or len(left) == len(c.channels):
         return 0
-    c.hub.leave(c, c.channels - left)
+    gone = c.channels - left
+    c.hub.leave(c, gone)
     c.channels = left or None
+    if c.inbox is not None:
+        c.inbox = [message for message in c.inbox if channel_in(<uint8_t *>PyBytes_AS_STRING(message), PyBytes_GET_SIZE(message)) not in gone] or None
+        c.inbox_bytes = sum([len(message) + NOTIFICATION_COST for message in c.inbox or ()])
     if c.channels is None:
         c.hub = None
         tell_early(c)
-    if c.inbox is not None:
-        c.inbox = [message for message in c.inbox if channel_in(<uint8_t *>PyBytes_AS_STRING(message), PyBytes_GET_SIZE(message)) in left] or None
-        c.inbox_bytes = sum([len(message) + NOTIFICATION_COST for message in c.inbox or ()])
     return 0
 
 

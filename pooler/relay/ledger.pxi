@@ -43,6 +43,10 @@ cdef enum:
     FENCE_ROW = 0
 
 
+cdef Statement ANYBODYS = Statement.__new__(Statement)
+# In `described`: it cannot be told which statement it is of.
+
+
 cdef class Ledger:
     def __cinit__(self):
         self.count = 1
@@ -348,15 +352,20 @@ cdef class Ledger:
         cdef int act
         cdef int found = WRONG
         cdef int n = self.count
+        cdef Statement of = None
         for g in range(n):
+            self.described = None
             act = self.step(g, t)
             if act == WRONG:
                 self.guesses[g].mode = REFUTED
             elif found == WRONG:
-                found = act
+                found, of = act, self.described
             elif found != act:
                 # It cannot be told whose answer this is.
                 return WRONG
+            elif of is not self.described:
+                of = ANYBODYS
+        self.described = of
         if found == WRONG or not self.sift():
             return WRONG
         self.settle()
@@ -404,13 +413,13 @@ cdef class Ledger:
             if t != COMMAND_COMPLETE and t != EMPTY_QUERY_RESPONSE and t != PORTAL_SUSPENDED:
                 return WRONG
         elif o.kind == DESCRIBE:
+            if t != PARAMETER_DESCRIPTION and t != ROW_DESCRIPTION and t != NO_DATA:
+                return WRONG
             if act == SKIP or act == WATCHED:
                 self.described = <Statement>o.stmt
                 self.described_name = <object>o.name if o.name != NULL else None
             if t == PARAMETER_DESCRIPTION:
                 return SKIP if act == SKIP else FORWARD
-            if t != ROW_DESCRIPTION and t != NO_DATA:
-                return WRONG
         elif o.kind == BIND:
             if t != BIND_COMPLETE or act == UNKNOWN or act == STALE:
                 return WRONG

@@ -134,6 +134,10 @@ cdef bint describes(Server s, uint8_t t, uint8_t *p, size_t l) except -1:
     cdef bytes told
     cdef Held held
     s.ledger.described = None
+    if stmt is ANYBODYS or s.types == UNSURE and t != PARAMETER_DESCRIPTION:
+        doubt_all(s)
+        s.types = UNSURE if t == PARAMETER_DESCRIPTION else None
+        return True
     if t == PARAMETER_DESCRIPTION:
         s.types = (<char *>p)[5:l]
         return True
@@ -152,6 +156,22 @@ cdef bint describes(Server s, uint8_t t, uint8_t *p, size_t l) except -1:
         s.unnamed_state = HOLDS
     s.types = s.ledger.described_name = None
     return True
+
+
+cdef bytes UNSURE = b"?"
+# In place of types: it cannot be told whose they are.
+
+
+cdef int doubt_all(Server s) except -1:
+    # What was to be read has been, and nobody knows of what it was told: all of that is made anew when it is meant.
+    cdef Held held
+    s.ledger.described_name = None
+    for held in (s.stmts or {}).values():
+        if held.state == BEING_READ:
+            held.state = DOUBTED
+    if s.unnamed_state == BEING_READ:
+        s.unnamed = 0
+    return 0
 
 
 cdef int not_as_told(Server s, Statement stmt, object name, bytes told) except -1:

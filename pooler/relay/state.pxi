@@ -328,7 +328,8 @@ cdef int looked(Server s) except -1:
     if any([touch.looks & touches.UNREAD for touch in seen]):
         pins |= touches.UNREAD
     if c.channels is not None:
-        keep_channels(c, sessions.still_heard(c.channels, seen, undone))
+        # What the server listens to by now was listened to again in the same transaction.
+        keep_channels(c, sessions.still_heard(c.channels, seen, undone) | c.channels.intersection(names))
     pin(s, pins | s.pinned & touches.UNREAD | (s.pinned & LISTENS if names else 0))
     find_channels(s, names)
     return go_on_with(s) if s.task == NO_TASK else 0

@@ -191,9 +191,11 @@ def test_what_is_rolled_back_has_not_happened(start_pooler: StartBouncer, server
 
 
 def test_who_is_in_a_transaction_is_told_behind_it(start_pooler: StartBouncer, server: Cluster) -> None:
+    """Ahead of the ReadyForQuery where it is known that no code of the database's own may have said UNLISTEN."""
     bouncer = start_pooler(server=server, default_pool_size=2, **KEEP)
     with Stream(("127.0.0.1", bouncer.port)).login() as one, client(server.port) as direct:
         one.query("LISTEN foo")
+        bouncer.wait_log("names of its own may leave")
         until(lambda: bouncer.pool()["sv_active"] == 0, "the servers to be free")
         one.query("BEGIN")
         direct.execute("NOTIFY foo, '1'")

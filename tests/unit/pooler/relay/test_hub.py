@@ -331,6 +331,39 @@ def test_it_goes_on_in_another_process(play: Play) -> None:
     assert state["inbox"] == [notification(b"foo", b"1")]
 
 
+def test_who_listens_again_at_once_has_listened_throughout(play: Play) -> None:
+    """What the listening server hears while it is asked what is left is told, and once."""
+    play.follows()
+    again = "UNLISTEN foo; LISTEN foo"
+    play.client.send(wire.query(again))
+    assert play.asked() == wire.query(again)
+    end = wire.command_complete("UNLISTEN") + done("LISTEN")
+    play.says(end, notification(b"foo", b"1"))
+    assert b"pg_listening_channels" in play.asked()
+    play.hub.hear(notification(b"foo", b"1"))
+    play.says(wire.data_row([b"64", b"foo", None]), done("SELECT 1"))
+    assert play.asked() == wire.query("UNLISTEN *")
+    play.says(done("UNLISTEN"))
+    assert play.heard() == end + notification(b"foo", b"1")
+    assert play.listens_to == [b"foo"]
+    assert play.hub.hear(notification(b"foo", b"2")) == 1
+    assert play.heard() == notification(b"foo", b"2")
+
+
+def test_a_channel_in_place_of_the_other_is_heard_from_the_first_moment(play: Play) -> None:
+    """Also while the server is asked what is left, and of the other nothing more is told."""
+    play.follows()
+    instead = "LISTEN bar; UNLISTEN foo"
+    play.client.send(wire.query(instead))
+    assert play.asked() == wire.query(instead)
+    end = wire.command_complete("LISTEN") + done("UNLISTEN")
+    play.says(end, notification(b"bar", b"1"))
+    assert b"pg_listening_channels" in play.asked()
+    play.hub.hear(notification(b"foo", b"0"))
+    play.says(wire.data_row([b"64", b"bar", None]), done("SELECT 1"), notification(b"bar", b"2"))
+    assert play.heard() == end + notification(b"bar", b"1") + notification(b"bar", b"2")
+
+
 @pytest.mark.parametrize("hub_first", [True, False])
 def test_a_second_channel_comes_behind_what_the_first_has_said(play: Play, hub_first: bool) -> None:
     """Its server is faster than the listening one."""
