@@ -8,6 +8,11 @@ cdef enum:
     IN_DOUBT = 2
 
 
+cdef inline bint is_collected(Pool pool, uint8_t t, size_t l, bint rewrite) noexcept:
+    # Whether it is collected whole: what is judged, if it is not too long, and what another server may get.
+    return t == PARSE and rewrite and l <= READ_BYTES or (t == QUERY or t == PARSE or t == FUNCTION_CALL) and pool.cares()
+
+
 @cython.no_gc
 cdef class Client(Conn):
     def __dealloc__(self):
@@ -118,9 +123,7 @@ cdef class Client(Conn):
                 self.need = l
                 self.dropping = True
                 continue
-            if n - pos < l and n - pos < READ_BYTES and (t == PARSE and rewrite and l <= READ_BYTES
-                    or (t == QUERY or t == PARSE or t == FUNCTION_CALL) and self.pool.cares()):
-                # What is judged is collected whole, if it is not too long; and what another server may get.
+            if n - pos < l and n - pos < READ_BYTES and is_collected(self.pool, t, l, rewrite):
                 break
             name_end = 0
             names = rewrite and (t == PARSE or t == BIND or t == DESCRIBE or t == CLOSE)
