@@ -25,7 +25,14 @@ from admin.console import courtesies, cursors, queries
 from admin.platform.api import ranges
 from admin.platform.api.shapes import STRING, problem
 from admin.platform.errors import PlatformError
-from admin.platform.names import valid_addon, valid_app, valid_attachment, valid_config_var, valid_credential
+from admin.platform.names import (
+    valid_addon,
+    valid_app,
+    valid_attachment,
+    valid_config_var,
+    valid_credential,
+    valid_pool,
+)
 from admin.platform.plans import plan_named
 from admin.platform.urls import parse_url
 from admin.sql import reading
@@ -166,6 +173,7 @@ PATTERNS: dict[str, tuple[Feed, tuple[str, ...]] | str] = {
     "admin/platform/names.py:ATTACHMENT": (valid_attachment, ("", "A")),
     "admin/platform/names.py:CONFIG_VAR": (valid_config_var, ("", "A")),
     "admin/platform/names.py:CREDENTIAL": (valid_credential, ("",)),
+    "admin/platform/names.py:NAMED_POOL": (valid_pool, ("", "a")),
     "admin/platform/plans.py:ADVANCED": (plan_named, ("", "advanced", "performance-")),
     "admin/platform/urls.py:HEAD": (pattern("admin.platform.urls", "HEAD"), ("", "postgres://", "postgres://u:")),
     "admin/platform/urls.py:PLACE": (
