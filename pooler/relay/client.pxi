@@ -476,10 +476,9 @@ cdef class Client(Conn):
             prepare(s, out, stmt, stmt.body if stmt.fixed is None else stmt.fixed)
             s.ledger.sent(PARSE, SKIP, stmt, None)
             put_describe(s, out, stmt, None)
-            if stmt.told is None:
-                return HOLDS
-            (<Held>s.stmts[stmt]).counted = True
-            return BEING_READ
+            held = s.stmts[stmt]
+            held.counted = held.state == BEING_READ
+            return held.state
         if held.state == HOLDS:
             # Who has waited for it was counted.
             self.pool.counts.hits += not held.counted

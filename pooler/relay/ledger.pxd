@@ -67,6 +67,7 @@ cdef class Ledger:
     cdef bint may_discard(self) noexcept
     cdef bint awaits(self, bytes name, Statement one, Statement other)
     cdef bint parses_unnamed(self, bint behind_sync) noexcept
+    cdef bint ends_copy(self) noexcept
     cdef int owing(self, int i) noexcept
     cdef bint makes_room(self, Statement stmt, bint there) except -1
     cdef bint made_room(self, PyObject *stmt, int start, int end) noexcept

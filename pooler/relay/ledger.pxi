@@ -209,6 +209,14 @@ cdef class Ledger:
             synced |= self.at(i).kind == SYNC
         return False
 
+    cdef bint ends_copy(self) noexcept:
+        # Whether an end of a COPY is unanswered, or it is not known which messages are.
+        cdef int i
+        for i in range(self.length):
+            if self.at(i).kind == COPY_DONE:
+                return True
+        return self.count > 1
+
     cdef int owing(self, int i) noexcept:
         # By how many of the guesses the message at `i` has not been read.
         cdef int g

@@ -113,9 +113,17 @@ cdef bytes row_types(uint8_t *p, size_t l):
 
 
 cdef int put_describe(Server s, Out *out, Statement stmt, object name) except -1:
-    # Describe `stmt`, whose answer is ours (`describes`). `name`: that of the client which has just parsed it.
+    # Describe `stmt`, whose answer is ours (`describes`). `name`: that of the client which has just parsed it. Not behind the
+    # end of a COPY that is unanswered: where that fails, guesses might differ on whose answer it is.
     cdef size_t n = PyBytes_GET_SIZE(stmt.name)
-    cdef uint8_t *p = out_scratch(out, n + 7)
+    cdef uint8_t *p
+    if s.ledger.ends_copy():
+        if n == 0:
+            s.unnamed_state = HOLDS
+        else:
+            (<Held>s.stmts[stmt]).state = HOLDS
+        return 0
+    p = out_scratch(out, n + 7)
     p[0] = DESCRIBE
     put32(p + 1, <uint32_t>(n + 6))
     p[5] = NAMED_STATEMENT
