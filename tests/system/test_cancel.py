@@ -18,6 +18,8 @@ from tests.fixtures.process import Bouncer, StartBouncer
 from tests.fixtures.stream import Message, Stream, message
 from tests.fixtures.waiting import until
 
+pytestmark = pytest.mark.usefixtures("cleared")
+
 SLEEP = stream.query("SELECT pg_sleep(600)")
 ACTIVE = (
     "SELECT pid FROM pg_stat_activity WHERE datname = 'app' AND state = 'active' AND query LIKE 'SELECT pg_sleep(600)%'"

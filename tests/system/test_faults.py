@@ -20,6 +20,8 @@ from tests.fixtures.proxy import FaultProxy
 from tests.fixtures.stream import Ended, Stream
 from tests.fixtures.waiting import free_port, until
 
+pytestmark = pytest.mark.usefixtures("cleared")
+
 StartProxy = Callable[[int], FaultProxy]
 SLEEP = stream.query("SELECT pg_sleep(600)")
 ACTIVE = (

@@ -16,6 +16,8 @@ from tests.fixtures.process import ADMIN, Bouncer, StartBouncer
 from tests.fixtures.stream import Stream
 from tests.fixtures.waiting import until
 
+pytestmark = pytest.mark.usefixtures("cleared")
+
 
 def client(bouncer: Bouncer, **parameters: str) -> Stream:
     return Stream(("127.0.0.1", bouncer.port)).login(**parameters)

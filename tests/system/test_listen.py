@@ -20,6 +20,8 @@ from tests.fixtures.process import Bouncer, StartBouncer
 from tests.fixtures.stream import Stream
 from tests.fixtures.waiting import DEADLINE, until
 
+pytestmark = pytest.mark.usefixtures("cleared")
+
 KEEP: dict[str, Any] = {"pool_mode": "transaction", "sections": {"pooler": {"session_state": "keep"}}}
 LISTENING = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pooler: LISTEN'"
 

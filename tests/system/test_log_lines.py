@@ -22,6 +22,8 @@ from tests.fixtures.process import ADMIN, Bouncer, StartBouncer
 from tests.fixtures.stream import Stream
 from tests.fixtures.waiting import free_port, until
 
+pytestmark = pytest.mark.usefixtures("cleared")
+
 STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} \S+ \[\d+\] ")
 CONNECT_FAILED = re.compile(r"WARNING S-\S+ \S+ connect failed: ")
 """Ours only: why."""

@@ -19,6 +19,8 @@ from tests.fixtures.proxy import FaultProxy
 from tests.fixtures.stream import Stream
 from tests.fixtures.waiting import until
 
+pytestmark = pytest.mark.usefixtures("cleared")
+
 
 def client(bouncer: Bouncer, dbname: str = "app", user: str = "postgres") -> Stream:
     return Stream(("127.0.0.1", bouncer.port)).login(dbname, user)

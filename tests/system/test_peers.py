@@ -15,6 +15,8 @@ from tests.fixtures.process import Bouncer, StartBouncer
 from tests.fixtures.stream import Stream
 from tests.fixtures.waiting import free_port, until
 
+pytestmark = pytest.mark.usefixtures("cleared")
+
 SLEEP = "SELECT pg_sleep(600)"
 
 

@@ -15,6 +15,8 @@ from tests.fixtures.proxy import FaultProxy
 from tests.fixtures.stream import Stream
 from tests.fixtures.waiting import until
 
+pytestmark = pytest.mark.usefixtures("cleared")
+
 MODES = ("session", "transaction", "statement")
 
 

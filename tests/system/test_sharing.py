@@ -20,6 +20,8 @@ from tests.fixtures.waiting import until
 from tests.system.test_auth_query import BY_NAME, asking, who
 from tests.system.test_waiting import ask, behind, client, served
 
+pytestmark = pytest.mark.usefixtures("cleared")
+
 CHECKED: dict[str, Any] = {"server_check_query": "select 1", "server_check_delay": 0.3}
 LIMITS = ["max_db_connections", "max_user_connections"]
 
