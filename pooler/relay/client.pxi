@@ -496,10 +496,10 @@ cdef class Client(Conn):
         cdef uint8_t act = UNKNOWN
         cdef uint8_t there
         if stmt is not None:
-            there = self.make_sure(out, s, stmt)
+            there = BEING_READ if must_look_later(s, stmt) else self.make_sure(out, s, stmt)
             if there == BEING_READ:
                 return 0
-            act = FORWARD if there == HOLDS else STALE
+            act = STALE if there == STALE_THERE else FORWARD
         if t == BIND:
             self.pool.counts.binds += 1
             if stmt is not None:

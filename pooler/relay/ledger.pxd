@@ -64,6 +64,7 @@ cdef class Ledger:
     cdef bint says_more(self) noexcept
     cdef bint says_more_when_urged(self) noexcept
     cdef bint goes_on(self, Guess *guess) noexcept
+    cdef bint has_something(self, Guess *guess) noexcept
     cdef bint may_discard(self) noexcept
     cdef bint awaits(self, bytes name, Statement one, Statement other)
     cdef bint parses_unnamed(self, bint behind_sync) noexcept

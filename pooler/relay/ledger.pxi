@@ -150,21 +150,35 @@ cdef class Ledger:
         # The same, if a Flush of ours brings what there is.
         cdef int g
         for g in range(self.count):
-            if not self.goes_on(&self.guesses[g]) and (
-                    self.guesses[g].mode != READING or self.guesses[g].next == self.length):
+            if not self.goes_on(&self.guesses[g]) and not self.has_something(&self.guesses[g]):
                 return False
         return True
 
     cdef bint goes_on(self, Guess *guess) noexcept:
-        # A COPY comes to an end by anything but a Sync; what else there is, by what is answered with ReadyForQuery.
+        # A COPY comes to an end by anything but a Sync, and says so at once but for one of an Execute that has come to a
+        # good end; what else there is, by what is answered with ReadyForQuery.
         cdef bint copies = guess.mode == COPYING or guess.mode == RUN_COPYING
         cdef int i
         cdef uint8_t kind
         for i in range(guess.next, self.length):
             kind = self.at(i).kind
-            if kind != SYNC if copies else (kind == SYNC or kind == QUERY or kind == FUNCTION_CALL):
+            if copies:
+                if kind != SYNC and (guess.mode == RUN_COPYING or kind != COPY_DONE):
+                    return True
+                copies = kind == SYNC
+            elif kind == SYNC or kind == QUERY or kind == FUNCTION_CALL:
                 return True
         return guess.mode == RUNNING
+
+    cdef bint has_something(self, Guess *guess) noexcept:
+        # Whether there is an answer to come to what it has been sent, if only when urged.
+        cdef int i
+        if guess.mode != COPYING:
+            return guess.mode == READING and guess.next < self.length
+        for i in range(guess.next, self.length):
+            if self.at(i).kind != SYNC:
+                return True
+        return False
 
     cdef bint may_discard(self) noexcept:
         # Whether by any guess something runs, or is to run, ahead of what is said next: that may be a DISCARD ALL. What is

@@ -114,14 +114,15 @@ cdef bytes row_types(uint8_t *p, size_t l):
 
 cdef int put_describe(Server s, Out *out, Statement stmt, object name) except -1:
     # Describe `stmt`, whose answer is ours (`describes`). `name`: that of the client which has just parsed it. Not behind the
-    # end of a COPY that is unanswered: where that fails, guesses might differ on whose answer it is.
+    # end of a COPY that is unanswered: where that fails, guesses might differ on whose answer it is. Who means it waits
+    # for that (`must_look_later`).
     cdef size_t n = PyBytes_GET_SIZE(stmt.name)
     cdef uint8_t *p
     if s.ledger.ends_copy():
         if n == 0:
             s.unnamed_state = HOLDS
         else:
-            (<Held>s.stmts[stmt]).state = HOLDS
+            (<Held>s.stmts[stmt]).state = DOUBTED
         return 0
     p = out_scratch(out, n + 7)
     p[0] = DESCRIBE
@@ -134,6 +135,13 @@ cdef int put_describe(Server s, Out *out, Statement stmt, object name) except -1
     else:
         (<Held>s.stmts[stmt]).state = HOLDS if stmt.told is None else BEING_READ
     return s.ledger.sent(DESCRIBE, SKIP, stmt, name)
+
+
+cdef bint must_look_later(Server s, Statement stmt) except -1:
+    # Whether it is to be asked what the statement is there, and can be when the end of a COPY is answered. With several
+    # guesses that may never be: then it is not asked.
+    cdef Held held = s.stmts.get(stmt) if s.stmts is not None else None
+    return (held is None or held.state == DOUBTED) and s.ledger.count == 1 and s.ledger.ends_copy()
 
 
 cdef bint describes(Server s, uint8_t t, uint8_t *p, size_t l) except -1:

@@ -97,7 +97,7 @@ cdef dict record_server(Server s, dict state, dict table):
             note_statement(s.relay, stmt, table)
         ledger["entries"][place] = (kind, act, skipped, (<Statement>stmt).id if stmt is not None else None, name)
     state.update(
-        told=list(s.told), statements=[(<Held>each).stmt.id for each in there], doubted=[(<Held>each).stmt.id for each in there if (<Held>each).state == STALE_THERE],
+        told=list(s.told), statements=[(<Held>each).stmt.id for each in there], doubted=[(<Held>each).stmt.id for each in there if (<Held>each).state in (STALE_THERE, DOUBTED)],
         checked=[(<Held>each).stmt.id for each in there if (<Held>each).state == BEING_READ], types=s.types, redefines=s.redefines, unnamed_there=(s.unnamed, s.unnamed_state),
         to_make=None if s.to_make is None else [list(pair) for pair in s.to_make], made=s.made, said=s.said, unmade=list((s.unmade or {}).items()), ledger=ledger, pid=s.pid, cancel_key=s.cancel_key,
         status=s.status, task=s.task, task_error=s.task_error, parting=s.parting, released=s.released,
@@ -183,8 +183,7 @@ def revive_server(Pool pool, int fd, dict state, params, about, dict table):
     pin(s, state["pinned"])
     for number in state["statements"]:
         hold_statement(s, table[number])
-        if (<Statement>table[number]).told is not None:
-            (<Held>s.stmts[table[number]]).state = BEING_READ if number in state["checked"] else DOUBTED if number in state["doubted"] else HOLDS
+        (<Held>s.stmts[table[number]]).state = BEING_READ if number in state["checked"] else DOUBTED if number in state["doubted"] else HOLDS
     s.types, s.redefines = state["types"], state["redefines"]
     s.unnamed, s.unnamed_state = state["unnamed_there"]
     s.to_make = None if state["to_make"] is None else [tuple(pair) for pair in state["to_make"]]

@@ -37,6 +37,9 @@ cdef bint unnamed_waits(Client c, Out *out, uint8_t *b, size_t *run, size_t pos,
     if s.ledger.length > 1 and s.ledger.parses_unnamed(True) or c.unnamed != 0 and c.unnamed == s.unnamed and s.unnamed_state == BEING_READ:
         return c.waits_on(out, b, run, pos, IN_DOUBT)
     if c.unnamed == 0 or c.unnamed != s.unnamed:
+        if c.kept_len != 0 and c.shown is not None and c.shown.told is not None and s.ledger.count == 1 and s.ledger.ends_copy():
+            # What it is there is asked when that is answered.
+            return c.waits_on(out, b, run, pos, IN_DOUBT)
         out_add(out, b + run[0], pos - run[0])
         run[0] = pos
         parse_again(c, out, s)
