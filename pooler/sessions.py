@@ -147,8 +147,8 @@ def channels(rows: Sequence[Row]) -> tuple[list[Row], list[bytes]]:
 
 
 def still_heard(there: Collection[bytes], touches: Sequence[Touch], undone: bool) -> set[bytes]:
-    """Of the channels that its client had elsewhere, those that no UNLISTEN has ended. Where something failed or was
-    rolled back meanwhile nobody knows whether that was one, and they stay."""
+    """Of the channels that its client had elsewhere, those that no UNLISTEN has ended. `undone`: whether one
+    has nobody knows, since something failed or was rolled back meanwhile, or no server has said so. They stay."""
     silenced = set() if undone else {name for touch in touches for name in touch.silences}
     return set() if ALL in silenced else {name for name in there if name.decode("utf-8", "replace") not in silenced}
 

@@ -140,8 +140,11 @@ cdef int put_describe(Server s, Out *out, Statement stmt, object name) except -1
 cdef bint must_look_later(Server s, Statement stmt) except -1:
     # Whether it is to be asked what the statement is there, and can be when the end of a COPY is answered. With several
     # guesses that may never be: then it is not asked.
-    cdef Held held = s.stmts.get(stmt) if s.stmts is not None else None
-    return (held is None or held.state == DOUBTED) and s.ledger.count == 1 and s.ledger.ends_copy()
+    cdef Held held
+    if s.ledger.length == 0 or s.ledger.count > 1:
+        return False
+    held = s.stmts.get(stmt) if s.stmts is not None else None
+    return (held is None or held.state == DOUBTED) and s.ledger.ends_copy()
 
 
 cdef bint describes(Server s, uint8_t t, uint8_t *p, size_t l) except -1:
@@ -307,6 +310,8 @@ cdef int command_complete(Server s, uint8_t *b, size_t n) except -1:
     cdef int what
     if s.touches is not None and n >= 13 and memcmp(b + 5, <char *>b"ROLLBACK", 8) == 0:
         s.undone = True
+    elif s.touches is not None and silences(b, n):
+        s.silenced = True
     elif s.touches is None and (s.pinned or s.session) and may_end_a_pin(b, n) and (
             s.pinned or sessions.looks_for_statements(s.session, ())):
         s.touches = []

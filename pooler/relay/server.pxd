@@ -29,6 +29,8 @@ cdef class Server(Conn):
     cdef uint8_t unnamed_state
     cdef bint redefines
     cdef bint undone
+    # Whether an UNLISTEN, or DISCARD ALL, was carried out among what it was touched by.
+    cdef bint silenced
     cdef bint look_failed
     # Whether its transaction has made code; what it is asked in ASK_TASK.
     cdef bint defines

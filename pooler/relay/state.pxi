@@ -221,7 +221,7 @@ cdef int touched(Client c, Server s, object touch) except -1:
     if (kinds | looks_that_matter(s, touch)) & cared_for and s.shared():
         if s.touches is None:
             s.touches = [touch]
-            s.undone = False
+            s.undone = s.silenced = False
         elif touch is s.touches[len(s.touches) - 1]:
             return 0
         elif len(s.touches) < TOUCHES:
@@ -308,11 +308,12 @@ cdef int looked(Server s) except -1:
     cdef list rows = s.rows
     cdef list seen = s.touches
     cdef bint undone = s.undone
+    cdef bint silenced = s.silenced
     cdef int pins
     cdef list names
     rows, names = sessions.channels(rows)
     s.rows = s.touches = None
-    s.undone = False
+    s.undone = s.silenced = False
     told = {name.lower(): value for name, value in zip(relay.tracked, s.told) if value is not None}
     silent = {name.lower(): place for place, (name, value) in enumerate(zip(relay.tracked, s.told)) if value is None}
     there, wanted, pins = sessions.settled(sessions.joined(s.session, silent, s.params), rows, seen,
@@ -329,7 +330,7 @@ cdef int looked(Server s) except -1:
         pins |= touches.UNREAD
     if c.channels is not None:
         # What the server listens to by now was listened to again in the same transaction.
-        keep_channels(c, sessions.still_heard(c.channels, seen, undone) | c.channels.intersection(names))
+        keep_channels(c, sessions.still_heard(c.channels, seen, undone or not silenced) | c.channels.intersection(names))
     pin(s, pins | s.pinned & touches.UNREAD | (s.pinned & LISTENS if names else 0))
     find_channels(s, names)
     return go_on_with(s) if s.task == NO_TASK else 0
@@ -462,6 +463,11 @@ cdef int row_of_look(Server s, uint8_t *p, size_t l) except -1:
             at += size
     s.rows.append(tuple(row))
     return 0
+
+
+cdef bint silences(uint8_t *p, size_t l) noexcept:
+    # By the tag of a CommandComplete: whether a client listens no longer to what its text names.
+    return l >= 14 and (memcmp(p + 5, <char *>b"UNLISTEN", 9) == 0 or l >= 17 and memcmp(p + 5, <char *>b"DISCARD ALL", 12) == 0)
 
 
 cdef bint may_end_a_pin(uint8_t *p, size_t l) noexcept:

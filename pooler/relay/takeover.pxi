@@ -37,7 +37,7 @@ cdef object revived_touch(state):
 
 cdef dict UNTOUCHED = {
     "session": (), "base": (), "told_kinds": 0, "judgement": None, "reading": (False, 0, 0), "refusals": (), "pinned": 0, "pinned_since": 0,
-    "undone": False, "look_failed": False, "touches": None, "rows": None, "doubted": (), "checked": (), "types": None, "redefines": False, "defines": False,
+    "undone": False, "silenced": False, "look_failed": False, "touches": None, "rows": None, "doubted": (), "checked": (), "types": None, "redefines": False, "defines": False,
     "unnamed": (0, b"", None, None, None), "unnamed_there": (0, 0), "hub": None, "marks": [], "inbox": [], "channels": [], "mark": None,
     "marked": False, "last_pid": 0, "early": None, "early_at": -1, "epochs": None, "notified": False, "to_make": None, "made": 0, "said": None,
     "unmade": (),
@@ -101,7 +101,7 @@ cdef dict record_server(Server s, dict state, dict table):
         checked=[(<Held>each).stmt.id for each in there if (<Held>each).state == BEING_READ], types=s.types, redefines=s.redefines, unnamed_there=(s.unnamed, s.unnamed_state),
         to_make=None if s.to_make is None else [list(pair) for pair in s.to_make], made=s.made, said=s.said, unmade=list((s.unmade or {}).items()), ledger=ledger, pid=s.pid, cancel_key=s.cancel_key,
         status=s.status, task=s.task, task_error=s.task_error, parting=s.parting, released=s.released,
-        unsure=s.unsure, said_farewell=s.said_farewell, pinned=s.pinned, pinned_since=s.pinned_since, undone=s.undone,
+        unsure=s.unsure, said_farewell=s.said_farewell, pinned=s.pinned, pinned_since=s.pinned_since, undone=s.undone, silenced=s.silenced,
         look_failed=s.look_failed, defines=s.defines,
         touches=None if s.touches is None else [recorded_touch(touch) for touch in s.touches],
         rows=None if s.rows is None else [list(row) for row in s.rows],
@@ -174,7 +174,7 @@ def revive_server(Pool pool, int fd, dict state, params, about, dict table):
     pool.relay.backends[s.place, s.pid] = s
     s.task_error, s.parting, s.released = state["task_error"], state["parting"], state["released"]
     s.unsure, s.said_farewell = state["unsure"], state["said_farewell"]
-    s.undone, s.look_failed, s.pinned_since = state["undone"], state["look_failed"], state["pinned_since"]
+    s.undone, s.silenced, s.look_failed, s.pinned_since = state["undone"], state["silenced"], state["look_failed"], state["pinned_since"]
     s.defines = state["defines"]
     s.touches = None if state["touches"] is None else [revived_touch(touch) for touch in state["touches"]]
     s.rows = None if state["rows"] is None else [tuple(row) for row in state["rows"]]

@@ -15,6 +15,7 @@ import asyncpg
 import psycopg
 import pytest
 
+from tests.fixtures import stream
 from tests.fixtures.cluster import Cluster
 from tests.fixtures.process import Bouncer, StartBouncer
 from tests.fixtures.stream import Stream
@@ -107,6 +108,25 @@ def test_a_thousand_listen_on_one_connection(start_pooler: StartBouncer, cluster
         assert row["current_connections"] <= 5
 
 
+@pytest.mark.parametrize("said", ["UNLISTEN foo", "UNLISTEN *", "DISCARD ALL"])
+def test_what_ends_it_and_is_not_carried_out_ends_nothing(
+    start_pooler: StartBouncer, cluster: Cluster, said: str
+) -> None:
+    """It is parsed and described, as drivers do ahead of the first use."""
+    bouncer = start_pooler(default_pool_size=1, **KEEP)
+    with Stream(("127.0.0.1", bouncer.port), timeout=DEADLINE).login() as one, client(cluster.port) as direct:
+        one.query("LISTEN foo")
+        follows(bouncer)
+        one.send(stream.parse(said), stream.describe("S"), stream.sync())
+        one.until()
+        direct.execute("NOTIFY foo, 'a'")
+        assert one.read().body[4:] == b"foo\0a\0"
+        one.send(stream.bind(), stream.execute(), stream.sync())
+        one.until()
+        direct.execute("NOTIFY foo, 'b'")
+        assert [message.type for message in one.query("SELECT 1")] == ["T", "D", "C", "Z"]
+
+
 class Writer:
     """Notifies 1, 2, 3, ... on a direct connection, without a pause, until it is stopped."""
 
@@ -183,7 +203,7 @@ def test_what_is_rolled_back_has_not_happened(start_pooler: StartBouncer, server
             for statement in (step,) if "$$" in step else step.split("; ") if "BEGIN" in step else (step,):
                 one.execute(statement)
             for channel in ("foo", "bar", "baz", "Foo; x"):
-                direct.execute(f'NOTIFY "{channel}", \'{number}\'')
+                direct.execute(f"NOTIFY \"{channel}\", '{number}'")
             direct.execute(f"NOTIFY other, '{number}'")
             one.execute("LISTEN other")
             direct.execute("NOTIFY other, 'end'")
