@@ -64,8 +64,8 @@ cdef class Hub:
         """Whether the next moment may tell of whom this notification is: its server has just changed hands, and has not
         answered its new client yet."""
         cdef Server s = self.relay.backends.get((self.place, <int>be32(<uint8_t *>PyBytes_AS_STRING(message) + 5)))
-        return (s is not None and s.link is not None and not s.epochs and s.last_pid != 0 and s.heard_at <= s.taken
-                and now_us() - s.released <= LATE_US)
+        return (s is not None and s.link is not None and not s.epochs and not s.notified and s.last_pid != 0
+                and s.heard_at <= s.taken and now_us() - s.released <= LATE_US)
 
     def hear(self, bytes message):
         """A NotificationResponse has come: to how many clients it was told."""
@@ -176,7 +176,7 @@ cdef uint32_t holder(Server s, uint32_t pid):
 
 cdef bint is_late(Server s) noexcept:
     # Whether what it notifies now, unseen, is of the one who had it before its client.
-    return s.last_pid != 0 and s.relay.now - s.released <= LATE_US and s.heard_at <= s.taken
+    return s.last_pid != 0 and not s.notified and s.relay.now - s.released <= LATE_US and s.heard_at <= s.taken
 
 
 # ---- a client

@@ -286,7 +286,7 @@ def test_the_notifier_is_known_by_the_id_its_client_was_told(play: Play) -> None
     play.follows()
     pid = play.conn.pid
     other = play.s.joined(*play_client(play.s, 0x1234 << 32))
-    other.send(wire.query("SELECT pg_notify('foo', '')"))
+    other.send(wire.query("SELECT fires()"))
     play.s.settle()
     assert play.hub.is_unsure(notification(b"foo", b"1", pid))
     play.says(wire.data_row([b""]), done("SELECT 1"))
@@ -423,6 +423,21 @@ def test_marks_part_those_who_have_notified_on_one_server(play: Play, how: str) 
     for message in (notification(b"foo", b"1", pid), epoch, notification(b"foo", b"2", pid), epoch):
         play.hub.hear(message)
     assert play.heard() == notification(b"foo", b"1", 0x1111) + notification(b"foo", b"2", 0x2222)
+
+
+def test_who_speaks_of_it_has_notified(play: Play) -> None:
+    """Though its server has just been another's, and has not answered."""
+    play.follows()
+    for key, how in ((0x1111, "SELECT 1"), (0x2222, "NOTIFY foo")):
+        play.s.joined(*play_client(play.s, key << 32)).send(wire.query(how))
+        play.s.settle()
+        assert play.server.take() == wire.query(how)
+        if key == 0x1111:
+            play.says(done("SELECT 1"))
+    message = notification(b"foo", b"1", play.conn.pid)
+    assert not play.hub.is_unsure(message)
+    play.hub.hear(message)
+    assert play.heard() == notification(b"foo", b"1", 0x2222)
 
 
 def test_a_mark_that_cannot_be_set_harms_nobody(play: Play) -> None:
