@@ -44,6 +44,7 @@ cdef class Client(Conn):
     cdef bint ask(self, uint8_t t) except -1
     cdef bint refuses(self, Out *out, uint8_t *b, size_t *run, size_t pos, uint8_t t, size_t l, size_t have, ssize_t name_end) except -1
     cdef bint binds_late(self, ssize_t name_end) except -1
+    cdef object touch_of_unnamed(self)
     cdef object touch_of(self, bytes name)
     cdef int note(self, Server s, uint8_t t) except -1
     cdef int refuse_unknown(self, uint8_t t) except -1

@@ -175,7 +175,7 @@ cdef class Client(Conn):
             s.notified = True
         if t == BIND:
             # Prepared when that was not refused; or by a value of this message a parameter is named.
-            touch = self.touch_of(self.name_in(t, b + pos, l, name_end)) if name_end > 0 else self.judgement
+            touch = self.touch_of(self.name_in(t, b + pos, l, name_end)) if name_end > 0 else self.touch_of_unnamed()
             if touch is not None and (<int>touch.looks) & NAMED_LATER:
                 touched(self, s, touches.bound_names(touch, (<char *>b)[pos:pos + (l if have > l else have)]))
             if name_end == 0:
@@ -213,12 +213,17 @@ cdef class Client(Conn):
 
     cdef bint binds_late(self, ssize_t name_end) except -1:
         # Whether a Bind says more of a statement than its Parse did.
-        if self.pool.unread or name_end == 0 and self.judgement is not None:
+        if self.pool.unread or name_end == 0 and self.touch_of_unnamed() is not None:
             return True
         return name_end > 0 and (self.pool.may_refuse() or self.named_late)
 
+    cdef object touch_of_unnamed(self):
+        # What carrying out its statement without a name may leave behind. Where no books are kept of that, of what it
+        # has parsed last.
+        return self.unnamed_touch if self.unnamed != 0 else self.judgement
+
     cdef object touch_of(self, bytes name):
-        # What carrying out its statement of this name may leave behind.
+        # The same, of its statement of this name.
         cdef Statement stmt = self.stmts.get(name) if self.stmts is not None else None
         return touch_now(self.pool, stmt) if stmt is not None else None
 

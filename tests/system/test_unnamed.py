@@ -150,6 +150,29 @@ def test_what_it_sets_follows(start_pooler: StartBouncer) -> None:
         assert one.rows("SHOW work_mem") == [[b"7MB"]]
 
 
+@pytest.mark.parametrize("named", [(), (stream.parse("SELECT 1", "named"),)])
+def test_what_it_sets_by_a_value_follows(start_pooler: StartBouncer, named: tuple[bytes, ...]) -> None:
+    """Whatever is parsed under a name behind it."""
+    bouncer = start_pooler(default_pool_size=1, sections={"pooler": {"session_state": "keep"}})
+    sets = stream.parse("SELECT set_config($1, $2, false)"), *named, stream.sync()
+    with clients(bouncer.port, 2) as (one, other):
+        for values, shown in (["work_mem", "7MB"], b"4MB"), (["my.own", "mine"], b""):
+            ask(one, *sets)
+            others_come([other])
+            ask(one, stream.bind(values), stream.execute(), stream.sync())
+            assert other.rows(f"SELECT coalesce(current_setting('{values[0]}', true), '')") == [[shown]]
+            assert one.rows(f"SELECT current_setting('{values[0]}', true)") == [[values[1].encode()]]
+
+
+def test_one_too_long_to_be_kept_is_not_taken_for_the_one_before(start_pooler: StartBouncer) -> None:
+    bouncer = start_pooler(default_pool_size=1)
+    with clients(bouncer.port, 2) as (one, other):
+        ask(one, stream.parse("SELECT 'old'"), stream.sync())
+        assert ("D", "b'mine'") in ask(one, stream.parse(LONG), *USE)
+        others_come([other])
+        assert [part[1] for part in ask(one, *USE) if part[0] in "DE"] == ["26000"]
+
+
 def test_it_is_handed_over(start_pooler: StartBouncer) -> None:
     bouncer = start_pooler(default_pool_size=1, server_tls_sslmode="disable")
     with clients(bouncer.port, 2) as (one, other):
