@@ -116,6 +116,21 @@ def test_nobody_binds_what_another_has_parsed_and_was_skipped(start_pooler: Star
     assert [part[1] for part in answer if part[0] == "E"] == ["26000", "26000"]
 
 
+@pytest.mark.parametrize("once", [True, False])
+def test_nobody_binds_anothers_where_the_own_was_to_be_made_again_and_was_skipped(
+    start_pooler: StartBouncer, *, once: bool
+) -> None:
+    """In one go, or behind the answer."""
+    bouncer = start_pooler(default_pool_size=1)
+    failing = (stream.bind((), "nobody's"), stream.bind(), stream.sync())
+    with clients(bouncer.port, 2) as (one, other):
+        ask(one, stream.parse("SELECT 'mine'"), stream.sync())
+        others_come([other])
+        one.send(*failing, *(USE if once else ()))
+        assert [part[1] for part in said(one.until()) if part[0] == "E"] == ["26000"]
+        assert ("D", "b'mine'") in (said(one.until()) if once else ask(one, *USE))
+
+
 @pytest.mark.parametrize("change", ["float8 USING 1.5", "bigint"])
 @pytest.mark.parametrize("size", [1, 4])
 def test_what_it_was_described_as_holds(start_pooler: StartBouncer, cluster: Cluster, size: int, change: str) -> None:
