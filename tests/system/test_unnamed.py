@@ -179,6 +179,15 @@ def test_what_it_sets_by_a_value_follows(start_pooler: StartBouncer, named: tupl
             assert one.rows(f"SELECT current_setting('{values[0]}', true)") == [[values[1].encode()]]
 
 
+def test_it_outlives_our_own_questions(start_pooler: StartBouncer) -> None:
+    """Each of them is a Query, behind which the server has none."""
+    bouncer = start_pooler(default_pool_size=1, sections={"pooler": {"session_state": "keep"}})
+    with clients(bouncer.port, 1) as (one,):
+        ask(one, stream.parse("SELECT set_config('work_mem', '7MB', false)"), stream.sync())
+        for _ in range(2):
+            assert ("D", "b'7MB'") in ask(one, *USE)
+
+
 def test_one_too_long_to_be_kept_is_not_taken_for_the_one_before(start_pooler: StartBouncer) -> None:
     bouncer = start_pooler(default_pool_size=1)
     with clients(bouncer.port, 2) as (one, other):
