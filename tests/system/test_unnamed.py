@@ -188,6 +188,15 @@ def test_it_outlives_our_own_questions(start_pooler: StartBouncer) -> None:
             assert ("D", "b'7MB'") in ask(one, *USE)
 
 
+def test_one_is_not_taken_for_the_one_before_that_was_described(start_pooler: StartBouncer) -> None:
+    bouncer = start_pooler(default_pool_size=1)
+    with clients(bouncer.port, 2) as (one, other):
+        ask(one, stream.parse("SELECT 'old'"), stream.describe("S"), stream.sync())
+        ask(one, stream.parse("SELECT 'mine'"), stream.sync())
+        others_come([other])
+        assert ("D", "b'mine'") in ask(one, *USE)
+
+
 def test_one_too_long_to_be_kept_is_not_taken_for_the_one_before(start_pooler: StartBouncer) -> None:
     bouncer = start_pooler(default_pool_size=1)
     with clients(bouncer.port, 2) as (one, other):
