@@ -15,6 +15,7 @@ cdef struct Piece:
     size_t n
 
 
+@cython.final
 cdef class Batch:
     """What is sent during one turn of the loop, and leaves at its end."""
     cdef ring ring

@@ -1,3 +1,4 @@
+@cython.final
 cdef class Client(Conn):
     cdef Server link
     cdef int64_t query_start

@@ -1,3 +1,4 @@
+@cython.final
 cdef class ConnList:
     """A queue of connections, linked through the connections themselves."""
     cdef Conn head

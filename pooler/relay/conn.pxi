@@ -417,7 +417,7 @@ cdef class Conn(Socket):
         return self.relay.suspended or (peer is not None and peer.olen != 0)
 
     cdef int on_event(self, uint32_t events) except -1:
-        self.pool.stir()
+        stirs(self.pool)
         if self.olen and events & EPOLLOUT:
             self.flush()
             if self.lost:

@@ -1,4 +1,5 @@
 # The shapes of the relay: who holds what. For each concern a .pxd file, and the behaviour in the .pxi file of that name.
+cimport cython
 from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from posix.uio cimport iovec

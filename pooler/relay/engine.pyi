@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Generator, Iterable, KeysView
 from contextvars import Context
 from selectors import BaseSelector, SelectorKey
 from ssl import MemoryBIO, SSLContext, SSLObject
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, final
 
 from typing_extensions import disjoint_base
 
@@ -28,16 +28,16 @@ def demand_protocol(context: SSLContext) -> bool: ...
 def key_exchange(made: SSLObject, incoming: MemoryBIO, outgoing: MemoryBIO) -> str: ...
 def bucket_index(value: int) -> int: ...
 
-@disjoint_base
+@final
 class Batch: ...
 
-@disjoint_base
+@final
 class Gauge:
     def __init__(self, now: int, narrow: bool) -> None: ...
     def gain(self, n: int) -> int: ...
     def look(self, now: int) -> int: ...
 
-@disjoint_base
+@final
 class Ledger:
     count: int
     length: int
@@ -50,7 +50,7 @@ class Ledger:
     def revive(self, state: State) -> None: ...
     def take_undone(self) -> list[tuple[int, int, Statement, bytes | None]]: ...
 
-@disjoint_base
+@final
 class ConnList:
     count: int
     def all(self) -> list[Any]: ...
@@ -84,7 +84,7 @@ class Conn(Socket):
     def finish(self, farewell: bytes) -> None: ...
     def carry_on(self) -> None: ...
 
-@disjoint_base
+@final
 class Client(Conn):
     key: int
     linked: Server | None
@@ -107,7 +107,7 @@ class Newcomer(Socket):
     def peer(self, cls: type[_Peer], /) -> _Peer: ...
     def tune(self, choices: tuple[tuple[int, int, int], ...]) -> None: ...
 
-@disjoint_base
+@final
 class Server(Conn):
     linked: Client | None
     pid: int
@@ -191,7 +191,7 @@ class Pool:
     def counted(self) -> tuple[int, ...]: ...
     def histograms(self) -> tuple[tuple[array[int], int], ...]: ...
 
-@disjoint_base
+@final
 class Names:
     def __init__(self, names: list[tuple[bytes, int]]) -> None: ...
     def hits(self, text: bytes) -> int: ...
@@ -200,7 +200,7 @@ CALLED: int
 WRITTEN: int
 WRITES: int
 
-@disjoint_base
+@final
 class Hub:
     marker: bytes
     database: str
@@ -355,13 +355,13 @@ class Relay(BaseSelector):
 _Row = TypeVar("_Row")
 _Peer = TypeVar("_Peer")
 
-@disjoint_base
+@final
 class Statement:
     id: int
     text: bytes
     server_name: bytes
 
-@disjoint_base
+@final
 class Held: ...
 
 def last_use(held: Held) -> int: ...

@@ -5,6 +5,7 @@ cdef enum:
     PULLED = 2
 
 
+@cython.final
 cdef class Gauge:
     """Finds out whether a long result comes faster when it is read LAZY or PULLED."""
     cdef bint narrow

@@ -1,3 +1,4 @@
+@cython.final
 cdef class Hub:
     """Who listens to what on one listening server, whose connection is Python's (pooler/servers/hubs.py)."""
     cdef object __weakref__

@@ -13,6 +13,7 @@ cdef struct Guess:
     int next
 
 
+@cython.final
 cdef class Statement:
     """A prepared statement's text and parameter types, shared by all clients and servers that use it."""
     cdef bytes body
@@ -32,6 +33,7 @@ cdef class Statement:
     cdef readonly int64_t id
 
 
+@cython.final
 cdef class Ledger:
     """What one server was sent and has not answered, and what it does."""
     cdef Owed *log
@@ -75,7 +77,7 @@ cdef class Ledger:
     cdef Owed *at(self, int i) noexcept
     cdef bint changes(self, Owed *o) noexcept
     cdef int grow(self) except -1
-    cdef int forget_head(self) except -1
+    cdef int forget_head(self) noexcept
     cdef int clear(self) except -1
     cdef int sent(self, uint8_t kind, uint8_t act, object stmt, object name) except -1
     cdef int catch_up(self) except -1
@@ -95,3 +97,4 @@ cdef class Ledger:
     cdef bint sift(self) noexcept
     cdef bint tells_apart(self, int g, int other) noexcept
     cdef int settle(self) except -1
+    cdef int take_back(self, int n) except -1

@@ -274,7 +274,7 @@ cdef class Ledger:
         self.head = 0
         return 0
 
-    cdef int forget_head(self) except -1:
+    cdef int forget_head(self) noexcept:
         cdef Owed *o = &self.log[self.head]
         if o.kind == EXECUTE or o.kind == QUERY or o.kind == FUNCTION_CALL:
             self.runs -= 1
@@ -455,6 +455,8 @@ cdef class Ledger:
             return WRONG
         guess.next += 1
         self.pass_ends(g)
+        if act == FORWARD:
+            return FORWARD
         return SKIP if act == EVICTED or act == UNNAMED_AGAIN else act if act <= AS_PARSE else FORWARD
 
     cdef int step_into(self, int g, uint8_t t, Owed *o) except -1:
@@ -583,30 +585,16 @@ cdef class Ledger:
         return False
 
     cdef int settle(self) except -1:
-        # With one guess left, what it has read is history. What was skipped is undone, from the last to the first, so
-        # that a name given up and taken again is what it was before. A Close that made room brings nothing back if
-        # another one of the same statement has been carried out behind it.
+        # With one guess left, what it has read is history.
         cdef int n = self.guesses[0].next
         cdef int i
-        cdef Owed *o
-        cdef bint unnamed = False
+        cdef uint8_t skipped = 0
         if n == 0 or self.count > 1:
             return 0
-        for i in range(n - 1, -1, -1):
-            o = self.at(i)
-            if o.act == UNNAMED or o.act == UNNAMED_AGAIN:
-                # The last one is what there is, or is not.
-                if o.skipped and not unnamed:
-                    self.undone = self.undone or []
-                    self.undone.append((PARSE, o.act, None, None))
-                unnamed = True
-                continue
-            if not o.skipped or not self.changes(o) and not (o.kind == DESCRIBE and o.act == SKIP):
-                continue
-            if not (o.act == EVICTED and self.made_room(o.stmt, i + 1, n)):
-                if self.undone is None:
-                    self.undone = []
-                self.undone.append((o.kind, o.act, <object>o.stmt, <object>o.name if o.name != NULL else None))
+        for i in range(n):
+            skipped |= self.at(i).skipped
+        if skipped:
+            self.take_back(n)
         for i in range(n):
             self.forget_head()
         self.guesses[0].next = 0
@@ -614,6 +602,28 @@ cdef class Ledger:
             free(self.log)
             self.log = NULL
             self.cap = self.head = 0
+        return 0
+
+    cdef int take_back(self, int n) except -1:
+        # What was skipped of the first `n` is undone, from the last to the first, so that a name given up and taken again is
+        # what it was before. A Close that made room brings nothing back if another one of the same statement has been
+        # carried out behind it.
+        cdef int i
+        cdef Owed *o
+        cdef bint unnamed = False
+        self.undone = self.undone or []
+        for i in range(n - 1, -1, -1):
+            o = self.at(i)
+            if o.act == UNNAMED or o.act == UNNAMED_AGAIN:
+                # The last one is what there is, or is not.
+                if o.skipped and not unnamed:
+                    self.undone.append((PARSE, o.act, None, None))
+                unnamed = True
+                continue
+            if not o.skipped or not self.changes(o) and not (o.kind == DESCRIBE and o.act == SKIP):
+                continue
+            if not (o.act == EVICTED and self.made_room(o.stmt, i + 1, n)):
+                self.undone.append((o.kind, o.act, <object>o.stmt, <object>o.name if o.name != NULL else None))
         return 0
 
     cdef bint made_room(self, PyObject *stmt, int start, int end) noexcept:

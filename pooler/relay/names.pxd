@@ -1,3 +1,4 @@
+@cython.final
 cdef class Names:
     """Names that are looked for in texts: an automaton over classes of bytes, `width` of them; what stands in a text, as
     bits, by the place that is reached."""

@@ -90,7 +90,6 @@ cdef class Pool:
     cdef public object failing
     # What those who come in are told of the pool's servers: name -> value. None: nothing is known.
     cdef public dict told
-    cpdef int stir(self) except -1
     cdef ConnList list_of(self, uint8_t state)
     cdef int move(self, Conn c, uint8_t state) except -1
     cdef Server free_server(self)
@@ -106,8 +105,6 @@ cdef class Pool:
     cdef int call_up(self) except -1
     cdef int coming(self) noexcept
     cdef bint yields(self) noexcept
-    cpdef bint retires(self, Server s)
-    cpdef int64_t retires_in(self, Server s)
     cdef int serve_waiting(self) except -1
     cdef bint align(self, Client c, Server s) except -1
     cdef int measure(self, uint64_t **hist, int64_t value) except -1

@@ -15,6 +15,28 @@ legal[SV_ACTIVE] = 1 << SV_IDLE | 1 << SV_USED | 1 << SV_TESTED | 1 << SV_BEING_
 legal[SV_BEING_CANCELED] = 1 << SV_IDLE | 1 << SV_USED | 1 << NOWHERE
 
 
+cdef inline int stirs(Pool pool) except -1:
+    # What has happened here is looked at once, however often it has.
+    if not pool.stirred:
+        pool.stirred = True
+        pool.relay.stirred.append(pool)
+        pool.relay.happen()
+    return 0
+
+
+cdef inline int64_t life_left(Pool pool, Server s) noexcept:
+    if pool.lifetime < 0:
+        return NEVER
+    return max(0, max(s.connected + pool.lifetime, pool.retired + pool.lifetime_gap) - pool.relay.now)
+
+
+cdef inline bint retires(Pool pool, Server s) noexcept:
+    if life_left(pool, s):
+        return False
+    pool.retired = pool.relay.now
+    return True
+
+
 cdef class Pool:
     def __init__(self, Relay relay, str database, str user):
         self.relay = relay
@@ -62,13 +84,9 @@ cdef class Pool:
             return self.canceled_servers
         return None
 
-    cpdef int stir(self) except -1:
+    def stir(self):
         """Something has happened here: whoever looks after what lasts too long has to look again."""
-        if not self.stirred:
-            self.stirred = True
-            self.relay.stirred.append(self)
-            self.relay.happen()
-        return 0
+        stirs(self)
 
     cdef int move(self, Conn c, uint8_t state) except -1:
         # The one place where a connection changes its state, and so its list.
@@ -78,7 +96,7 @@ cdef class Pool:
         if c.home is not None:
             c.home.remove(c)
         c.state = state
-        self.stir()
+        stirs(self)
         there = self.list_of(state)
         if there is None:
             return 0
@@ -226,7 +244,7 @@ cdef class Pool:
             # Its client went in a transaction.
             self.move(s, SV_TESTED)
             return s.run_task(ROLLBACK_TASK, b"ROLLBACK")
-        if self.retires(s):
+        if retires(self, s):
             return self.relay.lose(s, "server lifetime over", True)
         if s.pinned or s.touches is not None:
             return self.clean_up(s)
@@ -337,22 +355,17 @@ cdef class Pool:
     def resume(self):
         """Serve those who wait: after a pause, when limits were raised, when nobody else wants what has come free."""
         self.yielding = False
-        self.stir()
+        stirs(self)
         self.serve_waiting()
 
-    cpdef bint retires(self, Server s):
+    def retires(self, Server s):
         """Whether a free server has lived for long enough (`lifetime`; 0: is used once; below: lives for ever), and the
         last one to retire went at least `lifetime_gap` ago: a pool does not lose all its servers at once."""
-        if self.retires_in(s):
-            return False
-        self.retired = self.relay.now
-        return True
+        return retires(self, s)
 
-    cpdef int64_t retires_in(self, Server s):
+    def retires_in(self, Server s):
         """In how many microseconds it does, if nothing happens; NEVER when it does not."""
-        if self.lifetime < 0:
-            return NEVER
-        return max(0, max(s.connected + self.lifetime, self.retired + self.lifetime_gap) - self.relay.now)
+        return life_left(self, s)
 
     def age_idle(self):
         """Move servers that have been free for longer than check_delay to `used`: they are tested before use."""

@@ -171,7 +171,7 @@ cdef class Relay:
         self.again = []
         for c in turn:
             c.again = False
-            c.pool.stir()
+            stirs(c.pool)
             if c.lost or c.deaf:
                 continue
             try:
@@ -199,7 +199,7 @@ cdef class Relay:
             try:
                 if s.read_mode == PROMPT:
                     continue
-                s.pool.stir()
+                stirs(s.pool)
                 s.set_read_mode(s.gauge.look(self.now))
                 if s.lost or s.deaf:
                     continue

@@ -1,3 +1,4 @@
+@cython.final
 cdef class Held:
     """A statement on one server, when it was last used there, and whether it is there what it was elsewhere (HOLDS...)."""
     cdef Statement stmt
@@ -8,6 +9,7 @@ cdef class Held:
     cdef int64_t known
 
 
+@cython.final
 cdef class Server(Conn):
     cdef Client link
     cdef Ledger ledger

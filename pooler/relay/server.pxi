@@ -675,7 +675,7 @@ cdef class Server(Conn):
 
     def cancel_ends(self):
         self.cancels -= 1
-        self.pool.stir()
+        stirs(self.pool)
         if self.cancels == 0 and self.state == SV_BEING_CANCELED and not self.lost:
             self.pool.make_idle(self, False)
 

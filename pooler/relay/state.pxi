@@ -8,6 +8,8 @@
 cdef enum:
     # Of both automata: nothing suspicious so far is below.
     SUSPICIOUS = 255
+    # Of the first word's: behind it. Nothing but a semicolon leads on.
+    REST = 1
 
 cdef uint8_t FIRST_WORDS[256][256]
 cdef uint8_t ANYWHERE[256][256]
@@ -24,7 +26,7 @@ cdef tuple SAYING = (b"set_config", b"advisory_lock", b"advisory_unlock", b"curr
 cdef int fill_first_words() except -1:
     # The first word of each statement. START, and what may stand before it: blanks and comments. From REST only a
     # semicolon leads back: one in quotes does so too, which is judged then, and so is a comment within a comment.
-    cdef int START = 0, REST = 1, DASH = 2, LINE = 3, SLASH = 4, BLOCK = 5, STAR = 6, INNER = 7
+    cdef int START = 0, DASH = 2, LINE = 3, SLASH = 4, BLOCK = 5, STAR = 6, INNER = 7
     cdef int place
     cdef int c
     rows = {START: (REST, {}), REST: (REST, {59: START}), DASH: (REST, {45: LINE, 59: START}), LINE: (LINE, {10: START, 13: START}),
@@ -88,9 +90,17 @@ cdef bint read_on(Client c, uint8_t *p, size_t n) noexcept:
     # More of a text: whether there is something suspicious in what has come of it, but for names of the database's own.
     cdef uint8_t first = c.first_word
     cdef uint8_t anywhere = c.anywhere
+    cdef uint8_t *at = p
+    cdef uint8_t *end = p + n
     cdef size_t i
+    while at < end and first != SUSPICIOUS:
+        if first == REST:
+            at = <uint8_t *>memchr(at, c';', end - at)
+            if at == NULL:
+                break
+        first = FIRST_WORDS[first][at[0]]
+        at += 1
     for i in range(n):
-        first = FIRST_WORDS[first][p[i]]
         anywhere = ANYWHERE[anywhere][p[i]]
     c.first_word = first
     c.anywhere = anywhere

@@ -9,7 +9,6 @@ cdef bint unnamed_waits(Client c, Out *out, uint8_t *b, size_t *run, size_t pos,
     # A message that names no statement, at `pos`: noted, with what has to go before it. Whether it waits for an answer.
     cdef Server s = c.link
     cdef uint8_t *p = b + pos
-    cdef size_t at = 6
     if t == PARSE:
         c.relay.tick += 1
         c.unnamed = s.unnamed = c.relay.tick
@@ -25,12 +24,10 @@ cdef bint unnamed_waits(Client c, Out *out, uint8_t *b, size_t *run, size_t pos,
                 c.loose, c.loose_len = p + 6, l - 6
         s.ledger.sent(PARSE, UNNAMED, None, None)
         return False
-    if t == BIND:
-        at = <uint8_t *>memchr(p + 5, 0, l - 5) - p + 1
-    elif p[5] != NAMED_STATEMENT:
+    if t != BIND and p[5] != NAMED_STATEMENT:
         s.ledger.sent(t, FORWARD, None, None)
         return False
-    elif t == CLOSE:
+    if t == CLOSE:
         c.unnamed = s.unnamed = 0
         s.ledger.sent(t, FORWARD, None, None)
         return False
@@ -48,42 +45,44 @@ cdef bint unnamed_waits(Client c, Out *out, uint8_t *b, size_t *run, size_t pos,
             return c.waits_on(out, b, run, pos, IN_DOUBT)
     if t == BIND and c.unnamed_touch is not None:
         touched(c, s, c.unnamed_touch)
-    use_unnamed(c, out, b, run, pos, t, l, at)
-    return False
-
-
-cdef int use_unnamed(Client c, Out *out, uint8_t *b, size_t *run, size_t pos, uint8_t t, size_t l, size_t at) except -1:
-    # A Bind or Describe of it, whose server has it, or has none.
-    cdef Server s = c.link
-    cdef Statement nobody
     if s.unnamed != 0 and s.unnamed_state == STALE_THERE:
-        # Looked at again when it is meant next.
-        nobody = missing_statement(c.relay)
-        s.unnamed = 0
-        s.ledger.sent(t, STALE, nobody, b"")
-        out_add(out, b + run[0], pos - run[0])
-        run[0] = pos + c.put_renamed(out, t, b + pos, l, at, at + 1, nobody.name)
-        return 0
+        return mean_nobodys(c, out, b, run, pos, t, l)
     if t == BIND:
         c.loose = NULL
     elif c.shown is None and s.unnamed != 0:
         return watch_description(c, s)
-    return s.ledger.sent(t, FORWARD, None, None)
+    s.ledger.sent(t, FORWARD, None, None)
+    return False
 
 
-cdef int watch_description(Client c, Server s) except -1:
+cdef bint mean_nobodys(Client c, Out *out, uint8_t *b, size_t *run, size_t pos, uint8_t t, size_t l) except -1:
+    # A Bind or Describe of one whose result is of other types by now. It is looked at again when it is meant next.
+    cdef Server s = c.link
+    cdef uint8_t *p = b + pos
+    cdef Statement nobody = missing_statement(c.relay)
+    cdef size_t at = 6 if t != BIND else <uint8_t *>memchr(p + 5, 0, l - 5) - p + 1
+    s.unnamed = 0
+    s.ledger.sent(t, STALE, nobody, b"")
+    out_add(out, b + run[0], pos - run[0])
+    run[0] = pos + c.put_renamed(out, t, p, l, at, at + 1, nobody.name)
+    return False
+
+
+cdef bint watch_description(Client c, Server s) except -1:
     # What it is told now holds on other servers as well.
     cdef Statement stmt
     if c.loose != NULL:
         keep_unnamed(c, c.loose, c.loose_len)
     if c.kept_len == 0:
-        return s.ledger.sent(DESCRIBE, FORWARD, None, None)
+        s.ledger.sent(DESCRIBE, FORWARD, None, None)
+        return False
     stmt = missing_statement(c.relay)
     stmt.name = b""
     stmt.body = (<char *>c.kept)[:c.kept_len]
     stmt.key = (stmt.body,)
     c.shown = stmt
-    return s.ledger.sent(DESCRIBE, WATCHED, stmt, None)
+    s.ledger.sent(DESCRIBE, WATCHED, stmt, None)
+    return False
 
 
 cdef int parse_again(Client c, Out *out, Server s) except -1:
