@@ -167,7 +167,7 @@ cdef class Client(Conn):
         cdef Server s = self.link
         cdef object touch
         cdef int kinds
-        if s.bound or not self.pool.watches:
+        if s.bound or not self.pool.watches or s.ledger.skips():
             return False
         if self.pool.unread:
             touched(self, s, UNREAD_CODE)
@@ -354,7 +354,7 @@ cdef class Client(Conn):
         if s.ledger.skips():
             return 0
         if t == QUERY:
-            self.unnamed = s.unnamed = 0
+            return no_unnamed(self, s, QUERY)
         if t == COPY_DONE or t == COPY_FAIL:
             return 0 if s.ledger.is_idle() else s.ledger.sent(COPY_DONE, FORWARD, None, None)
         return s.ledger.sent(t, FORWARD, None, None)

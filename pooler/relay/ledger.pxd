@@ -70,6 +70,8 @@ cdef class Ledger:
     cdef bint may_discard(self) noexcept
     cdef bint awaits(self, bytes name, Statement one, Statement other)
     cdef bint parses_unnamed(self, bint behind_sync) noexcept
+    cdef bint hand_down(self, tuple former) except -1
+    cdef int rename(self, Owed *o, object name) except -1
     cdef bint ends_copy(self) noexcept
     cdef int owing(self, int i) noexcept
     cdef bint makes_room(self, Statement stmt, bint there) except -1

@@ -28,7 +28,8 @@ cdef enum:
     # What was sent for other reasons than to be answered. EVICTED: the Close of a statement that had to make room.
     # UNKNOWN: it names a statement that the client does not have (or no longer, when a DISCARD ALL has been heard of).
     # TWICE: a Parse under a name that it has already. STALE: it means one whose result is of other types by now. UNNAMED,
-    # UNNAMED_AGAIN: a Parse without a name, of the client's or of ours. WATCHED: a Describe whose answer we remember.
+    # UNNAMED_AGAIN: by which there is another unnamed statement or none, of the client's (its name: what there was before,
+    # a tuple, where that may come back) or of ours. WATCHED: a Describe whose answer we remember.
     EVICTED = 5
     UNKNOWN = 6
     TWICE = 7
@@ -214,7 +215,7 @@ cdef class Ledger:
         return False
 
     cdef bint parses_unnamed(self, bint behind_sync) noexcept:
-        # Whether a Parse without a name is unanswered: the last one, and (`behind_sync`) if that stands before a Sync.
+        # Whether what makes or ends the unnamed statement is unanswered: the last, and (`behind_sync`) if it stands before a Sync.
         cdef int i
         cdef bint synced = not behind_sync
         for i in range(self.length - 1, -1, -1):
@@ -222,6 +223,26 @@ cdef class Ledger:
                 return synced
             synced |= self.at(i).kind == SYNC
         return False
+
+    cdef bint hand_down(self, tuple former) except -1:
+        # What there was before an UNNAMED that was skipped, there is before the next one: whether one is unanswered.
+        cdef int i
+        cdef Owed *o
+        for i in range(self.length):
+            o = self.at(i)
+            if o.act == UNNAMED and o.name != NULL:
+                self.rename(o, (<tuple>o.name)[:1] + former[1:] if former is not None else None)
+            if o.act == UNNAMED or o.act == UNNAMED_AGAIN:
+                return True
+        return False
+
+    cdef int rename(self, Owed *o, object name) except -1:
+        Py_XDECREF(o.name)
+        o.name = NULL
+        if name is not None:
+            Py_INCREF(name)
+            o.name = <PyObject *>name
+        return 0
 
     cdef bint ends_copy(self) noexcept:
         # Whether an end of a COPY is unanswered, or it is not known which messages are.
@@ -483,6 +504,8 @@ cdef class Ledger:
 
     cdef int fail(self, int g, Owed *o) except -1:
         # An error in the extended protocol.
+        if o.act == UNNAMED:
+            self.rename(o, None)  # What there was before is given up.
         if o.name != NULL:
             self.failed = self.failed or []
             self.failed.append((<object>o.stmt if o.stmt != NULL else None, <object>o.name, o.act))
@@ -605,9 +628,8 @@ cdef class Ledger:
         return 0
 
     cdef int take_back(self, int n) except -1:
-        # What was skipped of the first `n` is undone, from the last to the first, so that a name given up and taken again is
-        # what it was before. A Close that made room brings nothing back if another one of the same statement has been
-        # carried out behind it.
+        # What was skipped of the first `n` is undone, from the last on, so that a name given up and taken again is what it
+        # was. A Close that made room brings nothing back if another one of that statement has been carried out behind it.
         cdef int i
         cdef Owed *o
         cdef bint unnamed = False
@@ -615,10 +637,11 @@ cdef class Ledger:
         for i in range(n - 1, -1, -1):
             o = self.at(i)
             if o.act == UNNAMED or o.act == UNNAMED_AGAIN:
-                # The last one is what there is, or is not.
-                if o.skipped and not unnamed:
-                    self.undone.append((PARSE, o.act, None, None))
-                unnamed = True
+                # The last one that was not is what there is, or is not.
+                if not o.skipped:
+                    unnamed = True
+                elif not unnamed:
+                    self.undone.append((o.kind, o.act, None, <object>o.name if o.name != NULL else None))
                 continue
             if not o.skipped or not self.changes(o) and not (o.kind == DESCRIBE and o.act == SKIP):
                 continue
@@ -689,13 +712,3 @@ cdef inline bint only_extended(uint8_t t) noexcept:
     # Whether only a message of the extended protocol is answered so.
     return (t == PARSE_COMPLETE or t == BIND_COMPLETE or t == CLOSE_COMPLETE or t == NO_DATA
             or t == PARAMETER_DESCRIPTION or t == PORTAL_SUSPENDED)
-
-
-cdef tuple STATEMENT_FAULTS = (
-    (UNKNOWN, b"\0C26000\0", "prepared statement did not exist: '%s' not found", b"The prepared statement did not exist for this client."),
-    (TWICE, b"\0C42P05\0", "prepared statement '%s' was already prepared",
-     b"The prepared statement name is already in use by this client."),
-)
-# (what it was sent as, SQLSTATE of the server's answer, what the log hears, DETAIL for the client)
-cdef bytes CHANGED = (b"SERROR\0VERROR\0C0A000\0Mcached plan must not change result type\0Fplancache.c\0RRevalidateCachedQuery\0\0")
-# What PostgreSQL says of a statement whose result is of other types than when it was prepared.

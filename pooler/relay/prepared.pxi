@@ -332,6 +332,16 @@ cdef int command_complete(Server s, uint8_t *b, size_t n) except -1:
     return 0
 
 
+cdef tuple STATEMENT_FAULTS = (
+    (UNKNOWN, b"\0C26000\0", "prepared statement did not exist: '%s' not found", b"The prepared statement did not exist for this client."),
+    (TWICE, b"\0C42P05\0", "prepared statement '%s' was already prepared",
+     b"The prepared statement name is already in use by this client."),
+)
+# (what it was sent as, SQLSTATE of the server's answer, what the log hears, DETAIL for the client)
+cdef bytes CHANGED = (b"SERROR\0VERROR\0C0A000\0Mcached plan must not change result type\0Fplancache.c\0RRevalidateCachedQuery\0\0")
+# What PostgreSQL says of a statement whose result is of other types than when it was prepared.
+
+
 cdef int say_renamed(Server s, uint8_t *p, size_t l) except -1:
     # An error about a statement by the name that it has here, told with the name that its client knows.
     cdef bytes body = (<char *>p)[5:l]
@@ -404,15 +414,15 @@ cdef int lose_track(Server s, uint8_t *b, size_t n) except -1:
     return 0
 
 
-cdef int undo(Server s, uint8_t kind, uint8_t act, Statement stmt, bytes name) except -1:
+cdef int undo(Server s, uint8_t kind, uint8_t act, Statement stmt, object name) except -1:
     # What was sent has not happened.
     if act == TWICE or kind == CLOSE and act in (SKIP, UNKNOWN):
         return 0
-    if act == UNNAMED or act == UNNAMED_AGAIN:
+    if act == UNNAMED:
+        return undo_unnamed(s, name)
+    if act == UNNAMED_AGAIN:
         if not s.ledger.parses_unnamed(False):
             s.unnamed = 0
-            if act == UNNAMED and s.link is not None:
-                s.link.unnamed = 0
         return 0
     if kind == DESCRIBE:
         if stmt.name == b"":

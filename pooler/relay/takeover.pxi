@@ -95,7 +95,7 @@ cdef dict record_server(Server s, dict state, dict table):
     for place, (kind, act, skipped, stmt, name) in enumerate(ledger["entries"]):
         if stmt is not None:
             note_statement(s.relay, stmt, table)
-        ledger["entries"][place] = (kind, act, skipped, (<Statement>stmt).id if stmt is not None else None, name)
+        ledger["entries"][place] = (kind, act, skipped, (<Statement>stmt).id if stmt is not None else None, name if act != UNNAMED else None)
     state.update(
         told=list(s.told), statements=[(<Held>each).stmt.id for each in there], doubted=[(<Held>each).stmt.id for each in there if (<Held>each).state in (STALE_THERE, DOUBTED)],
         checked=[(<Held>each).stmt.id for each in there if (<Held>each).state == BEING_READ], types=s.types, redefines=s.redefines, unnamed_there=(s.unnamed, s.unnamed_state),

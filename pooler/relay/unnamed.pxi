@@ -10,26 +10,18 @@ cdef bint unnamed_waits(Client c, Out *out, uint8_t *b, size_t *run, size_t pos,
     cdef Server s = c.link
     cdef uint8_t *p = b + pos
     if t == PARSE:
-        c.relay.tick += 1
-        c.unnamed = s.unnamed = c.relay.tick
-        c.unnamed_touch = c.judgement
-        s.unnamed_state = HOLDS
-        c.shown = None
-        c.kept_len = 0
-        c.loose = NULL
+        another_unnamed(c, s, PARSE, c.judgement)
         if have >= l and l <= READ_BYTES:
             if l <= KEPT_BYTES:
                 keep_unnamed(c, p + 6, l - 6)
             else:
                 c.loose, c.loose_len = p + 6, l - 6
-        s.ledger.sent(PARSE, UNNAMED, None, None)
         return False
     if t != BIND and p[5] != NAMED_STATEMENT:
         s.ledger.sent(t, FORWARD, None, None)
         return False
     if t == CLOSE:
-        c.unnamed = s.unnamed = 0
-        s.ledger.sent(t, FORWARD, None, None)
+        no_unnamed(c, s, CLOSE)
         return False
     if s.ledger.length > 1 and s.ledger.parses_unnamed(True) or c.unnamed != 0 and c.unnamed == s.unnamed and s.unnamed_state == BEING_READ:
         return c.waits_on(out, b, run, pos, IN_DOUBT)
@@ -53,6 +45,54 @@ cdef bint unnamed_waits(Client c, Out *out, uint8_t *b, size_t *run, size_t pos,
         return watch_description(c, s)
     s.ledger.sent(t, FORWARD, None, None)
     return False
+
+
+cdef int no_unnamed(Client c, Server s, uint8_t t) except -1:
+    # A Close of it, or a Query.
+    if c.unnamed != 0 and not s.ledger.at_rest():
+        return another_unnamed(c, s, t, None)
+    c.unnamed = s.unnamed = 0
+    return s.ledger.sent(t, FORWARD, None, None)
+
+
+cdef int another_unnamed(Client c, Server s, uint8_t t, object touch) except -1:
+    # From this message on there is another one, or none. What may be skipped, since something is under way, has with it
+    # what there was before.
+    cdef int64_t was = c.unnamed
+    cdef tuple former = None
+    c.relay.tick += 1
+    c.unnamed = c.relay.tick
+    if was != 0 and not s.ledger.at_rest():
+        if c.loose != NULL:
+            keep_unnamed(c, c.loose, c.loose_len)
+        former = (c.unnamed, was, (<char *>c.kept)[:c.kept_len], c.shown, c.unnamed_touch, s.unnamed if s.unnamed_state == HOLDS else 0)
+    s.unnamed = c.unnamed
+    s.unnamed_state = HOLDS
+    c.unnamed_touch = touch
+    c.shown = None
+    c.kept_len = 0
+    c.loose = NULL
+    return s.ledger.sent(t, UNNAMED, None, former)
+
+
+cdef int undo_unnamed(Server s, tuple former) except -1:
+    # It was skipped: there is what there was before, for its client and on the server.
+    cdef Client c = s.link
+    cdef bytes kept
+    if s.ledger.hand_down(former):
+        return 0
+    if former is None or c is None:
+        s.unnamed = 0
+        if c is not None:
+            c.unnamed = 0
+        return 0
+    if s.unnamed == former[0]:
+        s.unnamed = former[5]
+    if c.unnamed == former[0]:
+        _, c.unnamed, kept, c.shown, c.unnamed_touch, _ = former
+        c.judgement = c.unnamed_touch
+        keep_unnamed(c, <uint8_t *>PyBytes_AS_STRING(kept), PyBytes_GET_SIZE(kept))
+    return 0
 
 
 cdef bint mean_nobodys(Client c, Out *out, uint8_t *b, size_t *run, size_t pos, uint8_t t, size_t l) except -1:

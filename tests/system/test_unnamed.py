@@ -3,6 +3,7 @@ on a connection of its own (PostgreSQL documentation, "Extended Query": it lasts
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -14,6 +15,7 @@ from tests.fixtures.process import StartBouncer
 from tests.fixtures.stream import Message, Stream
 from tests.system.test_restart import restart
 
+Answers = list[list[tuple[str, ...]]]
 USE = (stream.bind(), stream.execute(), stream.sync())
 
 
@@ -71,6 +73,29 @@ STEPS: dict[str, list[tuple[bytes, ...]]] = {
         (stream.bind(["1"]), stream.execute(), stream.sync()),
         (stream.bind(["x"]), stream.execute(), stream.sync()),
         (stream.bind(["2"]), stream.execute(), stream.sync()),
+    ],
+    "kept by a DISCARD": [
+        (stream.parse("DISCARD ALL", "d"), stream.parse("SELECT 'mine'"), stream.sync()),
+        (stream.bind((), "d"), stream.execute(), stream.sync()),
+        USE,
+        (stream.parse("DEALLOCATE ALL"), *USE),
+        USE,
+    ],
+    "in a failed transaction": [
+        (stream.parse("SELECT 'mine'"), stream.sync()),
+        (
+            *(stream.parse("BEGIN", "b"), stream.parse("ROLLBACK", "r"), stream.bind((), "b"), stream.execute()),
+            *(stream.bind((), "nobody's"), stream.parse("SELECT 1"), stream.sync()),
+            *(stream.parse("SELECT 2"), stream.sync(), stream.bind((), "r"), stream.execute(), stream.sync()),
+        ),
+        USE,
+    ],
+    "skipped": [
+        (stream.parse("SELECT 'mine'"), stream.sync()),
+        (stream.bind((), "nobody's"), stream.parse("SELECT 'not mine'"), stream.sync()),
+        USE,
+        (stream.bind((), "nobody's"), stream.close("S"), stream.sync()),
+        USE,
     ],
     "in one go": [
         (stream.parse("SELECT 'mine'"), stream.sync(), *USE),
@@ -215,3 +240,78 @@ def test_it_is_handed_over(start_pooler: StartBouncer) -> None:
         assert ("D", "b'mine'") in ask(one, *USE)
         others_come([other])
         assert ("D", "b'mine'") in ask(one, *USE)
+
+
+class Author:
+    """Writes batches about the statement without a name, of which many fail in the middle, up to a Sync or a Query."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.count = 0
+
+    def text(self) -> str:
+        self.count += 1
+        return self.random.choice((f"SELECT 'mine {self.count}'",) * 3 + ("SELECT 1 / 0", "SELEKT"))
+
+    def phrase(self) -> list[bytes]:
+        nobodys = stream.bind((), "nobody's")
+        return self.random.choice(
+            (
+                [stream.parse(self.text())],
+                [stream.parse(f"{self.text()} /* {'long ' * 800} */"), stream.sync()],
+                [stream.parse(self.text()), stream.bind(), stream.execute()],
+                [stream.bind(), stream.execute()],
+                [stream.bind(), stream.execute()],
+                [stream.describe("S")],
+                [stream.close("S")],
+                [stream.query("SELECT 'q'")],
+                [nobodys],
+                [nobodys],
+                [stream.sync()],
+            )
+        )
+
+    def batch(self) -> tuple[bytes, ...]:
+        said = [message for _ in range(self.random.randint(1, 7)) for message in self.phrase()]
+        return (*said, stream.sync())
+
+    def program(self) -> list[tuple[bytes, ...]]:
+        return [self.batch() for _ in range(self.random.randint(2, 6))]
+
+
+def answers(port: int, program: list[tuple[bytes, ...]], between: Callable[[list[Stream]], None], size: int) -> Answers:
+    """Of each batch, up to an error that is the same whatever was skipped."""
+    found: Answers = []
+    with clients(port, 1 + size) as (one, *rest):
+        for number, messages in enumerate(program):
+            between(rest)
+            one.send(*messages, stream.bind((), f"end {number}"), stream.sync())
+            heard: list[tuple[str, ...]] = []
+            while not any(part[0] == "E" and f"end {number}" in part[2] for part in heard):
+                heard += said(one.until())
+            found.append(heard)
+    return found
+
+
+def others_try(rest: list[Stream]) -> None:
+    """Each that finds a server leaves an unnamed statement there: one in a transaction may have kept the only one."""
+    for other in rest:
+        ask(other, stream.parse("SELECT 'stranger'"), *USE)
+
+
+@pytest.mark.parametrize("which", ["cluster", "newest_cluster"])
+@pytest.mark.parametrize("seeds", [range(60), pytest.param(range(60, 4000), marks=pytest.mark.slow)])
+def test_what_is_skipped_leaves_it_as_it_was(
+    request: pytest.FixtureRequest, start_pooler: StartBouncer, which: str, seeds: range
+) -> None:
+    server: Cluster = request.getfixturevalue(which)
+    bouncers = [start_pooler(server=server, default_pool_size=size) for size in (1, 4)]
+    found = []
+    for seed in seeds:
+        program = Author(seed).program()
+        direct = answers(server.port, program, others_try, 0)
+        for size, bouncer in zip((1, 4), bouncers, strict=True):
+            got = answers(bouncer.port, program, others_try, size)
+            if got != direct:
+                found.append(f"seed {seed}, pool of {size}\n  direct {direct}\n  pooled {got}")
+    assert not found, "\n\n".join([f"{len(found)} differences", *found[:3]])

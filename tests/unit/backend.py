@@ -137,6 +137,8 @@ class Backend:
 
     def parse(self, body: bytes) -> bytes:
         name, sql, _ = (part.decode() for part in body.split(b"\0", 2))
+        if not name:
+            self.statements.pop("", None)
         if sql.startswith("BROKEN"):
             raise Failure("42601", f"syntax error: {sql}")
         self.check(sql)
@@ -198,7 +200,7 @@ class Backend:
             return wire.notice_response("NOTICE", "00000", sql) + wire.command_complete("DO")
         if sql.split() in (["DISCARD", "ALL"], ["DEALLOCATE", "ALL"]):
             sql = " ".join(sql.split())
-            self.statements.clear()
+            self.statements = {name: text for name, text in self.statements.items() if not name}
             return wire.command_complete(sql) + (self.reset_parameters() if sql == "DISCARD ALL" else b"")
         if sql.startswith("COPY IN"):
             if sql.startswith("COPY IN NONE"):

@@ -158,10 +158,17 @@ class Program:
         actor.say(wire.execute(""))
 
     def unnamed(self, actor: Actor) -> None:
-        """Used at once: somebody else may have parsed one on the server later."""
         words = ("SELECT", "ERROR", "BROKEN", "COPY IN", "COPY IN NONE")
         actor.say(wire.parse("", self.token(self.random.choice(words))))
+        if self.random.random() < 0.6:
+            self.bound(actor, "")
+
+    def unnamed_again(self, actor: Actor) -> None:
+        """Whatever there is by now."""
         self.bound(actor, "")
+
+    def unnamed_ends(self, actor: Actor) -> None:
+        actor.say(wire.close(b"S", ""))
 
     def parse(self, actor: Actor) -> None:
         texts = TEXTS if self.mode == engine.STATEMENT else (*TEXTS, BEGIN)
@@ -314,6 +321,9 @@ PHRASES: tuple[Phrase, ...] = (
     Program.sync,
     Program.sync,
     Program.unnamed,
+    Program.unnamed,
+    Program.unnamed_again,
+    Program.unnamed_ends,
     Program.copy_in,
     Program.copy_in,
     Program.discard,
