@@ -20,6 +20,8 @@ cdef class Client(Conn):
     cdef size_t loose_len
     cdef Statement shown
     cdef object unnamed_touch
+    # Names whose Parse no server has seen, since it has that statement, and that were not used since.
+    cdef set unproven
     # What it listens to on a listening server, and what waits for it.
     cdef Hub hub
     cdef set channels
@@ -60,6 +62,7 @@ cdef class Client(Conn):
     cdef int parse(self, Out *out, Server s, uint8_t *p, size_t l, size_t name_end) except -1
     cdef size_t use_statement(self, Out *out, Server s, uint8_t t, uint8_t *p, size_t l, size_t name_end) except? 0
     cdef int close_statement(self, Out *out, Server s, uint8_t *p, size_t name_end) except -1
+    cdef Statement renew(self, bytes name, Statement stmt)
     cdef int remember(self, bytes name, Statement stmt) except -1
     cdef int forget_statement(self, Statement stmt, bytes name) except -1
     cdef int remember_only(self, dict names) except -1

@@ -446,6 +446,8 @@ cdef class Client(Conn):
         stmt.notifies = speaks_of_notify(p, l)
         self.named_late = self.named_late or self.judgement is not None and (<int>self.judgement.looks) & NAMED_LATER
         self.remember(name, stmt)
+        if self.unproven is not None:
+            self.unproven.discard(name)
         self.pool.counts.client_parses += 1
         if s.stmts is None or stmt not in s.stmts:
             self.pool.counts.misses += 1
@@ -455,6 +457,8 @@ cdef class Client(Conn):
         self.pool.counts.hits += 1
         if s.ledger.parses_surely(s.status) and self.relay.now - (<Held>s.stmts[stmt]).known < TRUSTED_US:
             put_close(out, NOBODY)
+            self.unproven = self.unproven or set()
+            self.unproven.add(name)
             return s.ledger.sent(CLOSE, AS_PARSE, stmt, name)
         # What is under way may be a DISCARD ALL, by which it is there no longer; or this is an error; or what it means has changed.
         put_close(out, stmt.name)
@@ -505,6 +509,14 @@ cdef class Client(Conn):
             if there == BEING_READ:
                 return 0
             act = STALE if there == STALE_THERE else FORWARD
+            if self.unproven is not None and name in self.unproven:
+                self.unproven.discard(name)
+                act = FIRST
+                if there == STALE_THERE:
+                    # It was prepared behind the change by which it is stale.
+                    evict(s, out, s.stmts[stmt])
+                    stmt = self.renew(name, stmt)
+                    self.make_sure(out, s, stmt)
         if t == BIND:
             self.pool.counts.binds += 1
             if stmt is not None:
@@ -517,7 +529,7 @@ cdef class Client(Conn):
         if act == STALE:
             # It is looked at again by who means it next.
             evict(s, out, s.stmts[stmt])
-        if act != FORWARD:
+        if act == STALE or act == UNKNOWN:
             stmt = missing_statement(self.relay)
         s.ledger.sent(t, act, stmt, name)
         return self.put_renamed(out, t, p, l, at, name_end, stmt.name)
@@ -543,6 +555,13 @@ cdef class Client(Conn):
             self.forget_statement(stmt, name)
         put_close(out, NOBODY)
         return s.ledger.sent(CLOSE, FORWARD, stmt, name if stmt is not None else None)
+
+    cdef Statement renew(self, bytes name, Statement stmt):
+        # Its statement of that name becomes one of its own, of the same text: what is there by now.
+        cdef Statement fresh = new_statement(self.relay, stmt.key, stmt.body)
+        fresh.touch, fresh.known, fresh.notifies = stmt.touch, stmt.known, stmt.notifies
+        self.stmts[name] = fresh
+        return fresh
 
     cdef int remember(self, bytes name, Statement stmt) except -1:
         if self.stmts is None:

@@ -25,11 +25,10 @@ cdef enum:
     AS_PARSE = 2
     FENCED = 3
     WRONG = 4
-    # What was sent for other reasons than to be answered. EVICTED: the Close of a statement that had to make room.
-    # UNKNOWN: it names a statement that the client does not have (or no longer, when a DISCARD ALL has been heard of).
-    # TWICE: a Parse under a name that it has already. STALE: it means one whose result is of other types by now. UNNAMED,
-    # UNNAMED_AGAIN: by which there is another unnamed statement or none, of the client's (its name: what there was before,
-    # a tuple, where that may come back) or of ours. WATCHED: a Describe whose answer we remember.
+    # What was sent for other reasons than to be answered. EVICTED: the Close of a statement that had to make room. UNKNOWN: it
+    # names one that the client does not have (any longer). TWICE: a Parse under a name that it has. STALE: it means one whose
+    # result is of other types by now. FIRST: the first use of one that was taken for prepared. WATCHED: a Describe whose answer
+    # we remember. UNNAMED, UNNAMED_AGAIN: the client's has ended (its name: what there was, a tuple), or one of ours is there.
     EVICTED = 5
     UNKNOWN = 6
     TWICE = 7
@@ -37,6 +36,7 @@ cdef enum:
     UNNAMED = 9
     UNNAMED_AGAIN = 10
     WATCHED = 11
+    FIRST = 12
 
 cdef enum:
     MOST_GUESSES = 8
@@ -505,7 +505,7 @@ cdef class Ledger:
     cdef int fail(self, int g, Owed *o) except -1:
         # An error in the extended protocol.
         if o.act == UNNAMED:
-            self.rename(o, None)  # What there was before is given up.
+            self.rename(o, None)  # What was before is given up.
         if o.name != NULL:
             self.failed = self.failed or []
             self.failed.append((<object>o.stmt if o.stmt != NULL else None, <object>o.name, o.act))
@@ -628,8 +628,8 @@ cdef class Ledger:
         return 0
 
     cdef int take_back(self, int n) except -1:
-        # What was skipped of the first `n` is undone, from the last on, so that a name given up and taken again is what it
-        # was. A Close that made room brings nothing back if another one of that statement has been carried out behind it.
+        # What was skipped of the first `n` is undone, from the last on. A Close that made room brings nothing back if another one
+        # of that statement has been carried out behind it.
         cdef int i
         cdef Owed *o
         cdef bint unnamed = False

@@ -197,17 +197,13 @@ cdef int not_as_told(Server s, Statement stmt, object name, bytes told) except -
     # What it means has changed meanwhile: all texts are parsed anew by whoever prepares them. A client that has just
     # done so has a statement of its own.
     cdef Held held = s.stmts.get(stmt) if s.stmts is not None else None
-    cdef Statement fresh
     s.relay.statements.clear()
     if stmt.name == b"":
         s.unnamed_state = STALE_THERE
     if held is not None:
         held.state = STALE_THERE
     if name is not None and s.link is not None and s.link.stmts is not None and s.link.stmts.get(name) is stmt:
-        fresh = new_statement(s.relay, stmt.key, stmt.body)
-        fresh.touch = stmt.touch
-        learn(fresh, s.types, told)
-        s.link.stmts[name] = fresh
+        learn(s.link.renew(name, stmt), s.types, told)
     return 0
 
 
@@ -366,6 +362,14 @@ cdef int say_renamed(Server s, uint8_t *p, size_t l) except -1:
     iov.iov_len = PyBytes_GET_SIZE(told)
     s.pool.counts.sent += iov.iov_len
     return s.link.write(&iov, 1)
+
+
+cdef int renew_first(Server s) except -1:
+    # It was told 0A000 of what it has prepared behind the change: not again.
+    for stmt, name, act in s.ledger.failed or ():
+        if act == FIRST and s.link is not None and s.link.stmts is not None and s.link.stmts.get(name) is stmt:
+            s.link.renew(name, stmt)
+    return 0
 
 
 cdef int settle_deallocate(Server s) except -1:

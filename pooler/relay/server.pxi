@@ -353,10 +353,11 @@ cdef class Server(Conn):
         act = FORWARD if self.bound else self.ledger.heard(ERROR_RESPONSE)
         if self.ledger.undone is not None:
             self.take_back()
-        if self.ledger.failed is None or not any(sent >= UNKNOWN for _, _, sent in self.ledger.failed):
+        if self.ledger.failed is None or not any(UNKNOWN <= sent <= STALE for _, _, sent in self.ledger.failed):
             lose_track(self, p, have)
             if memmem(p, have, <char *>b"\0C0A000\0", 8) != NULL and memmem(p, have, <char *>b"\0RRevalidateCachedQuery\0", 24) != NULL:
                 self.relay.statements.clear()
+                renew_first(self)
         return act
 
     cdef bint is_about_ours(self, uint8_t *p, size_t l) noexcept:

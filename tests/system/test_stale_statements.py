@@ -13,12 +13,14 @@ What differs, and why:
 from __future__ import annotations
 
 import itertools
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
 import pytest
 
+from tests.fixtures import stream
 from tests.fixtures.changes import RESET, WHO, Author, Client, Step
 from tests.fixtures.cluster import Cluster
 from tests.fixtures.process import Bouncer, StartBouncer
@@ -98,3 +100,65 @@ def test_what_has_changed_is_told_as_on_a_direct_connection(
     unseen = found.pop(UNSEEN, 0)
     assert not found, "\n\n".join([f"{len(found)} differences", *list(found)[:5]])
     assert unseen <= len(seeds) // 2
+
+
+CHANGES = {
+    "outside": "ALTER TABLE t ALTER x TYPE text",
+    "by a function": "SELECT change()",
+    "by a statement": "ALTER TABLE t ALTER x TYPE text",
+    "by a block": "DO $$ BEGIN ALTER TABLE t ALTER x TYPE text; END $$",
+}
+CHANGE = """
+CREATE OR REPLACE FUNCTION change() RETURNS int LANGUAGE plpgsql
+AS $$ BEGIN ALTER TABLE t ALTER x TYPE text; RETURN 1; END $$
+"""
+
+
+def codes(one: Stream, *messages: bytes) -> list[str]:
+    one.send(*messages, stream.sync())
+    return [message.error["C"] for message in one.until() if message.type == "E"]
+
+
+def use(one: Stream, name: str) -> list[str]:
+    return codes(one, stream.bind((), name), stream.execute())
+
+
+def prepare(one: Stream, name: str) -> list[str]:
+    return codes(one, stream.parse("SELECT x FROM t", name))
+
+
+@pytest.mark.parametrize("later", [0.0, 1.2])
+@pytest.mark.parametrize("how", CHANGES)
+@pytest.mark.parametrize("size", [1, 4])
+def test_who_prepares_behind_a_change_is_not_told_of_what_was(
+    cluster: Cluster, start_pooler: StartBouncer, size: int, how: str, later: float
+) -> None:
+    """Outside a transaction, a direct connection tells only those of 0A000 who have prepared before the change."""
+    bouncer = start_pooler(default_pool_size=size, sections={"pooler": {"session_state": "keep"}})
+    found = []
+    for port in (cluster.port, bouncer.port):
+        cluster.sql(RESET + ";" + CHANGE, dbname="app")
+        with ExitStack() as stack:
+            come = [stack.enter_context(Stream(("127.0.0.1", port), timeout=10).login()) for _ in range(6)]
+            before, rest = come[0], come[1:]
+            # The others are kept busy in turn, so that the statement is on all servers.
+            for busy in range(size):
+                for other in rest[:busy]:
+                    other.query("BEGIN")
+                assert prepare(before, f"b{busy}") == use(before, f"b{busy}") == []
+                for other in rest[:busy]:
+                    other.query("COMMIT")
+            if how == "outside":
+                cluster.sql(CHANGES[how], dbname="app")
+            else:
+                come[-1].query(CHANGES[how])
+            time.sleep(later)
+            told = [prepare(one, "n") + use(one, "n") + use(one, "n") for one in rest]
+            found.append([*told, use(before, "b0")])
+    seen = how in ("by a statement", "by a block") or later
+    assert found[0] == [*[[]] * 5, ["0A000"]]
+    if seen:
+        assert found[1] == found[0]
+    else:
+        # Within a second of the last look at it: the first may be told, and nobody after that.
+        assert found[1] in ([["0A000"], *found[0][1:]], found[0])
