@@ -369,7 +369,16 @@ def restored(
 
 
 def refusal(kinds: int, statement: str, by_policy: bool) -> bytes:
-    """ErrorResponse of a statement that is not carried out, since nobody could take back what it leaves behind."""
+    """ErrorResponse of a statement that is not carried out: nobody could take back what it leaves behind, or what
+    it asks for may be another's."""
+    if kinds == Held.SEQUENCE and not by_policy:
+        return wire.error_response(
+            "ERROR",
+            "55000",
+            f"currval and lastval of an earlier transaction are not known on this server: {statement}",
+            detail="Other clients may have drawn from the sequence here since.",
+            hint="Draw again: from now on this pool keeps the server for the client's next transaction.",
+        )
     names = ", ".join(WORDS[kind] for kind in Held if kinds & kind)
     why = "session_state = refuse" if by_policy else "max_pinned servers of this pool are pinned already"
     hint = (

@@ -115,6 +115,8 @@ class _Findings:
         self.names: set[str] = set()
         self.resets: set[str] = set()
         self.silences: set[str] = set()
+        self.draws = False
+        """Whether a sequence has given a value so far."""
 
     def parameter(self, written: str, *, reset: bool = False) -> None:
         name = lowered(written)
@@ -133,6 +135,11 @@ class _Findings:
     def makes(self, kind: Held) -> None:
         self.kinds |= kind
         self.looks |= kind
+
+    def recalls(self) -> None:
+        self.makes(Held.SEQUENCE)
+        if not self.draws:
+            self.looks |= RECALLS
 
     def adds(self, touch: Touch) -> None:
         self.kinds |= touch.kinds
@@ -195,7 +202,7 @@ def judge_body(source: str) -> Touch | None:
         # Nobody knows what is set then.
         found.makes(Held.UNSEEN)
         found.resets.clear()
-    found.looks &= ~NAMED_LATER
+    found.looks &= ~(NAMED_LATER | DRAWS)
     return _touch(found, "")
 
 
@@ -239,10 +246,14 @@ def _examine(tokens: Sequence[Token], found: _Findings) -> None:
             found.makes(Held.LOCK)
         elif word in RUNNERS or (word == "execute" and first in ("explain", "create") and at):
             _code(tokens, found)
-        elif word in ("currval", "lastval"):
-            found.makes(Held.SEQUENCE)
+        elif word in RECALLING:
+            found.recalls()
+        elif word in DRAWING:
+            found.looks |= DRAWS
+            found.draws = True
         elif word in ("temp", "temporary") or word.startswith("pg_temp"):
             found.makes(Held.TEMP)
+    found.draws |= any(token.kind is Kind.WORD and token.value in FILLING for token in tokens)
 
 
 def _call(tokens: Sequence[Token], effects: Effects, found: _Findings) -> None:
@@ -391,6 +402,17 @@ def _code(tokens: Sequence[Token], found: _Findings) -> None:
     for token in tokens:
         if token.kind is Kind.STRING:
             found.names.update(_hints(token.value))
+            _sequences(token.value.lower(), found)
+
+
+def _sequences(code: str, found: _Findings) -> None:
+    """By words alone, in their order."""
+    at = min((code.find(word) for word in RECALLING if word in code), default=-1)
+    found.draws |= at >= 0 and any(word in code[:at] for word in (*DRAWING, *FILLING))
+    if at >= 0:
+        found.recalls()
+    found.looks |= DRAWS
+    found.draws = True
 
 
 def _kind(kind: Held) -> Callable[[Sequence[Token], _Findings], None]:
@@ -464,6 +486,14 @@ UNREAD = 1 << 14
 """In `looks`, of a text that was not read to its end: what it sets nobody knows, as long as its client is there."""
 FOLLOWING = Held.SETTING | Held.ROLE | Held.PREPARE | Held.UNSEEN | UNREAD
 """What is asked for by name, or as a whole: it may have ended anywhere."""
+DRAWS = 1 << 15
+"""In `looks`: a sequence gives a value by name, or code runs that may have one given."""
+RECALLS = 1 << 16
+"""In `looks`: currval or lastval tells of a value that nothing in this text ahead of it was given."""
+RECALLING = frozenset({"currval", "lastval"})
+DRAWING = frozenset({"nextval", "setval"})
+FILLING = frozenset({"insert", "merge", "copy"})
+"""What may have a column's default draw from a sequence."""
 TEMPORARY_PATH = Touch(0, Held.TEMP | MAY_LEAD, "")
 """Of a client that came with pg_temp in its search_path."""
 

@@ -204,6 +204,9 @@ class OwnSettings:
         TEXT, "", "Name of a headless service whose pods are peers, each by its host's name; empty: none.", live=False
     )
     pin_timeout: float = setting(TIME, "0", "Disconnect clients whose pinned server is idle for longer; 0: never.")
+    sequence_timeout: float = setting(
+        TIME, "1", "How long an idle server stays with who has drawn from a sequence, where clients ask for that later."
+    )
     session_state: Policy = setting(
         POLICY, "leak", "What becomes of session state in transaction pooling: keep, leak or refuse; kind:fate too."
     )

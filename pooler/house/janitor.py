@@ -279,6 +279,10 @@ class Janitor:
                     running.say(LOG, f"{label} keeps its server and has asked for nothing for {idle:.0f} s")
         return due
 
+    def release_sequences(self, pool: PoolState, now: float) -> float:
+        """sequence_timeout; what is to end waits for nobody's currval."""
+        return now + pool.engine.release_sequences(int(self._running.config.own.sequence_timeout * 1e6)) / 1e6
+
     def retire_servers(self, pool: PoolState, now: float) -> float:
         """Free servers that are idle or alive for too long, or too many since a limit was lowered."""
         running = self._running
@@ -403,6 +407,7 @@ DUTIES: tuple[Callable[[Janitor, PoolState, float], float], ...] = (
     Janitor.end_idle_clients,
     Janitor.end_long_queries,
     Janitor.end_idle_pins,
+    Janitor.release_sequences,
     Janitor.retire_servers,
     Janitor.age_idle,
     Janitor.end_hanging_tests,

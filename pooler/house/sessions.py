@@ -91,7 +91,7 @@ class Sessions:
         if fate is Fate.keep:
             if kind is Held.LISTEN and not pool.engine.hears:
                 return "pins"
-            return "pins" if kind & PINNING else "is not followed" if kind is Held.SEQUENCE else "follows"
+            return "pins" if kind & (PINNING | Held.SEQUENCE) else "follows"
         return "is refused" if fate is Fate.refuse else "leaks"
 
     def collect(self) -> None:

@@ -189,7 +189,7 @@ cdef class Client(Conn):
             self.judgement = touch
         if touch is None:
             return False
-        kinds = forbidden(self, s, touch)
+        kinds = forbidden(self, s, touch, t == PARSE and name_end > 0)
         if kinds == 0:
             if name_end == 0:
                 touched(self, s, touch)
@@ -215,7 +215,7 @@ cdef class Client(Conn):
         # Whether a Bind says more of a statement than its Parse did.
         if self.pool.unread or name_end == 0 and self.touch_of_unnamed() is not None:
             return True
-        return name_end > 0 and (self.pool.may_refuse() or self.named_late)
+        return name_end > 0 and (self.pool.may_refuse() or self.named_late or self.pool.recalls != 0 and self.link.sole != self.id)
 
     cdef object touch_of_unnamed(self):
         # What carrying out its statement without a name may leave behind. Where no books are kept of that, of what it

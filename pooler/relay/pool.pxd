@@ -74,6 +74,8 @@ cdef class Pool:
     # Whether a listening server can be had.
     cdef public bint hears
     cdef readonly int pinned_count
+    # What its clients were seen to ask for of sequences (WITHIN, BEHIND).
+    cdef readonly int recalls
     cdef dict seen
     # Something has happened here that nobody has looked at yet.
     cdef bint stirred

@@ -181,6 +181,8 @@ cdef class Pool:
         s.asked = False
         s.requested = s.heard_at = s.taken = self.relay.now
         s.notified = False
+        if s.sole != c.id:
+            change_hands(s, c)
         self.counts.assignments += 1
         self.counts.wait_time += waited
         self.measure(&self.wait_hist, waited)
@@ -189,7 +191,7 @@ cdef class Pool:
     cdef bint align(self, Client c, Server s) except -1:
         # Whether the server has the client's parameters; if not, it is told to take them on.
         cdef bytes sql
-        if c.params is s.params and c.session is s.session:
+        if c.params is s.params and c.session is s.session and not s.forgets:
             return True
         there = s.params
         told = s.told
@@ -202,6 +204,9 @@ cdef class Pool:
             sql = sessions.alignment(c.session, s.session, sql, user)
             s.unmade = None
             s.to_make = sessions.statements_to_make(c.session, s.session)
+        if s.forgets:
+            s.forgets = False
+            sql = b"DISCARD SEQUENCES;" + sql
         if not sql:
             c.params = self.relay.settled(c.params, s.params)
             if not s.to_make:
@@ -246,8 +251,10 @@ cdef class Pool:
             return s.run_task(ROLLBACK_TASK, b"ROLLBACK")
         if retires(self, s):
             return self.relay.lose(s, "server lifetime over", True)
-        if s.pinned or s.touches is not None:
+        if s.pinned & ~SEQUENCES or s.touches is not None:
             return self.clean_up(s)
+        if s.pinned:
+            pin(s, 0)
         if self.reset_query and (self.mode == MODE_SESSION or self.reset_always):
             self.move(s, SV_TESTED)
             return s.run_task(RESET_TASK, self.reset_query)
@@ -482,6 +489,11 @@ cdef class Pool:
                 found.append((s, idle))
             s = <Server>s.next
         return found
+
+    def release_sequences(self, int64_t limit):
+        """Servers that stay with their clients for what these have drawn from sequences, and were asked for nothing for `limit`
+        microseconds, go free. In how many microseconds there will be another; NEVER if there is none."""
+        return let_sequences_go(self, limit)
 
     @property
     def oldest_wait(self):

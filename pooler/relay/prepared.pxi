@@ -315,6 +315,7 @@ cdef int command_complete(Server s, uint8_t *b, size_t n) except -1:
         s.touches = []
     elif b[5] == c'N' and n == 12 and s.task == NO_TASK and memcmp(b + 5, <char *>b"NOTIFY", 7) == 0:
         s.notified = True
+    sequences_told(s, b, n)
     if redefines(b, n):
         s.redefines = True
         s.relay.statements.clear()

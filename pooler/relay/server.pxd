@@ -40,6 +40,12 @@ cdef class Server(Conn):
     cdef readonly int pinned
     cdef readonly int64_t pinned_since
     cdef bint weighs
+    # The only client whose values of sequences may be there, by its id (or NOBODYS, SEVERAL); whether they go ahead of the next
+    # client; whether its transaction may have drawn a value, and asked for one.
+    cdef int64_t sole
+    cdef bint forgets
+    cdef bint draws
+    cdef bint recalls
     # Channels that it listens to for its client, the listening server that they go over to, and the mark in both streams.
     cdef tuple channels
     cdef Hub hub

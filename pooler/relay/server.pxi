@@ -411,6 +411,9 @@ cdef class Server(Conn):
             pool.counts.xact_time += now - c.xact_start
             pool.measure(&pool.xact_hist, now - c.xact_start)
             c.xact_start = 0
+        if pool.recalls == BEHIND:
+            keep_sequences(self)
+        self.draws = self.recalls = False
         if self.shared() and self.clean():
             part_from(self)
         elif pool.mode == MODE_SESSION and self.close_needed and pool.fast_close and self.clean():

@@ -18,7 +18,7 @@ cdef tuple SPACES = tuple(b" \t\n\r\f\v")
 cdef tuple FIRST_NAMES = tuple(sorted(word.encode() for word in touches.FIRST))
 cdef object WORD_LETTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_$") | frozenset(range(128, 256))
 cdef object WORD_EDGES = frozenset(range(256)) - WORD_LETTERS
-cdef tuple SAYING = (b"set_config", b"advisory_lock", b"advisory_unlock", b"currval", b"lastval", b"pg_temp", b'u&"', b"execute",
+cdef tuple SAYING = (b"set_config", b"advisory_lock", b"advisory_unlock", b"currval", b"lastval", b"nextval", b"setval", b"pg_temp", b'u&"', b"execute",
                      b"query_to_xml", b"ts_stat", b"ts_rewrite", b" temp ", b" temporary ")
 # Each blank is anything that no word goes on with.
 
@@ -175,15 +175,20 @@ cdef inline int pinning(Pool pool) noexcept:
     return PINNING if pool.hears else PINNING | LISTENS
 
 
-cdef int forbidden(Client c, Server s, object touch) except -1:
-    # Kinds because of which the statement is refused: by the policy, or since too many servers of the pool are pinned.
+cdef int forbidden(Client c, Server s, object touch, bint later=False) except -1:
+    # Kinds because of which the statement is refused: by the policy, since too many servers of the pool are pinned, or
+    # since what it asks for may be another's. `later`: it is carried out when it is bound, and looked at again then.
     cdef int kinds = touch.kinds
     cdef Pool pool = c.pool
     cdef int refused = kinds & pool.refused
     if not s.shared():
         return 0
-    if refused == 0 and kinds & pool.kept & pinning(pool) and s.pinned == 0 and 0 <= pool.max_pinned <= pool.pinned_count:
+    if refused == 0 and kinds & pool.kept & pinning(pool) and not s.weighs and 0 <= pool.max_pinned <= pool.pinned_count:
         refused = kinds & pool.kept & pinning(pool)
+    if kinds & pool.kept & SEQUENCES and not later and not is_own(s, touch):
+        refused |= SEQUENCES
+    elif kinds & SEQUENCES:
+        pool.recalls = max(pool.recalls, WITHIN)
     return refused
 
 
@@ -227,8 +232,13 @@ cdef int touched(Client c, Server s, object touch) except -1:
     cdef Pool pool = c.pool
     cdef int kinds = touch.kinds
     note_seen(c, touch)
+    if touch.looks & DRAWS or kinds & (SEQUENCES | <int>touches.Held.UNSEEN):
+        note_sequences(s, touch)
     cdef int cared_for = pool.kept | pool.refused | (LISTENS if c.channels is not None else 0)
     if (kinds | looks_that_matter(s, touch)) & cared_for and s.shared():
+        if kinds & pool.kept & pinning(pool) and not s.weighs:
+            # It counts from now on, so that no others pass meanwhile.
+            weigh(s, True)
         if s.touches is None:
             s.touches = [touch]
             s.undone = s.silenced = False
@@ -305,6 +315,7 @@ cdef int look(Server s) except -1:
     sql = sessions.question(looks, list(names), reported=place is not None and s.told[place] is not None)
     if not sql:
         s.touches = None
+        pin(s, s.pinned)
         return part_from(s)
     s.rows = []
     return s.run_task(LOOK_TASK, sql)
@@ -341,7 +352,7 @@ cdef int looked(Server s) except -1:
     if c.channels is not None:
         # What the server listens to by now was listened to again in the same transaction.
         keep_channels(c, sessions.still_heard(c.channels, seen, undone or not silenced) | c.channels.intersection(names))
-    pin(s, pins | s.pinned & touches.UNREAD | (s.pinned & LISTENS if names else 0))
+    pin(s, pins | s.pinned & (touches.UNREAD | SEQUENCES) | (s.pinned & LISTENS if names else 0))
     find_channels(s, names)
     return go_on_with(s) if s.task == NO_TASK else 0
 
@@ -427,22 +438,28 @@ cdef bytes said_of_unmade(Server s, uint8_t *p, size_t l):
 
 
 cdef int pin(Server s, int pins) except -1:
-    # What keeps it with its client.
-    cdef bint weighs = pins & ~LISTENS != 0 or pins != 0 and not s.pool.hears
-    s.pool.pinned_count += weighs - s.weighs
-    s.weighs = weighs
+    # What keeps it with its client. What its transaction has touched, and was not looked for yet, counts too.
+    weigh(s, pins & ~LISTENS != 0 or pins != 0 and not s.pool.hears or s.touches is not None and s.weighs)
     if pins and not s.pinned:
         s.pinned_since = s.relay.now
-    if pins & ~LISTENS != s.pinned & ~LISTENS and s.link is not None:
+    if (pins ^ s.pinned) & ~(LISTENS | SEQUENCES) and s.link is not None:
         s.relay.post(ServerPinned(s, s.link, pins))
     s.pinned = pins
     return 0
 
 
+cdef int weigh(Server s, bint weighs) except -1:
+    # Whether it is one of those of which there are `max_pinned` at most.
+    s.pool.pinned_count += weighs - s.weighs
+    s.weighs = weighs
+    return 0
+
+
 cdef int forget_session(Server s) except -1:
     # DISCARD ALL was carried out.
-    pin(s, 0)
     s.touches = None
+    s.sole = NOBODYS
+    pin(s, 0)
     s.undone = False
     s.session = s.relay.intern(())
     s.channels = ()

@@ -148,6 +148,9 @@ def revive_client(Pool pool, int fd, dict state, params, about, dict table):
     c.base, c.base_params = pool.relay.intern(tuple(state["base"])), pool.relay.intern(tuple(state["base_params"]))
     revive_unnamed(c, state["unnamed"])
     c.told_kinds, c.judgement = state["told_kinds"], revived_touch(state["judgement"])
+    if c.told_kinds & SEQUENCES:
+        # It may be one that asks.
+        pool.recalls = BEHIND
     c.reading, c.first_word, c.anywhere = state["reading"]
     c.refusals = {kinds: revived_touch(touch) for kinds, touch in state["refusals"]} or None
     if state["hub"] in pool.relay.hubs:
@@ -180,7 +183,11 @@ def revive_server(Pool pool, int fd, dict state, params, about, dict table):
     s.rows = None if state["rows"] is None else [tuple(row) for row in state["rows"]]
     s.channels, s.mark, s.marked, s.last_pid = tuple(state["channels"]), state["mark"], state["marked"], state["last_pid"]
     s.hub, s.epochs, s.notified = pool.relay.hubs.get(state["hub"]), state["epochs"], state["notified"]
+    s.sole = SEVERAL
     pin(s, state["pinned"])
+    for touch in s.touches or ():
+        if touch.kinds & pool.kept & pinning(pool):
+            weigh(s, True)
     for number in state["statements"]:
         hold_statement(s, table[number])
         (<Held>s.stmts[table[number]]).state = BEING_READ if number in state["checked"] else DOUBTED if number in state["doubted"] else HOLDS
@@ -236,6 +243,8 @@ cdef int place(Conn c, uint8_t state) except -1:
 
 def link_again(Client client, Server server):
     """These two were linked."""
+    if server.pinned & SEQUENCES:
+        server.sole = client.id
     client.link = server
     server.link = client
     if server.channels:

@@ -153,6 +153,8 @@ def test_a_refusal_says_what_and_what_to_do() -> None:
     assert b"advisory_lock" in said
     assert b"session_state = refuse" in said
     assert b"max_pinned" in sessions.refusal(Held.LOCK, "", False)
+    assert b"C55000\0" in sessions.refusal(Held.SEQUENCE, "select lastval()", False)
+    assert b"C0A000\0" in sessions.refusal(Held.SEQUENCE, "select lastval()", True)
 
 
 def test_startup_values_are_a_session() -> None:

@@ -7,14 +7,17 @@ import pytest
 from pooler import wire
 from pooler.touches import (
     ALL,
+    DRAWS,
     LARGE_OBJECTS,
     MAY_LEAD,
     MOST_NAMES,
     NAMED_LATER,
+    RECALLS,
     SHOWN,
     Held,
     bound_names,
     judge,
+    judge_body,
     judge_call,
 )
 
@@ -127,6 +130,34 @@ def test_kinds(text: str, kind: Held) -> None:
     assert found is not None
     assert found.kinds & kind
     assert found.looks & kind
+
+
+@pytest.mark.parametrize(
+    ("text", "looks"),
+    [
+        ("SELECT nextval('s')", DRAWS),
+        ("SELECT setval('s', 1)", DRAWS),
+        ("SELECT lastval()", RECALLS | Held.SEQUENCE),
+        ("INSERT INTO t VALUES (currval('s'))", RECALLS | Held.SEQUENCE),
+        ("INSERT INTO t VALUES (1); SELECT currval('s')", Held.SEQUENCE),
+        ("SELECT nextval('s'), currval('s')", DRAWS | Held.SEQUENCE),
+        ("SELECT lastval(); SELECT nextval('s')", DRAWS | RECALLS | Held.SEQUENCE),
+        ("SELECT 'nextval', \"insert\", lastval()", RECALLS | Held.SEQUENCE),
+        ("DO $$ BEGIN PERFORM lastval(); END $$", DRAWS | RECALLS | Held.SEQUENCE | Held.UNSEEN),
+        ("DO $$ BEGIN INSERT INTO t VALUES (1); PERFORM lastval(); END $$", DRAWS | Held.SEQUENCE | Held.UNSEEN),
+    ],
+)
+def test_what_draws_from_sequences_and_what_tells_of_it(text: str, looks: int) -> None:
+    found = judge(text.encode())
+    assert found is not None
+    assert found.looks == looks
+
+
+def test_a_body_that_draws_only_is_not_watched_for() -> None:
+    assert judge_body("BEGIN INSERT INTO t VALUES (nextval('s')); END") is None
+    found = judge_body("SELECT lastval()")
+    assert found is not None
+    assert found.looks == RECALLS | Held.SEQUENCE
 
 
 def test_code_gives_hints_of_names() -> None:

@@ -81,6 +81,7 @@ class Engine:
         self.silent: list[tuple[Conn, str]] = []
         self.asked: list[tuple[int, ...]] = []
         self.pins: list[tuple[Any, int]] = []
+        self.drawn: list[int] = []
 
     @property
     def oldest_wait(self) -> int:
@@ -116,6 +117,10 @@ class Engine:
 
     def idle_pins(self, limit: int) -> list[tuple[Any, int]]:
         return [(server, idle) for server, idle in self.pins if idle > limit]
+
+    def release_sequences(self, limit: int) -> int:
+        self.drawn.append(limit)
+        return NEVER
 
     def hanging(self, limit: int) -> list[tuple[Conn, str]]:
         self.asked.append((limit,))
@@ -330,6 +335,12 @@ def test_a_pinned_server_is_told_of_once_and_ends_by_the_limit(make: Any) -> Non
     limited.janitor.end_idle_pins(limited.state, NOW)
     assert limited.dropped == [(long.linked, Reason.PIN_IDLE)]
     assert short.linked not in [conn for conn, _ in limited.dropped]
+
+
+def test_servers_that_stay_for_a_sequence_go_by_their_limit(make: Any) -> None:
+    place = make(own={"sequence_timeout": "2.5"})
+    place.janitor.release_sequences(place.state, NOW)
+    assert place.engine.drawn == [2_500_000]
 
 
 @pytest.mark.parametrize("why", ["pause", "obsolete", "end", "nothing"])

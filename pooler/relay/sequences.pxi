@@ -1,0 +1,88 @@
+# currval and lastval of a value that was drawn in an earlier transaction. Which sequences a session has drawn from nobody
+# can ask, and a stranger's value is told like one's own. So, from the first of these words in a pool on, a server on which
+# several have been forgets all values (DISCARD SEQUENCES) ahead of its next client's; and from the first that asks behind
+# its own transaction on, who may have drawn keeps its server for its next transaction. That first one is refused, where
+# the server is not its client's alone.
+
+cdef enum:
+    # Whose values a server may have, beside one client's, whose id that is then.
+    NOBODYS = 0
+    SEVERAL = -1
+    # What the clients of a pool were seen to ask for: values of the same transaction, of an earlier one.
+    WITHIN = 1
+    BEHIND = 2
+
+cdef int SEQUENCES = touches.Held.SEQUENCE
+cdef int DRAWS = touches.DRAWS
+cdef int RECALLS = touches.RECALLS
+cdef object DRAWN = touches.Touch(touches.Held.SEQUENCE, 0, "(INSERT or nextval)")
+
+
+cdef int change_hands(Server s, Client c) except -1:
+    # It was not the last one's server, or nobody's, before.
+    if s.sole == NOBODYS:
+        s.sole = c.id
+    elif s.pool.recalls and s.pool.kept & SEQUENCES and s.shared():
+        s.sole = c.id
+        s.forgets = True
+    else:
+        s.sole = SEVERAL
+    return 0
+
+
+cdef int note_sequences(Server s, object touch) except -1:
+    # A text that draws, or asks for what was drawn, or may.
+    cdef int kinds = touch.kinds
+    if kinds & SEQUENCES:
+        s.recalls = True
+        s.pool.recalls = max(s.pool.recalls, BEHIND if touch.looks & RECALLS and not s.draws else WITHIN)
+    s.draws |= touch.looks & DRAWS != 0 or kinds & ~SEQUENCES != 0
+    return 0
+
+
+cdef bint is_own(Server s, object touch) except -1:
+    # Whether what this text asks for is its client's, if there is any: it has just been drawn, or nobody else was here.
+    cdef bint own = s.sole == s.link.id or s.draws or touch.looks & RECALLS == 0
+    if not own:
+        note_sequences(s, touch)
+    return own
+
+
+cdef int sequences_told(Server s, uint8_t *p, size_t n) except -1:
+    # By the tag of a CommandComplete: whether defaults may have drawn, or all is forgotten.
+    if memcmp(p + 5, <char *>b"INSERT", 6) == 0 or memcmp(p + 5, <char *>b"COPY ", 5) == 0 or memcmp(p + 5, <char *>b"MERGE", 5) == 0:
+        s.draws = True
+    elif n >= 17 and (memcmp(p + 5, <char *>b"DISCARD SEQ", 11) == 0 or memcmp(p + 5, <char *>b"DISCARD ALL", 11) == 0):
+        s.draws = s.recalls = False
+        if s.link is not None:
+            s.sole = s.link.id
+    return 0
+
+
+cdef int keep_sequences(Server s) except -1:
+    # At the end of a transaction: whether the client is likely to ask for what it has drawn.
+    cdef Pool pool = s.pool
+    cdef bint there = s.pinned & SEQUENCES != 0
+    cdef bint keeps = pool.kept & SEQUENCES and s.shared() and s.sole == s.link.id and (s.draws or there and s.recalls)
+    if keeps and not s.weighs and 0 <= pool.max_pinned <= pool.pinned_count:
+        keeps = False
+    if keeps and s.link.told_kinds & SEQUENCES == 0:
+        note_seen(s.link, DRAWN)
+    s.draws = s.recalls = False
+    return pin(s, s.pinned & ~SEQUENCES | (SEQUENCES if keeps else 0)) if keeps != there else 0
+
+
+cdef int64_t let_sequences_go(Pool pool, int64_t limit) except -1:
+    # Servers that stay for nothing else, and were asked for nothing for so long, go. In how long there will be another.
+    cdef int64_t least = NEVER
+    cdef int64_t left
+    cdef Server s
+    for s in pool.active_servers.all() if pool.pinned_count else ():
+        if s.pinned == SEQUENCES and s.link is not None and s.clean() and s.task == NO_TASK:
+            left = limit - (pool.relay.now - s.last_sign())
+            if left > 0:
+                least = min(least, left)
+            else:
+                pin(s, 0)
+                s.let_go()
+    return least

@@ -1,0 +1,238 @@
+"""currval and lastval through a pool of one and of four: one's own value or an error, never another client's; and, from
+the second time that anybody asks in a transaction of its own, the value that a direct connection tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.fixtures.cluster import Cluster
+from tests.fixtures.process import Bouncer, StartBouncer
+from tests.fixtures.waiting import until
+from tests.system.test_session_functions import known
+from tests.system.test_session_state import client
+
+MADE = """
+DROP TABLE IF EXISTS drawn, drawn_too; DROP SEQUENCE IF EXISTS drawn_by_name;
+CREATE TABLE drawn (id serial, x int); CREATE TABLE drawn_too (id serial, x int); CREATE SEQUENCE drawn_by_name;
+GRANT ALL ON drawn, drawn_too TO PUBLIC; GRANT ALL ON drawn_id_seq, drawn_too_id_seq, drawn_by_name TO PUBLIC;
+SELECT setval('drawn_too_id_seq', 1000); SELECT setval('drawn_by_name', 2000);
+"""
+INSERT = "INSERT INTO drawn (x) VALUES (1)"
+NOT_DEFINED = psycopg.errors.ObjectNotInPrerequisiteState
+
+
+@pytest.fixture(params=["cluster", pytest.param("newest_cluster", marks=pytest.mark.slow)])
+def server(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """PostgreSQL 15, and 18."""
+    made: Cluster = request.getfixturevalue(request.param)
+    made.sql(MADE, dbname="app")
+    yield made
+    made.sql("DROP TABLE drawn, drawn_too; DROP SEQUENCE drawn_by_name", dbname="app")
+
+
+def keeping(start: StartBouncer, server: Cluster, size: int, policy: str = "keep", **own: str) -> Bouncer:
+    pooler = {"session_state": policy, "max_pinned": "100", "sequence_timeout": "0.3", **own}
+    return start(server=server, default_pool_size=size, pool_mode="transaction", sections={"pooler": pooler})
+
+
+def value(one: psycopg.Connection[Any], text: str, *, prepare: bool = False) -> Any:
+    (found,) = one.execute(text, prepare=prepare).fetchone() or (None,)
+    return found
+
+
+sizes = pytest.mark.parametrize("size", [1, 4])
+
+
+def test_the_facts_on_a_direct_connection(server: Cluster) -> None:
+    """What else is built upon: the error, and that DISCARD SEQUENCES may stand anywhere and needs no right."""
+    with client(server.port, user="trusty") as one:
+        for asked in ("SELECT lastval()", "SELECT currval('drawn_id_seq')"):
+            with pytest.raises(NOT_DEFINED):
+                one.execute(asked)
+        one.execute("SET default_transaction_read_only = on")
+        one.execute("DISCARD SEQUENCES; SELECT 1")
+        one.execute("RESET default_transaction_read_only")
+        with one.transaction():
+            one.execute(INSERT)
+            one.execute("SAVEPOINT a")
+            one.execute("DISCARD SEQUENCES")
+            one.execute("ROLLBACK TO a")
+            with pytest.raises(NOT_DEFINED):
+                one.execute("SELECT lastval()")
+            one.execute("ROLLBACK TO a")
+
+
+def strange(bouncer: Bouncer, size: int) -> None:
+    """Have every server drawn from by several clients."""
+    for _ in range(2):
+        held = [client(bouncer.port) for _ in range(size)]
+        for one in held:
+            connection = one.__enter__()
+            connection.execute("BEGIN")
+            connection.execute("INSERT INTO drawn_too (x) VALUES (1)")
+        for one in held:
+            one.__exit__(None, None, None)
+
+
+@sizes
+@pytest.mark.parametrize("prepare", [False, True])
+@pytest.mark.parametrize("asked", ["lastval()", "currval('drawn_id_seq')", "currval('drawn_too_id_seq')"])
+def test_nobody_is_ever_told_anothers_value(
+    start_pooler: StartBouncer, server: Cluster, size: int, prepare: bool, asked: str
+) -> None:
+    bouncer = keeping(start_pooler, server, size)
+    strange(bouncer, size)
+    for _ in range(3):
+        with client(bouncer.port) as one, client(bouncer.port) as other:
+            other.execute("INSERT INTO drawn_too (x) VALUES (1)")
+            other.execute(INSERT)
+            with pytest.raises(NOT_DEFINED):
+                value(one, f"SELECT {asked}", prepare=prepare)
+            with one.transaction():
+                one.execute("SELECT 1")
+                with pytest.raises(NOT_DEFINED), one.transaction():
+                    value(one, f"SELECT {asked}", prepare=prepare)
+
+
+@pytest.mark.parametrize("code", ["SELECT taken()", "DO $$ BEGIN PERFORM lastval(); END $$"])
+def test_nor_by_code(start_pooler: StartBouncer, server: Cluster, code: str) -> None:
+    server.sql("CREATE FUNCTION taken() RETURNS bigint LANGUAGE sql AS 'SELECT lastval()'", dbname="app")
+    bouncer = keeping(start_pooler, server, 1)
+    try:
+        strange(bouncer, 1)
+        known(bouncer)
+        with client(bouncer.port) as one:
+            for _ in range(3):
+                with pytest.raises(NOT_DEFINED):
+                    one.execute(code)
+    finally:
+        server.sql("DROP FUNCTION taken()", dbname="app")
+
+
+@sizes
+@pytest.mark.parametrize("prepare", [False, True])
+def test_what_was_drawn_in_the_same_transaction_is_told_the_first_time(
+    start_pooler: StartBouncer, server: Cluster, size: int, prepare: bool
+) -> None:
+    bouncer = keeping(start_pooler, server, size)
+    strange(bouncer, size)
+    for _ in range(3):
+        with client(bouncer.port) as one:
+            with one.transaction():
+                (drawn,) = one.execute(INSERT + " RETURNING id").fetchone() or (0,)
+                assert value(one, "SELECT lastval()", prepare=prepare) == drawn
+                assert value(one, "SELECT currval('drawn_id_seq')", prepare=prepare) == drawn
+            found = one.execute(f"{INSERT}; SELECT lastval()")
+            found.nextset()
+            assert found.fetchone() == (drawn + 1,)
+    until(lambda: bouncer.pool()["sv_active"] == 0)
+
+
+PATTERNS: dict[str, tuple[str, ...]] = {
+    "insert": (INSERT, "SELECT lastval()"),
+    "insert by currval": (INSERT, "SELECT currval(pg_get_serial_sequence('drawn', 'id'))"),
+    "insert, asked twice": (INSERT, "SELECT lastval()", "SELECT currval('drawn_id_seq')"),
+    "nextval": ("SELECT nextval('drawn_by_name')", "SELECT currval('drawn_by_name')"),
+    "setval": ("SELECT setval('drawn_by_name', 5000)", "SELECT currval('drawn_by_name')"),
+    "a child": (INSERT, "INSERT INTO drawn_too (x) VALUES (currval('drawn_id_seq')) RETURNING x"),
+    "children": (
+        INSERT,
+        "INSERT INTO drawn_too (x) VALUES (currval('drawn_id_seq')) RETURNING x",
+        "INSERT INTO drawn_too (x) VALUES (currval('drawn_id_seq')) RETURNING x",
+    ),
+    "copy": ("DO $$ BEGIN INSERT INTO drawn (x) VALUES (1); END $$", "SELECT lastval()"),
+    "in transactions": ("BEGIN", INSERT, "COMMIT", "BEGIN", "SELECT lastval()", "COMMIT"),
+    "with a setting": ("BEGIN", INSERT, "SET work_mem = '7MB'", "COMMIT", "SELECT lastval()"),
+}
+
+
+@sizes
+@pytest.mark.parametrize("prepare", [False, True])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_what_was_drawn_in_the_transaction_before_is_told(
+    start_pooler: StartBouncer, server: Cluster, size: int, prepare: bool, pattern: str
+) -> None:
+    """The first time in a pool is an error, by which it is known that clients do so."""
+    bouncer = keeping(start_pooler, server, size)
+    strange(bouncer, size)
+    with client(bouncer.port) as first, pytest.raises(NOT_DEFINED, match=r"earlier transaction|not yet defined"):
+        value(first, "SELECT lastval()", prepare=prepare)
+    for _ in range(3):
+        with client(bouncer.port) as one, client(bouncer.port, connect_timeout=5) as other:
+            one.execute("SELECT 1")
+            last: Any = None
+            for text in PATTERNS[pattern]:
+                found = one.execute(text, prepare=prepare and "DO" not in text)
+                if size > 1:
+                    other.execute("INSERT INTO drawn_too (x) VALUES (2)")
+                if "val(" in text or "RETURNING" in text:
+                    last = found.fetchone()
+            asked = server.sql("SELECT last_value FROM drawn_id_seq", dbname="app")
+            if "name" in str(PATTERNS[pattern]):
+                asked = server.sql("SELECT last_value FROM drawn_by_name", dbname="app")
+            assert last == asked[0]
+    until(lambda: bouncer.pool()["sv_active"] == 0, "all servers to be free")
+
+
+def test_a_server_stays_for_the_next_transaction_or_for_a_while(start_pooler: StartBouncer, server: Cluster) -> None:
+    bouncer = keeping(start_pooler, server, 4, sequence_timeout="1")
+    with client(bouncer.port) as one, client(bouncer.port) as two:
+        two.execute(INSERT)
+        one.execute("SELECT 1")
+        two.execute("SELECT 1")
+        with pytest.raises(NOT_DEFINED):
+            one.execute("SELECT lastval()")
+        one.execute(INSERT)
+        rows = {(row["kind"], row["fate"]): row["pinned_us"] for row in bouncer.admin("SHOW SESSION_STATE")}
+        assert rows["sequence", "pins"] is not None
+        assert bouncer.pool()["sv_active"] == 1
+        one.execute("SELECT 1")
+        until(lambda: bouncer.pool()["sv_active"] == 0, "a transaction that asks for nothing")
+        for over in ("DISCARD SEQUENCES", "DISCARD ALL"):
+            one.execute(INSERT)
+            one.execute(over)
+            until(lambda: bouncer.pool()["sv_active"] == 0, over)
+        one.execute(INSERT)
+        assert bouncer.pool()["sv_active"] == 1
+        until(lambda: bouncer.pool()["sv_active"] == 0, "the time limit")
+        two.execute("SELECT 1")
+        with pytest.raises(NOT_DEFINED):
+            one.execute("SELECT lastval()")
+        one.execute("SELECT 1")
+        two.execute(INSERT)
+        two.close()
+        until(lambda: bouncer.pool()["sv_active"] == 0, "the end of its client")
+    said = bouncer.log_text().count("stays with it")
+    assert said == 0
+
+
+def test_no_more_stay_than_may_be_pinned(start_pooler: StartBouncer, server: Cluster) -> None:
+    """Who finds no room goes without: an error for its next currval, not for its INSERT."""
+    bouncer = keeping(start_pooler, server, 4, max_pinned="1", sequence_timeout="5")
+    strange(bouncer, 4)
+    with client(bouncer.port) as one, client(bouncer.port) as two:
+        with pytest.raises(NOT_DEFINED):
+            one.execute("SELECT lastval()")
+        one.execute(INSERT)
+        two.execute(INSERT)
+        assert bouncer.pool()["sv_active"] == 1
+        assert value(one, "SELECT lastval()")
+
+
+@pytest.mark.parametrize("policy", ["refuse", "leak", "keep sequence:leak"])
+def test_other_policies(start_pooler: StartBouncer, server: Cluster, policy: str) -> None:
+    bouncer = keeping(start_pooler, server, 1, policy)
+    with client(bouncer.port) as one, client(bouncer.port) as other:
+        if policy == "refuse":
+            with pytest.raises(psycopg.errors.FeatureNotSupported):
+                one.execute("SELECT lastval()")
+            return
+        other.execute(INSERT)
+        assert value(one, "SELECT lastval()")
+        other.execute(INSERT)
+        assert bouncer.pool()["sv_active"] == 0

@@ -1,0 +1,154 @@
+"""currval and lastval in the relay: who asks, who has drawn, who keeps its server; and how many are pinned at most."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pooler import wire
+from pooler.relay.engine import TRANSACTION
+from pooler.touches import Held
+from tests.unit.stage import Peer, Stage, stage
+
+INSERT, LASTVAL, OTHER = "INSERT INTO t VALUES (1)", "SELECT lastval()", "SELECT 1"
+NEVER = 1 << 62
+
+
+def keeping(**settings: Any) -> dict[str, Any]:
+    return {"kept": sum(Held), "unread": False, **settings}
+
+
+def run(s: Stage, client: Peer, server: Peer, text: str, tag: str = "SELECT 1", status: bytes = b"I") -> bytes:
+    """Ask this, and have it answered; what the server got."""
+    client.send(wire.query(text))
+    s.settle()
+    got = server.take()
+    if got == wire.query("DISCARD SEQUENCES;"):
+        server.send(wire.command_complete("DISCARD SEQUENCES") + wire.ready_for_query())
+        s.settle()
+        got += server.take()
+    server.send(wire.command_complete(tag) + wire.ready_for_query(status))
+    s.settle()
+    return got
+
+
+def begun(s: Stage) -> tuple[Peer, Peer, Peer]:
+    """A server that two clients have had, and these."""
+    server, one, two = s.server(), s.client(), s.client()
+    for client in (one, two):
+        run(s, client, server, INSERT, "INSERT 0 1")
+    assert s.pool.recalls == 0
+    return server, one, two
+
+
+def refused(got: bytes) -> bool:
+    return b"POOLER_REFUSES_128" in got
+
+
+def test_the_first_that_asks_for_what_others_may_have_drawn_is_refused() -> None:
+    with stage(TRANSACTION, **keeping()) as s:
+        server, one, two = begun(s)
+        assert refused(run(s, one, server, LASTVAL))
+        assert run(s, one, server, LASTVAL).startswith(wire.query("DISCARD SEQUENCES;"))
+        assert run(s, one, server, OTHER) == wire.query(OTHER)
+        assert run(s, two, server, OTHER) == wire.query("DISCARD SEQUENCES;") + wire.query(OTHER)
+
+
+def test_who_was_alone_there_is_answered() -> None:
+    with stage(TRANSACTION, **keeping()) as s:
+        server, one = s.server(), s.client()
+        run(s, one, server, INSERT, "INSERT 0 1")
+        assert run(s, one, server, LASTVAL) == wire.query(LASTVAL)
+
+
+def test_behind_what_was_drawn_in_the_same_transaction_it_is_answered_and_nothing_stays() -> None:
+    with stage(TRANSACTION, **keeping()) as s:
+        server, one, two = begun(s)
+        run(s, one, server, "BEGIN", "BEGIN", b"T")
+        run(s, one, server, INSERT, "INSERT 0 1", b"T")
+        assert not refused(run(s, one, server, LASTVAL, status=b"T"))
+        run(s, one, server, "COMMIT", "COMMIT")
+        run(s, two, server, INSERT, "INSERT 0 1")
+        assert s.pool.pinned_count == 0
+        assert s.pool.idle_servers.count == 1
+
+
+def test_who_draws_keeps_its_server_for_the_next_transaction() -> None:
+    with stage(TRANSACTION, **keeping()) as s:
+        server, one, _ = begun(s)
+        run(s, one, server, LASTVAL)
+        for text, tag, stays in (
+            (INSERT, "INSERT 0 1", 1),
+            (LASTVAL, "SELECT 1", 1),
+            (LASTVAL, "SELECT 1", 1),
+            (OTHER, "SELECT 1", 0),
+            (LASTVAL, "SELECT 1", 0),
+            ("SELECT nextval('s')", "SELECT 1", 1),
+            ("DISCARD SEQUENCES", "DISCARD SEQUENCES", 0),
+            ("COPY t FROM STDIN", "COPY 5", 1),
+        ):
+            run(s, one, server, text, tag)
+            assert s.pool.pinned_count == stays, text
+        assert s.pool.release_sequences(1 << 40) < 1 << 40
+        assert s.pool.pinned_count == 1
+        assert s.pool.release_sequences(0) == NEVER
+        assert (s.pool.pinned_count, s.pool.idle_servers.count) == (0, 1)
+        run(s, one, server, INSERT, "INSERT 0 1")
+        one.close()
+        s.settle()
+        assert (s.pool.pinned_count, s.pool.idle_servers.count) == (0, 1)
+
+
+def test_where_too_many_are_pinned_who_draws_does_not_stay() -> None:
+    with stage(TRANSACTION, **keeping(max_pinned=0)) as s:
+        server, one, _ = begun(s)
+        run(s, one, server, LASTVAL)
+        run(s, one, server, INSERT, "INSERT 0 1")
+        assert s.pool.pinned_count == 0
+
+
+def test_what_stays_does_so_behind_a_restart() -> None:
+    with stage(TRANSACTION, **keeping()) as s:
+        server, one, two = begun(s)
+        run(s, one, server, LASTVAL)
+        run(s, one, server, INSERT, "INSERT 0 1")
+        s.restart()
+        assert s.pool.pinned_count == 1
+        assert run(s, one, server, LASTVAL) == wire.query(LASTVAL)
+        run(s, one, server, OTHER)
+        assert run(s, two, server, OTHER).startswith(wire.query("DISCARD SEQUENCES;"))
+
+
+@pytest.mark.parametrize("kept", [0, sum(Held) - Held.SEQUENCE])
+def test_where_it_leaks_nothing_is_done(kept: int) -> None:
+    with stage(TRANSACTION, **keeping(kept=kept)) as s:
+        server, one, two = begun(s)
+        assert run(s, one, server, LASTVAL) == wire.query(LASTVAL)
+        run(s, one, server, INSERT, "INSERT 0 1")
+        assert run(s, two, server, OTHER) == wire.query(OTHER)
+        assert s.pool.pinned_count == 0
+
+
+def test_of_transactions_that_run_at_once_no_more_pin_than_may() -> None:
+    """Each counts from its statement on, not only when it has been looked at."""
+    lock = "SELECT pg_advisory_lock(1)"
+    with stage(TRANSACTION, **keeping(max_pinned=1)) as s:
+        pairs = [(s.server(), s.client()) for _ in range(3)]
+        servers = [server for server, _ in pairs]
+        for _, client in pairs:
+            client.send(wire.query(lock))
+        s.settle()
+        assert sum(b"POOLER_REFUSES_8" in server.take() for server in servers) == 2
+        assert s.pool.pinned_count == 1
+
+
+def test_who_has_touched_and_left_nothing_makes_room() -> None:
+    with stage(TRANSACTION, **keeping(max_pinned=1)) as s:
+        server, one = s.server(), s.client()
+        run(s, one, server, "SELECT pg_advisory_lock(1)")
+        assert s.pool.pinned_count == 1
+        assert b"pg_locks" in server.take()
+        server.send(wire.command_complete("SELECT 0") + wire.ready_for_query())
+        s.settle()
+        assert s.pool.pinned_count == 0
