@@ -78,6 +78,8 @@ PHRASES: dict[tuple[str, ...], tuple[str, ...]] = {
 RUNNERS = frozenset({"query_to_xml", "query_to_xmlschema", "query_to_xml_and_xmlschema", "ts_stat", "ts_rewrite"})
 """Functions that carry out a text."""
 ROLES = frozenset({"role", "session_authorization"})
+MEANINGS = ROLES | {"search_path"}
+"""Parameters by which a text means something else."""
 
 
 class Touch(NamedTuple):
@@ -291,6 +293,8 @@ def _set_config(tokens: Sequence[Token], at: int, found: _Findings) -> None:
     name = arguments[0]
     known = _constant(name)
     if len(arguments) == 3 and [token.value for token in arguments[2]] in (["true"], ["t"], ["on"], ["1"]):
+        if not known or lowered(name[0].value) in MEANINGS:
+            found.looks |= STRAYS
         if not known or lowered(name[0].value) == "search_path":
             _path(arguments[1], found, sure=_constant(arguments[1]))
     elif known:
@@ -337,6 +341,9 @@ def _is_default(rest: Sequence[Token]) -> bool:
 
 
 def _local(rest: Sequence[Token], found: _Findings) -> None:
+    phrase = _phrase(rest)
+    if any(lowered(name) in MEANINGS for name in ((_dotted(rest),) if phrase is None else phrase)):
+        found.looks |= STRAYS
     if rest and (rest[0] == "schema" or lowered(_dotted(rest)) == "search_path"):
         _path(rest, found, sure="&" not in [token.value for token in rest])
 
@@ -490,6 +497,8 @@ DRAWS = 1 << 15
 """In `looks`: a sequence gives a value by name, or code runs that may have one given."""
 RECALLS = 1 << 16
 """In `looks`: currval or lastval tells of a value that nothing in this text ahead of it was given."""
+STRAYS = 1 << 17
+"""In `looks`: up to the end of the transaction a text may mean something else."""
 RECALLING = frozenset({"currval", "lastval"})
 DRAWING = frozenset({"nextval", "setval"})
 FILLING = frozenset({"insert", "merge", "copy"})

@@ -10,7 +10,7 @@
 # to who prepares its text if it was looked at within the last second (TRUSTED_US); else it is parsed anew.
 
 cdef bytes NOBODY = b"PGBOUNCER_0"
-cdef tuple MEANINGS = (b"role", b"search_path", b"session_authorization")
+cdef tuple MEANINGS = tuple(sorted([name.encode() for name in touches.MEANINGS]))
 # Parameters by which a text means something else.
 
 cdef enum:
@@ -52,7 +52,10 @@ cdef Statement share_statement(Client c, Server s, bytes body):
     cdef tuple key = share_key(c, body)
     cdef Statement stmt = c.relay.statements.get(key)
     cdef Held held
-    if stmt is None or s.touches is not None:
+    if s.strays or s.touches is not None:
+        # What it means in this transaction it may mean to nobody else.
+        return new_statement(c.relay, (body,), body)
+    if stmt is None:
         return new_statement(c.relay, key, body)
     held = s.stmts.get(stmt) if s.stmts is not None else None
     if held is None and stmt.told is None or held is not None and held.state != HOLDS:
@@ -70,6 +73,12 @@ cdef Statement new_statement(Relay relay, tuple key, bytes body):
     stmt.name = b"PGBOUNCER_%d" % relay.next_statement
     relay.statements[key] = stmt
     return stmt
+
+
+cdef bint strays(object touch):
+    # Whether texts may mean something else behind it, up to the end of the transaction or longer.
+    return (touch.looks & touches.STRAYS or touch.kinds & touches.Held.UNSEEN or touches.ALL in touch.resets
+            or not touches.MEANINGS.isdisjoint(touch.names))
 
 
 cdef tuple share_key(Client c, bytes body):

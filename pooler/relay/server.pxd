@@ -24,12 +24,14 @@ cdef class Server(Conn):
     cdef int made
     cdef dict unmade
     cdef bytes said
-    # The first half of an answer to a Describe of ours; whether the transaction has changed what texts mean.
+    # The first half of an answer to a Describe of ours; whether the transaction has changed what texts mean
+    # to all (`redefines`), or in itself (`strays`).
     cdef bytes types
     # Which Parse has made the unnamed statement that is there (`Client.unnamed`), 0: not known; what it is (HOLDS...).
     cdef int64_t unnamed
     cdef uint8_t unnamed_state
     cdef bint redefines
+    cdef bint strays
     cdef bint undone
     # Whether an UNLISTEN, or DISCARD ALL, was carried out among what it was touched by.
     cdef bint silenced

@@ -414,6 +414,7 @@ cdef class Server(Conn):
         if pool.recalls == BEHIND:
             keep_sequences(self)
         self.draws = self.recalls = False
+        self.strays = self.strays and not self.clean()
         if self.shared() and self.clean():
             part_from(self)
         elif pool.mode == MODE_SESSION and self.close_needed and pool.fast_close and self.clean():

@@ -234,6 +234,7 @@ cdef int touched(Client c, Server s, object touch) except -1:
     note_seen(c, touch)
     if touch.looks & DRAWS or kinds & (SEQUENCES | <int>touches.Held.UNSEEN):
         note_sequences(s, touch)
+    s.strays = s.strays or strays(touch)
     cdef int cared_for = pool.kept | pool.refused | (LISTENS if c.channels is not None else 0)
     if (kinds | looks_that_matter(s, touch)) & cared_for and s.shared():
         if kinds & pool.kept & pinning(pool) and not s.weighs:

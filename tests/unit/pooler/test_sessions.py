@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from pooler import sessions
-from pooler.sessions import Row, Values, alignment, question, settled
+from pooler.sessions import PREPARED, Row, Values, alignment, question, settled
 from pooler.touches import ALL, Held, Touch, judge
 
 NONE: frozenset[bytes] = frozenset()
@@ -175,3 +175,58 @@ def test_what_is_still_listened_to() -> None:
     assert sessions.still_heard(there, [one], True) == there
     assert sessions.still_heard(there, [every], False) == set()
     assert sessions.still_heard(there, [], False) == there
+
+
+PLAIN = b"PREPARE p AS SELECT 1"
+
+
+@pytest.mark.parametrize(
+    ("name", "statement", "text"),
+    [
+        (b"p", PLAIN, PLAIN),
+        (b"p", b"select 2; /* x */ prepare P(int) as select $1 ; select 3", b"prepare P(int) as select $1"),
+        (b"a b", b'PREPARE "a b" AS SELECT 1;', b'PREPARE "a b" AS SELECT 1'),
+        # Which of the two it is nobody can tell; or that it is one.
+        (b"p", b"PREPARE p AS SELECT 1; DEALLOCATE p; PREPARE p AS SELECT 2", None),
+        (b"p", b"SELECT make_it()", None),
+        (b"P", PLAIN, None),
+        # What reads otherwise by other settings, and what is not read at all.
+        (b"p", b"PREPARE p AS SELECT '\\'", None),
+        (b"p", b"PREPARE p AS SELECT U&'x'", None),
+        (b"p", b"PREPARE p AS SELECT '\xc3\xa9'", None),
+        (b"\xc3\xa9", b"PREPARE \xc3\xa9 AS SELECT 1", None),
+        (b"p", b"PREPARE p AS SELECT '", None),
+        # A name of ours.
+        (b"PGBOUNCER_1", b'PREPARE "PGBOUNCER_1" AS SELECT 1', None),
+    ],
+)
+def test_a_statement_of_prepare_follows_where_its_text_is_certain(
+    name: bytes, statement: bytes, text: bytes | None
+) -> None:
+    found = sessions.followed_statements([(name, statement)], 10)
+    assert found == (None if text is None else {PREPARED + name: text})
+
+
+def test_where_one_of_them_cannot_follow_none_does() -> None:
+    assert sessions.followed_statements([], 0) == {}
+    assert sessions.followed_statements([(b"p", PLAIN), (b"q", b"SELECT make_it()")], 10) is None
+
+
+def test_no_more_statements_follow_than_may() -> None:
+    made = [(b"p%d" % n, b"PREPARE p%d AS SELECT 1" % n) for n in range(3)]
+    assert sessions.followed_statements(made, 2) is None
+    assert len(sessions.followed_statements(made, 3) or ()) == 3
+    half = b"PREPARE %s AS SELECT '" + b"x" * (sessions.MOST_PREPARED_BYTES // 2) + b"'"
+    assert sessions.followed_statements([(b"p", half % b"p")], 3)
+    assert sessions.followed_statements([(b"p", half % b"p"), (b"q", half % b"q")], 3) is None
+
+
+def test_what_could_not_be_made_its_client_still_has() -> None:
+    p, q = PREPARED + b"p", PREPARED + b"q"
+    before = (p, PLAIN, q, b"PREPARE q AS SELECT 2", b"work_mem", b"1MB")
+    wanted = (q, b"PREPARE q AS SELECT 3", b"work_mem", b"2MB")
+    assert sessions.with_unmade(wanted, before, [b"p"]) == (p, PLAIN, *wanted)
+    assert sessions.with_unmade(wanted, before, []) == wanted
+    # What it has made anew by that name counts; of a name that it never had there is nothing.
+    assert sessions.with_unmade(wanted, before, [b"q", b"r", b"work_mem"]) == wanted
+    assert sessions.without((p, PLAIN, *wanted), [b"p"]) == wanted

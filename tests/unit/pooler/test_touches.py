@@ -14,6 +14,7 @@ from pooler.touches import (
     NAMED_LATER,
     RECALLS,
     SHOWN,
+    STRAYS,
     Held,
     bound_names,
     judge,
@@ -153,6 +154,24 @@ def test_what_draws_from_sequences_and_what_tells_of_it(text: str, looks: int) -
     assert found.looks == looks
 
 
+@pytest.mark.parametrize(
+    ("text", "strays"),
+    [
+        ("SET LOCAL search_path = a", True),
+        ("SET LOCAL SCHEMA 'a'", True),
+        ("SET LOCAL ROLE a", True),
+        ("SET LOCAL SESSION AUTHORIZATION a", True),
+        ("SET LOCAL work_mem = 1", False),
+        ("SELECT set_config('Search_Path', 'a', true)", True),
+        ("SELECT set_config($1, 'a', true)", True),
+        ("SELECT set_config('work_mem', '1', true)", False),
+    ],
+)
+def test_what_changes_the_meaning_of_texts_for_a_transaction(text: str, strays: bool) -> None:
+    found = judge(text.encode())
+    assert bool(found and found.looks & STRAYS) == strays
+
+
 def test_a_body_that_draws_only_is_not_watched_for() -> None:
     assert judge_body("BEGIN INSERT INTO t VALUES (nextval('s')); END") is None
     found = judge_body("SELECT lastval()")
@@ -213,8 +232,10 @@ def test_what_was_put_back_last(text: str, resets: set[str]) -> None:
 )
 def test_a_path_of_the_transaction_may_lead_to_temporary_tables(text: str, kinds: int, looks: int) -> None:
     found = judge(text.encode())
-    assert (found.kinds, found.looks & ~MAY_LEAD) == (kinds, looks) if found else not looks
-    assert not found or found.kinds or found.looks & MAY_LEAD
+    assert found is not None
+    assert found.looks & STRAYS
+    assert (found.kinds, found.looks & ~(MAY_LEAD | STRAYS)) == (kinds, looks)
+    assert found.kinds or bool(found.looks & MAY_LEAD) == bool(looks)
 
 
 @pytest.mark.parametrize(
