@@ -41,7 +41,7 @@ _LANGUAGES = {
 """By what a body in another language speaks to the server; one of a language that is not here may do anything."""
 _SUSPICIOUS = (
     r"set_config|advisory|\mtemp|\mpg_temp|\mlisten\M|\mhold\M|\mexecute\M|\mdiscard\M|\mload\M|\mcall\M|\mreset\M"
-    r'|\mprepare\M|\mdo\M|u&"|query_to_xml|ts_stat|ts_rewrite|currval|lastval'
+    r'|\mprepare\M|deallocate|\mdo\M|u&"|query_to_xml|ts_stat|ts_rewrite|currval|lastval'
     r"|(^|;|>>|\*/|\n|\r|\mbegin|\mthen|\melse|\mloop)\s*set\M"
 )
 _CATALOGS = (

@@ -200,6 +200,8 @@ def judge_body(source: str) -> Touch | None:
         _examine(statement, found)
         if any(token == "execute" for token in statement):
             _code(statement, found)
+    if FORGETTING in source.lower():
+        found.looks |= FORGETS | Held.PREPARE
     if found.resets:
         # Nobody knows what is set then.
         found.makes(Held.UNSEEN)
@@ -409,11 +411,13 @@ def _code(tokens: Sequence[Token], found: _Findings) -> None:
     for token in tokens:
         if token.kind is Kind.STRING:
             found.names.update(_hints(token.value))
-            _sequences(token.value.lower(), found)
+            _by_words(token.value.lower(), found)
 
 
-def _sequences(code: str, found: _Findings) -> None:
-    """By words alone, in their order."""
+def _by_words(code: str, found: _Findings) -> None:
+    """What is not read: by words alone, in their order."""
+    if FORGETTING in code:
+        found.looks |= FORGETS | Held.PREPARE
     at = min((code.find(word) for word in RECALLING if word in code), default=-1)
     found.draws |= at >= 0 and any(word in code[:at] for word in (*DRAWING, *FILLING))
     if at >= 0:
@@ -499,6 +503,9 @@ RECALLS = 1 << 16
 """In `looks`: currval or lastval tells of a value that nothing in this text ahead of it was given."""
 STRAYS = 1 << 17
 """In `looks`: up to the end of the transaction a text may mean something else."""
+FORGETS = 1 << 18
+"""In `looks`: code that may deallocate statements, without a tag that tells so."""
+FORGETTING = "deallocate"
 RECALLING = frozenset({"currval", "lastval"})
 DRAWING = frozenset({"nextval", "setval"})
 FILLING = frozenset({"insert", "merge", "copy"})

@@ -81,6 +81,15 @@ cdef bint strays(object touch):
             or not touches.MEANINGS.isdisjoint(touch.names))
 
 
+cdef int settle_texts(Server s) except -1:
+    # At a ReadyForQuery. What code may have deallocated is made anew; what is behind the transaction means what it did before.
+    if s.forgets_all:
+        s.stmts, s.unsure = None, True
+        s.forgets_all = not s.ledger.at_rest()
+    s.strays = s.strays and not s.clean()
+    return 0
+
+
 cdef tuple share_key(Client c, bytes body):
     # The text, and by what else it means what it does.
     cdef list key = [body, c.pool.database, c.pool.user]

@@ -32,6 +32,8 @@ cdef class Server(Conn):
     cdef uint8_t unnamed_state
     cdef bint redefines
     cdef bint strays
+    # Whether code may have deallocated its statements, with no tag that tells so.
+    cdef bint forgets_all
     cdef bint undone
     # Whether an UNLISTEN, or DISCARD ALL, was carried out among what it was touched by.
     cdef bint silenced

@@ -393,6 +393,8 @@ cdef class Server(Conn):
         cdef Pool pool = self.pool
         self.status = status
         self.set_read_mode(PROMPT)
+        if self.strays or self.forgets_all:
+            settle_texts(self)
         if c.query_start:
             pool.counts.query_time += now - c.query_start
             pool.measure(&pool.query_hist, now - c.query_start)
@@ -414,7 +416,6 @@ cdef class Server(Conn):
         if pool.recalls == BEHIND:
             keep_sequences(self)
         self.draws = self.recalls = False
-        self.strays = self.strays and not self.clean()
         if self.shared() and self.clean():
             part_from(self)
         elif pool.mode == MODE_SESSION and self.close_needed and pool.fast_close and self.clean():

@@ -235,6 +235,7 @@ cdef int touched(Client c, Server s, object touch) except -1:
     if touch.looks & DRAWS or kinds & (SEQUENCES | <int>touches.Held.UNSEEN):
         note_sequences(s, touch)
     s.strays = s.strays or strays(touch)
+    s.forgets_all = s.forgets_all or touch.looks & touches.FORGETS != 0
     cdef int cared_for = pool.kept | pool.refused | (LISTENS if c.channels is not None else 0)
     if (kinds | looks_that_matter(s, touch)) & cared_for and s.shared():
         if kinds & pool.kept & pinning(pool) and not s.weighs:

@@ -37,7 +37,7 @@ cdef object revived_touch(state):
 
 cdef dict UNTOUCHED = {
     "session": (), "base": (), "told_kinds": 0, "judgement": None, "reading": (False, 0, 0), "refusals": (), "pinned": 0, "pinned_since": 0,
-    "undone": False, "silenced": False, "look_failed": False, "touches": None, "rows": None, "doubted": (), "checked": (), "types": None, "redefines": False, "strays": False, "defines": False,
+    "undone": False, "silenced": False, "look_failed": False, "touches": None, "rows": None, "doubted": (), "checked": (), "types": None, "redefines": False, "strays": False, "forgets_all": False, "defines": False,
     "unnamed": (0, b"", None, None, None), "unnamed_there": (0, 0), "hub": None, "marks": [], "inbox": [], "channels": [], "mark": None,
     "marked": False, "last_pid": 0, "early": None, "early_at": -1, "epochs": None, "notified": False, "to_make": None, "made": 0, "said": None,
     "unmade": (),
@@ -98,7 +98,7 @@ cdef dict record_server(Server s, dict state, dict table):
         ledger["entries"][place] = (kind, act, skipped, (<Statement>stmt).id if stmt is not None else None, name if act != UNNAMED else None)
     state.update(
         told=list(s.told), statements=[(<Held>each).stmt.id for each in there], doubted=[(<Held>each).stmt.id for each in there if (<Held>each).state in (STALE_THERE, DOUBTED)],
-        checked=[(<Held>each).stmt.id for each in there if (<Held>each).state == BEING_READ], types=s.types, redefines=s.redefines, strays=s.strays, unnamed_there=(s.unnamed, s.unnamed_state),
+        checked=[(<Held>each).stmt.id for each in there if (<Held>each).state == BEING_READ], types=s.types, redefines=s.redefines, strays=s.strays, forgets_all=s.forgets_all, unnamed_there=(s.unnamed, s.unnamed_state),
         to_make=None if s.to_make is None else [list(pair) for pair in s.to_make], made=s.made, said=s.said, unmade=list((s.unmade or {}).items()), ledger=ledger, pid=s.pid, cancel_key=s.cancel_key,
         status=s.status, task=s.task, task_error=s.task_error, parting=s.parting, released=s.released,
         unsure=s.unsure, said_farewell=s.said_farewell, pinned=s.pinned, pinned_since=s.pinned_since, undone=s.undone, silenced=s.silenced,
@@ -192,6 +192,7 @@ def revive_server(Pool pool, int fd, dict state, params, about, dict table):
         hold_statement(s, table[number])
         (<Held>s.stmts[table[number]]).state = BEING_READ if number in state["checked"] else DOUBTED if number in state["doubted"] else HOLDS
     s.types, s.redefines, s.strays = state["types"], state["redefines"], state["strays"]
+    s.forgets_all = state["forgets_all"]
     s.unnamed, s.unnamed_state = state["unnamed_there"]
     s.to_make = None if state["to_make"] is None else [tuple(pair) for pair in state["to_make"]]
     s.made, s.said, s.unmade = state["made"], state["said"], dict(state["unmade"]) or None

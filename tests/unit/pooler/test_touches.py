@@ -8,6 +8,7 @@ from pooler import wire
 from pooler.touches import (
     ALL,
     DRAWS,
+    FORGETS,
     LARGE_OBJECTS,
     MAY_LEAD,
     MOST_NAMES,
@@ -170,6 +171,19 @@ def test_what_draws_from_sequences_and_what_tells_of_it(text: str, looks: int) -
 def test_what_changes_the_meaning_of_texts_for_a_transaction(text: str, strays: bool) -> None:
     found = judge(text.encode())
     assert bool(found and found.looks & STRAYS) == strays
+
+
+def test_code_that_may_deallocate() -> None:
+    for text in ("DO $$ BEGIN EXECUTE 'DEALLOCATE ALL'; END $$", "DO 'BEGIN deallocate all; END'"):
+        found = judge(text.encode())
+        assert found is not None
+        assert found.looks & FORGETS
+    for body in ("BEGIN DEALLOCATE ALL; END", "BEGIN EXECUTE 'Deallocate ' || 'all'; END"):
+        found = judge_body(body)
+        assert found is not None
+        assert found.looks & FORGETS
+        assert found.looks & Held.PREPARE
+    assert judge(b"DEALLOCATE ALL") is None
 
 
 def test_a_body_that_draws_only_is_not_watched_for() -> None:
