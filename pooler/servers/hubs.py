@@ -12,6 +12,7 @@ import asyncio
 import dataclasses
 import secrets
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import field
 
 from pooler import relay, wire
 from pooler.log import ERROR, LOG, WARNING
@@ -59,6 +60,12 @@ class Line:
     """Set when it has answered what it was asked last."""
     refused: str = ""
     """What it said against that."""
+    tells: bool = True
+    """Whether what it hears is passed on. Of two only one is, and they change at one place of the queue."""
+    mark: bytes = b""
+    """Of that place: what both hear there."""
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+    hearing: asyncio.Task[None] | None = None
 
     @property
     def channel(self) -> Channel:
@@ -95,6 +102,8 @@ class Hub:
         """Servers that listen for their clients until it does."""
         self._wake = asyncio.Event()
         self._dropped: asyncio.Future[str] | None = None
+        self._renewal = ""
+        """Why the connection is to be another, of the same PostgreSQL."""
         self._missed_since: float | None = None
         """When the last connection was lost, if somebody listened there."""
         self._told = ""
@@ -115,6 +124,11 @@ class Hub:
         """Let the connection go, if there is one."""
         if self._dropped is not None and not self._dropped.done():
             self._dropped.set_result(reason)
+
+    def renew(self, reason: str) -> None:
+        """Let the connection go when another has taken its place, so that nothing is missed."""
+        self._renewal = reason
+        self._wake.set()
 
     def wanted(self) -> set[bytes]:
         """Channels that somebody listens to, or is about to."""
@@ -165,7 +179,9 @@ class Hub:
     async def _use(self, line: Line) -> None:
         reason = str(Reason.FAILURE)
         try:
-            await self._serve(line)
+            while (successor := await self._serve(line)) is not None:
+                self._retire(line, Reason.MOVED)
+                line = successor
             reason = Reason.NOBODY_LISTENS
         except Lost as error:
             reason = error.reason
@@ -193,20 +209,20 @@ class Hub:
         attempt.say_opened(dialed)
         return Line(attempt, dialed, attempt.about(dialed), asyncio.Event())
 
-    async def _serve(self, line: Line) -> None:
-        """Listen, until nobody wants it any more. Raises Lost."""
+    async def _serve(self, line: Line) -> Line | None:
+        """Listen, until nobody wants it any more, or another is there. Raises Lost."""
         loop = self.running.loop
         self.line = line
         dropped = self._dropped = loop.create_future()
         talk = asyncio.ensure_future(self._talk(line))
-        hear = asyncio.ensure_future(self._hear(line))
+        hear = line.hearing = line.hearing or asyncio.ensure_future(self._hear(line))
         try:
             await asyncio.wait({talk, hear, dropped}, return_when=asyncio.FIRST_COMPLETED)
             if dropped.done():
                 raise Lost(dropped.result())
-            for part in (hear, talk):
-                if part.done():
-                    part.result()
+            if hear.done():
+                hear.result()
+            return talk.result()
         except (ConnectionClosed, ProtocolError) as error:
             raise Lost(f"{Reason.SERVER_CRASHED}: {error.message}") from None
         finally:
@@ -218,7 +234,9 @@ class Hub:
         """What it says."""
         while True:
             kind, body = await line.channel.read_message(LONGEST)
-            if kind == b"A":
+            if kind == b"A" and line.mark and body.endswith(line.mark):
+                await self._change(line)
+            elif kind == b"A" and line.tells:
                 await self._pass_on(wire.message(kind, body))
             elif kind == b"E":
                 line.refused = wire.error_fields(body).get("M", "")
@@ -237,8 +255,60 @@ class Hub:
         self.passing = b""
         self.engine.hear(message)
 
-    async def _talk(self, line: Line) -> None:
-        """Have it listen to what is wanted, and to nothing else; returns when nothing has been for long."""
+    async def _change(self, line: Line) -> None:
+        """It has come to where another takes its place, or it that of another, which may be behind."""
+        line.reached.set()
+        if line.tells:
+            line.tells = False
+        elif self.line is not None:
+            await self.line.reached.wait()
+            line.tells = True
+
+    async def _renew(self, line: Line, pool: PoolState) -> Line:
+        """Another connection in place of this one, without a gap and without a notification twice. Raises Lost where
+        there can be none."""
+        reason, self._renewal = self._renewal, ""
+        if self._opener.room(pool, own=True, sized=False) not in ALLOWED:
+            raise Lost(reason)
+        pool.listening += 1
+        try:
+            successor = await self._open(pool)
+            if successor is None:
+                raise Lost(reason)
+            try:
+                await self._take_the_place_of(line, successor, reason)
+            except BaseException:
+                self._retire(successor, reason)
+                raise
+        finally:
+            pool.listening -= 1
+            self._opener.room_made(pool)
+        return successor
+
+    async def _take_the_place_of(self, line: Line, successor: Line, reason: str) -> None:
+        if successor.about.place != line.about.place:
+            raise Lost(reason)
+        mark = f"change {secrets.token_hex(12)}".encode()
+        successor.tells = False
+        line.reached.clear()
+        line.mark = successor.mark = self.engine.marker + b"\0" + mark + b"\0"
+        hearing = successor.hearing = asyncio.ensure_future(self._hear(successor))
+        try:
+            await self._ask(successor, statements({self.engine.marker} | self.engine.there))
+            await self._ask(successor, b"NOTIFY \"%s\", '%s'" % (self.engine.marker, mark))
+            async with asyncio.timeout(DEAF):
+                await successor.reached.wait()
+                await line.reached.wait()
+        except TimeoutError:
+            raise Lost(f"{reason}: what took its place does not hear the same") from None
+        except Lost:
+            if hearing.done():
+                hearing.result()
+            raise
+
+    async def _talk(self, line: Line) -> Line | None:
+        """Have it listen to what is wanted, and to nothing else; returns when nothing has been for long, or what
+        takes its place."""
         there, first = self.engine.there, self.wanted()
         if not self.engine.up:
             await self._ask(line, statements({self.engine.marker} | first))
@@ -247,6 +317,8 @@ class Hub:
         self._is_up()
         idle_since = self.running.now()
         while True:
+            if self._renewal and self.pool is not None:
+                return await self._renew(line, self.pool)
             wanted = self.wanted()
             missing, unused = wanted - there, there - wanted
             if missing:
@@ -260,12 +332,14 @@ class Hub:
                 if wanted:
                     idle_since = self.running.now()
                 elif self.running.now() - idle_since > GRACE:
-                    return
+                    return None
                 await self._rest(line)
 
     async def _rest(self, line: Line) -> None:
         """Until something is wanted; now and then it is asked whether it is there."""
         self._wake.clear()
+        if self._renewal:
+            return
         try:
             await asyncio.wait_for(self._wake.wait(), LOOK)
         except TimeoutError:
@@ -340,14 +414,20 @@ class Hub:
         for pool in self.database.pools.values():
             pool.engine.hears = up
 
+    def _retire(self, line: Line, reason: str) -> None:
+        if line.hearing is not None:
+            line.hearing.cancel()
+        line.channel.send_now(wire.terminate())
+        line.channel.abort()
+        self.running.say_closing(line.attempt.label, reason, line.attempt.since)
+        self.running.tally(Kind.CLOSE, self.database.name, Reason.of(reason) or Reason.OTHER)
+
     def _close(self, line: Line, reason: str) -> None:
         running = self.running
         self.engine.lost()
         self.line = self._dropped = None
-        line.channel.send_now(wire.terminate())
-        line.channel.abort()
-        running.say_closing(line.attempt.label, reason, line.attempt.since)
-        running.tally(Kind.CLOSE, self.database.name, Reason.of(reason) or Reason.OTHER)
+        self._renewal = ""
+        self._retire(line, reason)
         listeners = len(self.engine.clients)
         if listeners and not running.ending:
             self._missed_since = running.now()
@@ -399,7 +479,10 @@ class Hubs:
         only at these addresses."""
         for hub in self:
             if hub.pool is pool and hub.line is not None and (at is None or hub.line.about.peer.addr in at):
-                hub.drop(reason)
+                if reason is Reason.MOVED and at is None:
+                    hub.renew(reason)
+                else:
+                    hub.drop(reason)
 
 
 def statements(channels: Iterable[bytes], un: str = "") -> bytes:

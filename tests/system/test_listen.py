@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -294,8 +295,52 @@ def test_a_pause_ends_the_listening_server_and_resume_brings_it_back(
         bouncer.wait_log("listening server of app at 127.0.0.1 is there again")
         direct.execute("NOTIFY foo, 'a'")
         assert payloads(one, "a") == ["a"]
+
+
+PID = "SELECT min(pid), count(*) FROM pg_stat_activity WHERE application_name = 'pooler: LISTEN'"
+
+
+def has_changed(server: Cluster, before: list[Any]) -> bool:
+    (now,) = server.sql(PID)
+    return bool(now[0] != before[0][0] and now[1] == 1)
+
+
+def test_reconnect_changes_the_listening_server_without_a_gap(start_pooler: StartBouncer, server: Cluster) -> None:
+    bouncer = start_pooler(server=server, default_pool_size=4, **KEEP)
+    with ExitStack() as stack, Writer(server.port, "foo") as writer:
+        direct = stack.enter_context(client(server.port))
+        direct.execute("LISTEN foo")
+        one, late = stack.enter_context(client(bouncer.port)), stack.enter_context(client(bouncer.port))
+        one.execute("LISTEN foo")
+        follows(bouncer)
+        for round_ in range(5):
+            before = server.sql(PID)
+            bouncer.admin("RECONNECT app")
+            late.execute(f"LISTEN foo{round_}")
+            until(partial(has_changed, server, before), "another")
+        follows(bouncer, 2)
+        last = writer.stop()
+        everything, found = payloads(direct, last), payloads(one, last)
+        assert found == everything[-len(found) :]
+        assert int(found[0]) < 1000 or len(found) > 100
+        server.sql("NOTIFY foo4, 'late'", dbname="app")
+        assert payloads(late, "late") == ["late"]
+    assert "miss what is notified" not in bouncer.log.read_text()
+
+
+def test_where_there_is_room_for_one_only_reconnect_tells_of_the_gap(
+    start_pooler: StartBouncer, cluster: Cluster
+) -> None:
+    bouncer = start_pooler(default_pool_size=2, max_db_connections=1, server_login_retry="0.1", **KEEP)
+    with client(bouncer.port) as one, client(cluster.port) as direct:
+        one.execute("LISTEN foo")
+        bouncer.admin("SET max_db_connections = 2")
+        follows(bouncer)
+        bouncer.admin("SET max_db_connections = 1")
         bouncer.admin("RECONNECT app")
-        until(lambda: bouncer.log.read_text().count("is there again") == 2, "it to be there again")
+        bouncer.wait_log("clients miss what is notified now")
+        bouncer.admin("SET max_db_connections = 2")
+        bouncer.wait_log("is there again")
         direct.execute("NOTIFY foo, 'b'")
         assert payloads(one, "b") == ["b"]
 

@@ -104,6 +104,7 @@ STARTED: dict[str, str] = {
         "pooler.servers.test_hubs::test_a_listening_server_that_fails_is_opened_again",
     "pooler/servers/hubs.py Hub._serve: gather":
         "pooler.servers.test_hubs::test_a_listening_server_that_fails_is_opened_again",
+    "pooler/servers/hubs.py Hub._take_the_place_of: ensure_future": OWNER + "the change of connections",
     "pooler/servers/opener.py Opener.begin: create_task":
         "test_goes_on::test_a_server_that_cannot_even_be_tried_is_tried_again",
     "pooler/servers/opener.py Opener._set_back: call_later":
