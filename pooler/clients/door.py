@@ -33,7 +33,7 @@ from pooler.pools.running import ConsoleClient, Running
 from pooler.pools.welcome import Greeting, Welcome, ending
 from pooler.relay import Client, LightTask, Newcomer
 from pooler.relay.engine import clock, plain
-from pooler.servers.opener import Opener, tls_parts
+from pooler.servers.opener import Opener
 from pooler.sessions import Session
 from pooler.verbs import ConsoleSession
 
@@ -275,7 +275,7 @@ class Door:
                 pool.engine,
                 visit.arrival.number,
                 rest.fd,
-                tls_parts(rest),
+                rest.tls,
                 rest.leftover,
                 greeting.tracked,
                 visit.arrival,

@@ -26,9 +26,8 @@ from typing import Any, TypeVar
 from pooler.net import identity
 from pooler.net.address import Peer
 from pooler.net.tcp import Choice
-from pooler.relay import Inlet, Newcomer, Wait
+from pooler.relay import Inlet, Newcomer
 from pooler.relay.engine import key_exchange
-from pooler.values import dataclass
 from pooler.wire import ProtocolError
 
 T = TypeVar("T")
@@ -63,23 +62,6 @@ class TlsFailed(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
-
-
-@dataclass(slots=True)
-class Detached:
-    """What is left of a Channel for the relay. `leftover` is plaintext read from the peer and not consumed;
-    TLS records not decrypted yet stay in `incoming`. `unsent` is plaintext that the peer has yet to be sent."""
-
-    fd: int
-    ssl: SSLObject | None
-    incoming: MemoryBIO | None
-    outgoing: MemoryBIO | None
-    leftover: bytes
-    unsent: bytes = b""
-
-    def close(self) -> None:
-        """Nobody has taken it over."""
-        os.close(self.fd)
 
 
 class LoopSocket:
@@ -145,16 +127,8 @@ class Channel(Inlet):
     bytes of the longest packet that is one, whatever its reader allows; `at_work`: whether the peer waits for us and
     not we for it."""
 
-    __slots__ = ("_held", "_loop", "_outgoing", "_peer", "_ssl")
-
-    def __init__(self, sock: socket.socket | Newcomer, loop: asyncio.AbstractEventLoop) -> None:
-        self._line = LoopSocket(sock, loop) if isinstance(sock, socket.socket) else sock
-        self._loop = loop
-        self._held = b""
-        """What `put` was given, not sent yet."""
-        self._ssl: SSLObject | None = None
-        self._outgoing: MemoryBIO | None = None
-        self._peer: Peer | None = None
+    __slots__ = ()
+    _face = LoopSocket
 
     # ---- facts
 
@@ -163,11 +137,8 @@ class Channel(Inlet):
         if self._peer is None:
             line = self._open()
             self._peer = line.peer() if isinstance(line, LoopSocket) else line.peer(Peer)
-        return self._peer
-
-    def tune(self, choices: tuple[Choice, ...]) -> None:
-        """Set options of the socket. Raises OSError."""
-        self._open().tune(choices)
+        peer: Peer = self._peer
+        return peer
 
     @property
     def ssl_object(self) -> SSLObject | None:
@@ -194,13 +165,6 @@ class Channel(Inlet):
     def ahead(self) -> bytes:
         """Those bytes."""
         return bytes(self._buffer)
-
-    @property
-    def closed(self) -> bool:
-        return self._line is None
-
-    def fileno(self) -> int:
-        return self._open().fileno()
 
     def peer_certificate(self) -> dict[str, Any] | None:
         """The peer's verified certificate as `ssl` describes it, None without one."""
@@ -291,22 +255,10 @@ class Channel(Inlet):
         """Bytes of ciphertext that were received and not looked at."""
         return self._incoming.pending if self._incoming is not None else 0
 
-    async def _feed(self) -> None:
-        """More bytes from the socket into the buffer or the TLS state: at once if it is the first time. Later they are
-        the answer to something, and it is too soon to look for them."""
-        if self._held:
-            await self.send(b"")
-        if self._watched or self.heard or not self._take():
-            self._watch()
-            waiter = self._waiter = Wait(self._loop)
-            try:
-                await waiter
-            finally:
-                # One that was cancelled may end only after the next has begun.
-                if self._waiter is waiter:
-                    self._waiter = None
-        if self._end is not None:
-            raise self._end
+    async def _feed_later(self) -> None:
+        """What was `put` comes first."""
+        await self.send(b"")
+        await self._feed()
 
     def _watch(self) -> None:
         if not self._watched:
@@ -319,7 +271,11 @@ class Channel(Inlet):
 
     def ended(self, error: int) -> None:
         """Nothing more will come: for this `errno`, 0: the peer has closed, -1: for an error without one."""
-        self._end = ConnectionClosed(_reason(error), orderly=False) if error else ConnectionClosed()
+        self._end = self._lost(error) if error else ConnectionClosed()
+
+    def _lost(self, error: int) -> ConnectionClosed:
+        """What tells of this `errno`."""
+        return ConnectionClosed(_reason(error), orderly=False)
 
     def put_back(self, data: bytes) -> None:
         """Bytes that were read of the peer already: they come first."""
@@ -327,13 +283,8 @@ class Channel(Inlet):
 
     # ---- writing
 
-    def put(self, data: bytes) -> None:
-        """To be sent with the next `send`, and in any case before anything is waited for; `detach` hands it over."""
-        self._held += data
-
-    async def send(self, data: bytes) -> None:
-        if self._held:
-            data, self._held = self._held + data, b""
+    async def _send(self, data: bytes) -> None:
+        """As `send`, what the socket does not take at once."""
         if self._ssl is None:
             return await self._send_raw(data)
         for start in range(0, len(data), TLS_SLICE):
@@ -444,15 +395,6 @@ class Channel(Inlet):
                 return
 
     # ---- the end
-
-    def detach(self) -> Detached:
-        """Hand the connection over; the Channel is dead afterwards."""
-        left = bytes(self._buffer) if self._buffer else b""
-        rest = Detached(self._open().detach(), self._ssl, self._incoming, self._outgoing, left, self._held)
-        self._line = None
-        if self._ssl is not None:
-            self._forget()
-        return rest
 
     async def close(self) -> None:
         """Close politely: end TLS and our direction, throw away what was not read. Never waits."""

@@ -1,6 +1,8 @@
-# What comes in on a connection that logs in, taken when it is there and cut into packets: what of a Channel
-# (pooler/net/channel.py) is done for every packet of a storm of logins. Its `_line` is a Newcomer, or has the face of one;
-# `_incoming` is where ciphertext goes, None without TLS.
+# What comes in on a connection that logs in, taken when it is there and cut into packets, and what goes out and finds
+# room at once: what of a Channel (pooler/net/channel.py) is done for every packet of a storm of logins. Its `_line` is a
+# Newcomer, or has the face of one; `_incoming` is where ciphertext goes, None without TLS.
+from socket import socket as PySocket
+
 from pooler.wire import BadHeader, TooLong
 
 cdef extern from "Python.h":
@@ -13,10 +15,105 @@ cdef enum:
     TAKEN_AT_ONCE = 8192
 
 
+@cython.final
+cdef class Done:
+    # What can be awaited and is over already.
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        raise StopIteration
+
+
+cdef Done DONE = Done()
+
+
+cdef class Detached:
+    """What is left of a connection for the relay. `tls` is its TLS state as the relay takes it over, None without.
+    `leftover` is plaintext read from the peer and not consumed; TLS records not decrypted yet stay in the TLS state.
+    `unsent` is plaintext that the peer has yet to be sent."""
+
+    def close(self):
+        """Nobody has taken it over."""
+        os.close(self.fd)
+
+
 cdef class Inlet:
     def __cinit__(self, *arguments, **named):
         self._buffer = bytearray()
+        self._held = b""
         self.longest = 0x7fffffff
+
+    def __init__(self, sock, loop):
+        self._line = self._face(sock, loop) if isinstance(sock, PySocket) else sock
+        self._loop = loop
+
+    cdef object line(self):
+        return self._open() if self._line is None else self._line
+
+    @property
+    def closed(self):
+        return self._line is None
+
+    def fileno(self):
+        return (<Newcomer>self._line).fd if type(self._line) is Newcomer else self.line().fileno()
+
+    def tune(self, tuple choices):
+        """Set options of the socket. Raises OSError."""
+        self.line().tune(choices)
+
+    def detach(self):
+        """Hand the connection over; this is dead afterwards."""
+        cdef Detached rest = Detached.__new__(Detached)
+        rest.leftover = bytes(self._buffer) if PyByteArray_GET_SIZE(self._buffer) else b""
+        rest.unsent = self._held
+        rest.tls = None if self._ssl is None else (self._ssl._sslobj, self._incoming, self._outgoing)
+        rest.fd = self.line().detach()
+        self._line = None
+        if self._ssl is not None:
+            self._forget()
+        return rest
+
+    # ---- writing
+
+    def put(self, bytes data):
+        """To be sent with the next `send`, and in any case before anything is waited for; `detach` hands it over."""
+        self._held += data
+
+    def send(self, bytes data):
+        """Send what was `put` and `data`: at once what the socket takes, the rest when this is awaited."""
+        cdef ssize_t n
+        if self._held:
+            data, self._held = self._held + data, b""
+        if self._ssl is None and type(self._line) is Newcomer:
+            n = c_send((<Newcomer>self._line).fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), MSG_NOSIGNAL | MSG_DONTWAIT)
+            if n == PyBytes_GET_SIZE(data):
+                return DONE
+            if n > 0:
+                data = data[n:]
+            elif errno != EAGAIN and errno != EINTR:
+                raise self._lost(errno)
+        return self._send(data)
+
+    # ---- reading
+
+    def _feed(self):
+        """More bytes from the socket into the buffer or the TLS state: at once if it is the first time. Later they are
+        the answer to something, and it is too soon to look for them."""
+        if self._held:
+            return self._feed_later()
+        if self._watched or self.heard or not self._take():
+            self._watch()
+            self._waiter = Wait.__new__(Wait)
+            self._waiter.loop = self._loop
+            self._waiter.inlet = self
+            return self._waiter
+        if self._end is not None:
+            raise self._end
+        return DONE
 
     cpdef bint _take(self) except -1:
         """Take what the socket has at this moment; False when that is nothing, not even an end."""

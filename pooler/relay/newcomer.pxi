@@ -2,9 +2,12 @@
 # by the relay's own epoll descriptor: a storm of logins cannot afford Python's socket objects and a registration in
 # asyncio's books for each of them. For TCP; a client on a Unix socket has a socket of Python's.
 
-cdef tuple PEER_FIELDS = ("addr", "port", "local_addr", "local_port", "pid", "uid", "gid")
 cdef dict own_ports = {}
 # Few, and remembered with every client: each number is one object.
+cdef dict known_hosts = {}
+# The texts of IPv4 addresses by their numbers: clients come from few hosts.
+cdef enum:
+    KNOWN_HOSTS = 1024
 
 
 cdef class Newcomer(Socket):
@@ -77,10 +80,15 @@ cdef class Newcomer(Socket):
     def peer(self, cls):
         """Who is at the other end, as the class of pooler.net.address has it: its methods for that are written in
         Python, and this is one login in a storm."""
-        cdef tuple local = self.local
+        cdef tuple local = self.local, remote = self.remote
         made = cls.__new__(cls)
-        for name, value in zip(PEER_FIELDS, (self.remote[0], self.remote[1], local[0], local[1], -1, -1, -1)):
-            PyObject_GenericSetAttr(made, name, value)
+        PyObject_GenericSetAttr(made, "addr", remote[0])
+        PyObject_GenericSetAttr(made, "port", remote[1])
+        PyObject_GenericSetAttr(made, "local_addr", local[0])
+        PyObject_GenericSetAttr(made, "local_port", local[1])
+        PyObject_GenericSetAttr(made, "pid", -1)
+        PyObject_GenericSetAttr(made, "uid", -1)
+        PyObject_GenericSetAttr(made, "gid", -1)
         return made
 
     def tune(self, tuple choices):
@@ -115,11 +123,22 @@ cdef tuple address_of(sockaddr_storage *there):
     cdef sockaddr_in6 *six = <sockaddr_in6 *>there
     cdef uint8_t *raw
     if there.ss_family == AF_INET:
-        inet_ntop(AF_INET, &four.sin_addr, text, sizeof(text))
-        return sys.intern(text.decode("ascii")), ntohs(four.sin_port)
+        return host_of(<uint8_t *>&four.sin_addr), ntohs(four.sin_port)
     raw = <uint8_t *>&six.sin6_addr
     if memcmp(raw, MAPPED, 12) == 0:
-        inet_ntop(AF_INET, raw + 12, text, sizeof(text))
-    else:
-        inet_ntop(AF_INET6, raw, text, sizeof(text))
+        return host_of(raw + 12), ntohs(six.sin6_port)
+    inet_ntop(AF_INET6, raw, text, sizeof(text))
     return sys.intern(text.decode("ascii")), ntohs(six.sin6_port)
+
+
+cdef str host_of(uint8_t *raw):
+    # The text of an IPv4 address.
+    cdef char text[64]
+    cdef object number = be32(raw)
+    cdef object found = known_hosts.get(number)
+    if found is None:
+        if len(known_hosts) >= KNOWN_HOSTS:
+            known_hosts.clear()
+        inet_ntop(AF_INET, raw, text, sizeof(text))
+        found = known_hosts[number] = sys.intern(text.decode("ascii"))
+    return found

@@ -1,3 +1,4 @@
+cdef class Inlet
 cdef class LightTask
 
 
@@ -6,11 +7,13 @@ cdef class Wait:
     cdef object go_on
     cdef object context
     cdef LightTask light
+    cdef Inlet inlet
     cdef bint asked
     cdef bint cancelled
     cdef readonly bint done
     cdef public bint _asyncio_future_blocking
     cpdef end(self)
+    cpdef close(self)
 
 
 cdef class LightTask:

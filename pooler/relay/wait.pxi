@@ -56,8 +56,16 @@ cdef class Wait:
         return True
 
     def result(self):
+        self.close()
         if self.cancelled:
             raise CancelledError
+        if self.inlet is not None and self.inlet._end is not None:
+            raise self.inlet._end
+
+    cpdef close(self):
+        """Nobody awaits it any more. One that was cancelled may end only after the next has begun."""
+        if self.inlet is not None and self.inlet._waiter is self:
+            self.inlet._waiter = None
 
 
 cdef class LightTask:

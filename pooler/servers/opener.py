@@ -15,7 +15,7 @@ from typing import Any
 from pooler import wire
 from pooler.log import DEBUG, ERROR, WARNING
 from pooler.net.address import Peer
-from pooler.net.channel import Channel, Detached
+from pooler.net.channel import Channel
 from pooler.net.dialerror import DialError
 from pooler.net.dns import Dns
 from pooler.net.tcp import SocketOptions
@@ -393,7 +393,7 @@ class Opening:
                 self.pool.engine,
                 self.number,
                 rest.fd,
-                tls_parts(rest),
+                rest.tls,
                 rest.leftover,
                 values,
                 about,
@@ -424,10 +424,3 @@ class Opening:
             running.say(error.level, f"{self.label} {error}")
         running.say_closing(self.label, reason, self.since)
         running.tally(Kind.ERROR, pool.database.name, counted or STAGES[error.stage])
-
-
-def tls_parts(rest: Detached) -> tuple[object, object, object] | None:
-    """The TLS state as the relay takes it over."""
-    if rest.ssl is None:
-        return None
-    return rest.ssl._sslobj, rest.incoming, rest.outgoing  # type: ignore[attr-defined]

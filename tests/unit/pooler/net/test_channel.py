@@ -153,7 +153,7 @@ def test_tls_carries_both_directions(contexts: Contexts) -> None:
         big = os.urandom(300_000)
         assert server.tls == client.tls != ""
         assert server.tls.startswith("TLSv1.3/")
-        sending = asyncio.create_task(client.send(wire.message(b"d", big)))
+        sending = asyncio.ensure_future(client.send(wire.message(b"d", big)))
         assert await server.read_message() == (b"d", big)
         await sending
         await server.send(b"Z\0\0\0\5I")
@@ -258,7 +258,7 @@ def test_detach_hands_everything_over() -> None:
         await client.send(b"Q\0\0\0\4" + b"pipelined")
         await server.read_message()
         rest = server.detach()
-        assert (rest.ssl, rest.incoming, rest.outgoing) == (None, None, None)
+        assert rest.tls is None
         with socket.socket(fileno=rest.fd) as sock:
             sock.setblocking(True)
             sock.sendall(b"still open")
@@ -279,13 +279,12 @@ def test_detach_during_tls(contexts: Contexts) -> None:
         await client.send(b"S\0\0\0\4" + b"left over")
         await server.read_message()
         rest = server.detach()
-        assert rest.ssl is not None
-        assert rest.incoming is not None
-        assert rest.outgoing is not None
+        assert rest.tls is not None
+        tls, _, outgoing = rest.tls
         with socket.socket(fileno=rest.fd) as sock:
             sock.setblocking(True)
-            rest.ssl.write(b"from the relay")
-            sock.sendall(rest.outgoing.read())
+            tls.write(b"from the relay")  # type: ignore[attr-defined]
+            sock.sendall(outgoing.read())  # type: ignore[attr-defined]
             assert await client.read_exactly(14) == b"from the relay"
         assert rest.leftover == b"left over"
         client.abort()

@@ -90,7 +90,7 @@ def test_the_peer_leaves_behind_bytes_that_it_has_sent_early(
             await server.peek()
         waiting = asyncio.create_task(while_there(server, asyncio.Event().wait()))
         await asyncio.sleep(0)
-        sending = asyncio.create_task(client.send(bytes(size)))
+        sending = asyncio.ensure_future(client.send(bytes(size)))
         while server.buffered < min(size, channel.AHEAD):
             await asyncio.sleep(0)
         assert not waiting.done()

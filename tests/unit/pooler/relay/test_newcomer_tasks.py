@@ -195,7 +195,7 @@ def test_a_peer_that_does_not_drain_is_waited_for() -> None:
         mine, theirs = Channel(client, loop), Channel(newcomer, loop)
         waiting = asyncio.create_task(theirs.peek())
         big = os.urandom(20_000_000)
-        sending = asyncio.create_task(theirs.send(big))
+        sending = asyncio.ensure_future(theirs.send(big))
         assert await mine.read_exactly(len(big)) == big
         await sending
         await mine.send(b"x")
@@ -204,6 +204,50 @@ def test_a_peer_that_does_not_drain_is_waited_for() -> None:
         theirs.abort()
 
     on_relay(main)
+
+
+def test_a_peer_that_has_reset_is_told_of_by_its_error() -> None:
+    """Once: the kernel tells an error of a socket to the first who asks, and another one to the next."""
+
+    async def main(relay: Relay) -> None:
+        client, newcomer = accepted(relay)
+        channel = Channel(newcomer, asyncio.get_running_loop())
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        with pytest.raises(ConnectionClosed, match="Connection reset by peer") as raised:
+            await channel.send(b"x")
+        assert not raised.value.orderly
+        channel.abort()
+
+    on_relay(main)
+
+
+def test_a_closed_coroutine_is_not_woken() -> None:
+    async def main(relay: Relay) -> None:
+        client, newcomer = accepted(relay)
+        channel = Channel(newcomer, asyncio.get_running_loop())
+        reading = channel.peek()
+        assert isinstance(reading.send(None), Wait)
+        reading.close()
+        client.sendall(b"x")
+        await asyncio.sleep(0.05)
+        assert await channel.peek() == ord("x")
+        assert relay.events == []
+        channel.abort()
+        client.close()
+
+    on_relay(main)
+
+
+def test_more_hosts_than_are_remembered_are_told_right(relay: Relay) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        for number in range(1, 1100):
+            host = f"127.0.{number >> 8}.{number & 255}"
+            with socket.create_connection(address, source_address=(host, 0)) as client:
+                newcomer = until(lambda: relay.accept(listener.fileno()), "the connection")
+                assert newcomer is not None
+                assert newcomer.remote == client.getsockname()
 
 
 def test_what_was_put_goes_out_before_anything_is_waited_for() -> None:
