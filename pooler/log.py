@@ -62,6 +62,8 @@ class Log:
         self._lock = threading.RLock()
         """Threads log as well, and a collection of garbage may in the middle of a line."""
         self._given = verbose
+        self.wordy = verbose > 0
+        """Whether it takes DEBUG lines."""
         self._form_given = form
         self._form = form or LogFormat.text
         self._verbose = verbose
@@ -99,6 +101,7 @@ class Log:
         the log goes on where it was."""
         with self._lock:
             self._verbose = max(self._given, settings.verbose)
+            self.wordy = self._verbose > 0
             self._configure_syslog(settings)
             self._configure_file(settings.logfile)
 

@@ -422,11 +422,9 @@ class Startup:
 
     minor: int
     params: dict[str, str]
+    protocol_options: tuple[str, ...] = ()
+    """Those of the parameters that ask for extensions of the protocol."""
     major: int = 3
-
-    @property
-    def protocol_options(self) -> list[str]:
-        return [name for name in self.params if name.startswith("_pq_.")]
 
 
 TERMINATOR_EXPECTED = "invalid startup packet layout: expected terminator as last byte"
@@ -447,7 +445,8 @@ def parse_startup(body: bytes) -> SSLRequest | GSSENCRequest | CancelRequest | S
         raise ProtocolError("old V2 protocol not supported")
     if code >> 16 != 3:
         raise bad_header(body)
-    return Startup(code & 0xFFFF, _startup_parameters(body[4:]))
+    params = _startup_parameters(body[4:])
+    return Startup(code & 0xFFFF, params, tuple(name for name in params if name.startswith("_pq_.")))
 
 
 def bad_header(body: bytes) -> BadHeader:

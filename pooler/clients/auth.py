@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple
 
 from pooler import wire
 from pooler.config.kinds import AuthType
@@ -80,12 +81,15 @@ class Claim:
     """What the HBA rule says behind the method ldap."""
 
 
-@dataclass(slots=True)
-class Proof:
+class Proof(NamedTuple):
     """The claim holds. `farewell` is the last message of the exchange, to be sent before AuthenticationOk."""
 
     credentials: Credentials = NOTHING
     farewell: bytes = b""
+
+
+PROVED = Proof()
+"""Nothing was learnt of it."""
 
 
 def authenticate(method: AuthType, claim: Claim) -> Awaitable[Proof]:
@@ -98,14 +102,9 @@ def authenticate(method: AuthType, claim: Claim) -> Awaitable[Proof]:
 # ---- without a password
 
 
-async def _any(claim: Claim) -> Proof:
-    return Proof()
-
-
 async def _trust(claim: Claim) -> Proof:
-    if not claim.known:
-        raise LoginError('"trust" authentication failed')
-    return Proof()
+    """Whoever is known is in already."""
+    raise LoginError('"trust" authentication failed')
 
 
 async def _reject(claim: Claim) -> Proof:
@@ -122,7 +121,7 @@ async def _cert(claim: Claim) -> Proof:
     if not fits or not claim.known:
         unmapped = f"ident map: {claim.map} does not have a match"
         raise _bad_certificate(unmapped if claim.map else "TLS certificate name mismatch")
-    return Proof()
+    return PROVED
 
 
 def _bad_certificate(log: str) -> LoginError:
@@ -140,7 +139,7 @@ async def _peer(claim: Claim) -> Proof:
     fits = bool(name) and name in claim.names
     if not fits or not claim.known:
         raise LoginError("unix socket login rejected")
-    return Proof()
+    return PROVED
 
 
 # ---- with a clear password
@@ -284,7 +283,6 @@ def _sasl_failed(error: scram.ScramError) -> LoginError:
 
 
 METHODS: Mapping[AuthType, Callable[[Claim], Awaitable[Proof]]] = {
-    AuthType.any: _any,
     AuthType.trust: _trust,
     AuthType.plain: _plain,
     AuthType.md5: _md5,

@@ -71,8 +71,9 @@ class Door:
         self._canceller = canceller
         self._console = console
         self._console_gone = console_gone
-        self._choices: tuple[Choice, ...] = ()
-        self._choices_of: tuple[Settings, bool] | None = None
+        self._choices: dict[bool, tuple[Choice, ...]] = {}
+        """What is set on sockets, of TCP and others, by the settings `_choices_of`."""
+        self._choices_of: Settings | None = None
 
     def arrived(self, sock: socket.socket | Newcomer) -> bool:
         """A client has been accepted; False when the next one should be accepted in another turn."""
@@ -81,14 +82,16 @@ class Door:
         tcp = isinstance(sock, Newcomer) or sock.family != socket.AF_UNIX
         channel = Channel(sock, running.loop)
         channel.longest = settings.max_packet_size
+        if settings is not self._choices_of:
+            self._choose_options(settings)
         try:
-            channel.tune(self._socket_options(settings, tcp=tcp))
+            channel.tune(self._choices[tcp])
             arrival = ClientFacts(channel.peer, number=running.next_number())
         except OSError:
             # It left before we could look at it.
             os.close(sock.detach())
             return True
-        if self.reception.wordy:
+        if running.log_file.wordy:
             self.reception.log(arrival, DEBUG, f"P: got connection: {arrival.peer.way}")
         visit, strangers = Visit(channel, arrival, clock()), self._strangers
         if strangers.too_many(channel.fileno()) and strangers.make_way(partial(self._take_place, visit)):
@@ -110,13 +113,9 @@ class Door:
         visit.task = task = LightTask(self._receive(visit, steps), self.tasks, self.running.loop)
         task.go_on()
 
-    def _socket_options(self, settings: Settings, *, tcp: bool) -> tuple[Choice, ...]:
-        """Worked out anew only when the settings are other ones."""
-        known = self._choices_of
-        if known is None or known[0] is not settings or known[1] is not tcp:
-            self._choices_of = settings, tcp
-            self._choices = SocketOptions.of(settings).choices(tcp=tcp)
-        return self._choices
+    def _choose_options(self, settings: Settings) -> None:
+        options = SocketOptions.of(settings)
+        self._choices_of, self._choices = settings, {tcp: options.choices(tcp=tcp) for tcp in (True, False)}
 
     async def _receive(self, visit: Visit, steps: Coroutine[Any, Any, None]) -> None:
         """Go through with `steps` of the visit; it ends with them, unless others have become its steps meanwhile."""
@@ -143,7 +142,8 @@ class Door:
             visit.steps = None
             if not visit.channel.closed:
                 visit.channel.abort()
-            self._no_stranger(visit)
+            if visit.stranger:
+                self._no_stranger(visit)
 
     def _pass_on(self, visit: Visit, steps: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """The rest of a visit needs a task of asyncio's."""
@@ -164,6 +164,7 @@ class Door:
 
     def _no_stranger(self, visit: Visit) -> None:
         """It has logged in, or is gone."""
+        visit.stranger = False
         self._strangers.gone(visit)
         if self.running.shutting:
             self.running.changed.set()
@@ -200,13 +201,12 @@ class Door:
     async def _join_pool(self, visit: Visit, admitted: Admitted) -> None:
         """Counted in at once, since its limits were checked a moment ago; out again unless it is handed over (then its
         end counts it out)."""
-        running, registry = self.running, self.running.registry
+        running, registry, arrival = self.running, self.running.registry, visit.arrival
         assert admitted.database is not None
-        database = running.database(admitted.database.name, visit.arrival)
-        assert database is not None
-        user = registry.user(visit.arrival.user)
+        database = running.entry(admitted.database, arrival)
+        user = registry.user(arrival.user)
         # The names that others have too: ten thousand clients need not keep their own copies.
-        visit.arrival.database, visit.arrival.user = database.name, user.name
+        arrival.database, arrival.user = admitted.database.name, user.name
         registry.count_in(database, user)
         try:
             pool = registry.pool(database, admitted.user)
@@ -266,33 +266,26 @@ class Door:
             own.forget()
 
     def _hand_over(self, visit: Visit, pool: PoolState, greeting: Greeting, session: Session = ()) -> Client:
-        running, settings = self.running, self.running.registry.config.settings
+        running, arrival, engine = self.running, visit.arrival, pool.engine
+        notice = running.registry.config.settings.login_notify_message
         key, rest = peers.new_key(running.peer_id), visit.channel.detach()
-        plain(visit.arrival.peer)
-        plain(visit.arrival)
+        plain(arrival.peer)
+        plain(arrival)
+        number, since, tracked = arrival.number, visit.since, greeting.tracked
         try:
             client = running.relay.adopt_client(
-                pool.engine,
-                visit.arrival.number,
-                rest.fd,
-                rest.tls,
-                rest.leftover,
-                greeting.tracked,
-                visit.arrival,
-                key,
-                visit.since,
-                session,
+                engine, number, rest.fd, rest.tls, rest.leftover, tracked, arrival, key, since, session
             )
         except BaseException:
             rest.close()
             raise
-        client.send(rest.unsent + AUTHENTICATION_OK + greeting.messages + ending(key, settings.login_notify_message))
-        pool.engine.login_took(clock() - visit.since)
+        client.send(rest.unsent + AUTHENTICATION_OK + greeting.messages + ending(key, notice))
+        engine.login_took(clock() - since)
         self._say_welcome(visit)
         return client
 
     def _say_welcome(self, visit: Visit) -> None:
-        if self.reception.wordy:
+        if self.running.log_file.wordy:
             self.reception.log(visit.arrival, NOISE, "P: welcome_client")
             self.reception.log(visit.arrival, DEBUG, "logged in")
 

@@ -19,13 +19,13 @@ from typing import Literal, NamedTuple, Protocol
 
 from pooler import wire
 from pooler.clients import auth
-from pooler.clients.auth import Claim, Proof, StandIn
+from pooler.clients.auth import PROVED, Claim, Proof, StandIn
 from pooler.clients.startup import LONGEST, REMEMBERED, Parameters, Readings, heard
 from pooler.config.databases import RESERVED, DatabaseConfig
 from pooler.config.hba import HbaRule
 from pooler.config.kinds import AuthType
 from pooler.config.settings import Settings
-from pooler.config.users import MAX_USERNAME, Likeness, Secret
+from pooler.config.users import Likeness, Secret
 from pooler.config.whole import Config
 from pooler.log import DEBUG, ERROR
 from pooler.net.address import Peer
@@ -256,19 +256,17 @@ async def _start(channel: Channel, asked: LoginQuestions, attempt: ClientFacts, 
     if startup.minor or startup.protocol_options:
         await channel.send(wire.negotiate_protocol_version(0, startup.protocol_options))
     config = asked.config
-    to_admin = attempt.database == RESERVED
     parameters = READINGS.read(startup.params, config)
     attempt.replicates = parameters.replication
-    if len(wire.encode(attempt.user)) >= MAX_USERNAME:
-        raise LoginError("username too long")
     tracked = parameters.tracked
     if config.settings.application_name_add_host:
         tracked = _with_host(tracked, attempt.peer)
-    if to_admin:
+    if attempt.database == RESERVED:
         return await _admit_to_console(channel, asked, attempt, tracked)
     if (room := asked.check_room(channel)) is not None:
         await room
-    return await _admit(channel, asked, attempt, parameters, tracked)
+        config = asked.config
+    return await _admit(channel, asked, attempt, config, parameters, tracked)
 
 
 def _name(attempt: ClientFacts, given: dict[str, str]) -> None:
@@ -285,29 +283,34 @@ def _with_host(tracked: dict[str, str], peer: Peer) -> dict[str, str]:
 
 
 async def _admit(
-    channel: Channel, asked: LoginQuestions, attempt: ClientFacts, parameters: Parameters, tracked: dict[str, str]
+    channel: Channel,
+    asked: LoginQuestions,
+    attempt: ClientFacts,
+    config: Config,
+    parameters: Parameters,
+    tracked: dict[str, str],
 ) -> Admitted:
     database = asked.find_database(attempt.database)
-    if guarded(asked.config.settings.auth_type, database) is AuthType.any:
+    if guarded(config.settings.auth_type, database) is AuthType.any:
         # Whoever it says it is: here it is this one, in the limits and in the views.
         attempt.user = _forced_user(database)
-    proof = await _authenticate(channel, asked, attempt, database)
-    database = _again(asked, attempt, database)
+    proof, database = await _authenticate(channel, asked, attempt, config, database)
     if database is None:
         if asked.config.settings.log_connections:
             asked.log(attempt, "LOG", f"login failed: db={attempt.database} user={attempt.user}")
         raise LoginError(f"no such database: {attempt.database}")
     asked.check_limits(database, attempt.user)
-    channel.put(proof.farewell)
+    if proof.farewell:
+        channel.put(proof.farewell)
     return Admitted(
-        database=database,
-        user=attempt.user,
-        parameters=tracked,
-        session=parameters.session,
-        replication=parameters.replication,
-        startup_options=parameters.options,
-        credentials=proof.credentials,
-        tls=attempt.tls,
+        database,
+        attempt.user,
+        tracked,
+        parameters.session,
+        parameters.replication,
+        parameters.options,
+        proof.credentials,
+        attempt.tls,
     )
 
 
@@ -330,12 +333,12 @@ async def _admit_to_console(
     rights: Rights = "admin"
     if is_own_user(attempt):
         asked.log(attempt, "LOG", "pgbouncer access from unix socket")
-        proof = Proof()
+        proof = PROVED
     else:
         settings, said = asked.config.settings, attempt.user
         if settings.auth_type is AuthType.any:
             attempt.user = RESERVED
-        proof = await _authenticate(channel, asked, attempt, None)
+        proof, _ = await _authenticate(channel, asked, attempt, asked.config, None)
         rights = console_rights(settings, said if settings.auth_type is AuthType.any else attempt.user)
     if not rights:
         raise LoginError("not allowed")
@@ -368,10 +371,10 @@ def _log_attempt(asked: LoginQuestions, attempt: ClientFacts) -> None:
 
 
 async def _authenticate(
-    channel: Channel, asked: LoginQuestions, attempt: ClientFacts, database: DatabaseConfig | None
-) -> Proof:
-    """By the method of auth_type or of the HBA rule."""
-    config, user = asked.config, attempt.user
+    channel: Channel, asked: LoginQuestions, attempt: ClientFacts, config: Config, database: DatabaseConfig | None
+) -> tuple[Proof, DatabaseConfig | None]:
+    """By the method of auth_type or of the HBA rule; the database as it is then."""
+    user = attempt.user
     method, rule = config.settings.auth_type, None
     if method is AuthType.hba:
         rule = _rule(config, attempt)
@@ -387,7 +390,6 @@ async def _authenticate(
         secret = grounds.secret
     else:
         secret, waited = await asked.find_secret(database, attempt, channel), True
-    stand_in = StandIn(user, asked.likeness(user)) if method in SECRET_ASKED else auth.NOBODYS
     if secret is not None:
         # auth_query may know the user by another name than the client.
         attempt.user = secret.user
@@ -395,6 +397,9 @@ async def _authenticate(
         _log_attempt(asked, attempt)
     if rule is None and config.settings.auth_type is AuthType.hba:
         raise LoginError("no authentication method is found")
+    if secret is not None and method in UNGUARDED:
+        return PROVED, _again(asked, attempt, database) if waited else database
+    stand_in = StandIn(user, asked.likeness(user)) if method in SECRET_ASKED else auth.NOBODYS
     claim = Claim(
         channel,
         user,
@@ -408,10 +413,11 @@ async def _authenticate(
     )
     try:
         proof = await auth.authenticate(method, claim)
-        if waited and asked.grounds(_again(asked, attempt, database), user) != grounds:
+        database = _again(asked, attempt, database)
+        if waited and asked.grounds(database, user) != grounds:
             # What it has proved to know was withdrawn meanwhile, or counts for something else.
             raise LoginError("password authentication failed")
-        return proof
+        return proof, database
     except BaseException:
         # Some time after they have been answered: what a line takes would tell them.
         asyncio.get_running_loop().call_later(DISCREET, _say_if_unknown, asked, attempt, claim)

@@ -18,12 +18,14 @@ from pooler.config.databases import DatabaseConfig
 from pooler.config.kinds import AuthType, SslMode
 from pooler.config.users import Likeness, Secret
 from pooler.config.whole import Config
-from pooler.log import DEBUG
 from pooler.net.address import Peer
 from pooler.net.channel import Channel
 from pooler.pools.connection import ClientFacts, client_label
 from pooler.pools.refusal import LoginError
+from pooler.pools.registry import Registry
 from pooler.pools.running import Running
+
+TLS_ONLY = tuple(mode for mode in SslMode if mode.rank >= SslMode.require.rank)
 
 
 class Reception:
@@ -60,15 +62,17 @@ class Reception:
         return self._running.tls.client.context
 
     def tls_required(self, peer: Peer) -> bool:
-        if self._running.tls.client.mode.rank >= SslMode.require.rank:
+        if self._running.tls.client.mode in TLS_ONLY:
             return True
         return self._plain_on_loopback_only and not peer.is_loopback
 
     def find_database(self, name: str) -> DatabaseConfig | None:
-        known = self.aliases.get(name)
-        if known is None and self._aliases_only:
-            return None
-        return self._running.registry.find(known or name)
+        if self.aliases or self._aliases_only:
+            known = self.aliases.get(name)
+            if known is None and self._aliases_only:
+                return None
+            name = known or name
+        return self._running.registry.find(name)
 
     def grounds(self, database: DatabaseConfig | None, user: str) -> Grounds:
         own = database is not None and database.secrets is not None
@@ -111,11 +115,11 @@ class Reception:
             raise LoginError("no more connections allowed (max_client_conn)")
 
     def check_limits(self, database: DatabaseConfig | None, user: str) -> None:
-        running, registry = self._running, self._running.registry
+        registry = self._running.registry
         if database is None:
-            limit, clients = registry.config.settings.max_db_client_connections, len(running.consoles)
+            limit, clients = registry.config.settings.max_db_client_connections, len(self._running.consoles)
         else:
-            limit, clients = self._check_open(database)
+            limit, clients = self._check_open(database, registry)
         if limit and clients >= limit:
             raise LoginError("client connections exceeded (max_db_client_connections)")
         owner = registry.user(user)
@@ -123,10 +127,9 @@ class Reception:
         if limit and owner.clients >= limit:
             raise LoginError("client connections exceeded (max_user_client_connections)")
 
-    def _check_open(self, database: DatabaseConfig) -> tuple[int, int]:
+    def _check_open(self, database: DatabaseConfig, registry: Registry) -> tuple[int, int]:
         """(how many clients it may have, how many it has), unless nobody new comes in at all."""
-        running, registry = self._running, self._running.registry
-        if running.shutting:
+        if self._running.shutting:
             raise LoginError("pooler is shutting down")
         self._check_clients()
         found = registry.databases.get(database.name)
@@ -138,7 +141,7 @@ class Reception:
 
     @property
     def wordy(self) -> bool:
-        return self._running.log_file.wants(DEBUG)
+        return self._running.log_file.wordy
 
     def log(self, attempt: ClientFacts, level: str, text: str) -> None:
         self._running.say(level, f"{client_label(attempt)} {text}")

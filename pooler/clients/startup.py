@@ -11,10 +11,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import field
 from functools import lru_cache
 
+from pooler import wire
 from pooler.config.databases import RESERVED
 from pooler.config.kinds import BLANKS
 from pooler.config.policy import Fate
 from pooler.config.settings import Settings
+from pooler.config.users import MAX_USERNAME
 from pooler.config.whole import Config
 from pooler.pools.connection import Replication
 from pooler.pools.refusal import LoginError
@@ -94,7 +96,10 @@ def _read(given: Mapping[str, str], config: Config) -> Parameters:
     user = given.get("user", "")
     database = given.get("database") or user
     follow = config.session_policy(database, user).fate(Held.SETTING) is Fate.keep
-    return read_parameters(given, config.settings, lenient=database == RESERVED, follow=follow)
+    found = read_parameters(given, config.settings, lenient=database == RESERVED, follow=follow)
+    if len(wire.encode(user)) >= MAX_USERNAME:
+        raise LoginError("username too long")
+    return found
 
 
 def read_parameters(

@@ -56,6 +56,8 @@ class Visit:
     """What is done about it at present."""
     task: LightTask | asyncio.Task[None] | None = None
     """Who carries that on, once there was something to wait for."""
+    stranger: bool = True
+    """It has not logged in."""
     cancels: bool = False
     """It wants to cancel a query: that has its own time limit, and no answer."""
     ended: LoginError | None = None

@@ -77,15 +77,16 @@ class Events:
             client.about.lost = reason
             return client.finish(b"")
         self._sessions.gone(client)
-        running, pool = self._running, client.pool.owner
-        running.registry.count_out(pool.database, running.registry.user(client.about.user))
+        running, database = self._running, client.pool.owner.database
+        registry = running.registry
+        registry.count_out(database, registry.user(client.about.user))
         why = Reason.of(reason) or (Reason.SERVER_FAILED if sqlstate else Reason.OTHER)
         ours = why not in LEAVING
         label = ""
-        if ours or running.config.settings.log_disconnections:
+        if ours or registry.config.settings.log_disconnections:
             label = client_label(client.about)
             running.say_closing(label, reason, client.connect_us)
-        running.tally(Kind.DISCONNECT, pool.database.name, why)
+        running.tally(Kind.DISCONNECT, database.config.name, why)
         if ours:
             # Also where it cannot be sent any more, in the middle of a row, or was said by the server already.
             running.say_error(label, reason)

@@ -378,11 +378,12 @@ class Registry:
         return _first(own, self.config.settings.max_user_connections)
 
     def database_client_limit(self, database: Database) -> int:
-        return _first(database.config.max_db_client_connections, self.config.settings.max_db_client_connections)
+        own = database.config.max_db_client_connections
+        return self.config.settings.max_db_client_connections if own is None else own
 
     def user_client_limit(self, user: User) -> int:
         own = user.config.max_user_client_connections if user.config else None
-        return _first(own, self.config.settings.max_user_client_connections)
+        return self.config.settings.max_user_client_connections if own is None else own
 
     def pool_mode(self, pool: PoolState) -> PoolMode:
         own = pool.user.config.pool_mode if pool.user.config else None

@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 
 from pooler import relay, wire
-from pooler.config.databases import PeerConfig
+from pooler.config.databases import DatabaseConfig, PeerConfig
 from pooler.config.whole import Config
-from pooler.log import DEBUG, ERROR, LOG, WARNING, Log
+from pooler.log import ERROR, LOG, WARNING, Log
 from pooler.net.channel import MAX_LENGTH
 from pooler.net.tls import ServerTls, Tls
 from pooler.pools.connection import ClientFacts, client_label
@@ -111,7 +111,7 @@ class Running:
     @property
     def peer_id(self) -> int:
         """The number of this process among its peers; 0: none."""
-        return self.config.settings.peer_id or self.neighbour_id
+        return self.registry.config.settings.peer_id or self.neighbour_id
 
     @property
     def peers(self) -> Mapping[int, PeerConfig]:
@@ -121,7 +121,7 @@ class Running:
     def instruct_relay(self) -> None:
         """What of the settings is the relay's as a whole."""
         self.relay.max_packet = min(self.config.settings.max_packet_size, MAX_LENGTH)
-        self.relay.wordy = self.log_file.wants(DEBUG)
+        self.relay.wordy = self.log_file.wordy
 
     def instant(self) -> Instant:
         """Now, on the clocks of the wall and of the relay."""
@@ -139,14 +139,16 @@ class Running:
     # ---- the end
 
     @property
-    def ending(self) -> bool:
-        """Whether this is the end: whatever is closed now is closed for that, and has no line of its own."""
-        return self.phase is Phase.IMMEDIATE
+    def phase(self) -> Phase:
+        return self._phase
 
-    @property
-    def shutting(self) -> bool:
+    @phase.setter
+    def phase(self, phase: Phase) -> None:
+        self._phase = phase
+        self.ending = phase is Phase.IMMEDIATE
+        """Whether this is the end: whatever is closed now is closed for that, and has no line of its own."""
+        self.shutting = phase not in (Phase.SERVING, Phase.DRAINING)
         """Whether the end has begun, and nobody new comes in."""
-        return self.phase not in (Phase.SERVING, Phase.DRAINING)
 
     @property
     def leaving(self) -> bool:
@@ -199,14 +201,17 @@ class Running:
         """The entry at work of this name, made on first use, which may be that of a client. None when there is none,
         or no longer: whoever has waited since it was found asks again."""
         config = self.registry.find(name)
-        if config is None:
-            return None
-        new = config.auto and name not in self.registry.databases
-        found = self.registry.database(config)
-        if new:
+        return None if config is None else self.entry(config, asker)
+
+    def entry(self, config: DatabaseConfig, asker: ClientFacts | None = None) -> Database:
+        """The same of an entry that was found in this turn."""
+        known = self.registry.databases.get(config.name)
+        if known is not None:
+            return known
+        if config.auto:
             who = f"{client_label(asker)} " if asker is not None else ""
             self.say(LOG, f"{who}registered new auto-database: {config.name}")
-        return found
+        return self.registry.database(config)
 
     def forget_database(self, database: Database) -> None:
         """Drop a database that nobody uses. What was counted of it counts on for all that are gone."""

@@ -20,6 +20,8 @@ REMEMBERED = 64
 """Sets of values whose greeting is kept."""
 LONGEST = 4096
 """Bytes of a greeting that is kept."""
+KEY_HEADER = wire.backend_key_data(bytes(8))[:-8]
+"""What stands before a cancel key of ours, which has eight bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +54,14 @@ class Manners(NamedTuple):
 class Welcome:
     """What a server reported at login, and what that makes for each client. `names` are the relay's tracked ones."""
 
-    __slots__ = ("_known", "_names", "reported")
+    __slots__ = ("_known", "_names", "of_standby", "reported")
 
     def __init__(self, reported: Mapping[str, str], names: Sequence[bytes]) -> None:
         self.reported = reported
+        self.of_standby = reported.get("in_hot_standby") == "on"
+        """It may be promoted at any time, and says so with its next answer: it is worth asking."""
         self._names = names
         self._known: dict[tuple[Manners, tuple[tuple[str, str], ...]], Greeting] = {}
-
-    @property
-    def of_standby(self) -> bool:
-        """It may be promoted at any time, and says so with its next answer: it is worth asking."""
-        return self.reported.get("in_hot_standby") == "on"
 
     @property
     def facts(self) -> dict[bytes, bytes]:
@@ -121,7 +120,7 @@ def tracked_values(names: Sequence[bytes], parameters: Mapping[str, str]) -> tup
 
 def ending(key: bytes, notice: str) -> bytes:
     """What follows the parameters: the cancel key, a notice if there is one, and ReadyForQuery."""
-    return wire.backend_key_data(key) + _last(notice)
+    return KEY_HEADER + key + _last(notice)
 
 
 @lru_cache(1)

@@ -376,7 +376,7 @@ class Opening:
         self.running.tally(Kind.CONNECT, self.pool.database.name, Reason.SERVER)
         if dialed.complaint:
             self.running.say(ERROR, f"S: error while executing exec_on_query: {dialed.complaint}")
-        if self.running.log_file.wants(DEBUG):
+        if self.running.log_file.wordy:
             self.running.say(DEBUG, f"{self.label} S: auth ok")
             for name, value in dialed.parameters.items():
                 self.running.say(DEBUG, f"{self.label} S: param: {name} = {value}")

@@ -130,7 +130,8 @@ NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=
 @given(st.dictionaries(NAMES, st.text(st.characters(codec="utf-8", exclude_characters="\0"))))
 def test_startup_parameters_survive(params: dict[str, str]) -> None:
     packet = wire.startup_message(params, minor=2)
-    assert wire.parse_startup(packet[4:]) == wire.Startup(2, params)
+    options = tuple(name for name in params if name.startswith("_pq_."))
+    assert wire.parse_startup(packet[4:]) == wire.Startup(2, params, options)
 
 
 def test_bytes_that_are_not_utf8_survive() -> None:

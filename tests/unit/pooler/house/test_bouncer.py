@@ -44,6 +44,7 @@ class Lines:
     """A log that remembers."""
 
     lost = 0
+    wordy = False
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -54,9 +55,6 @@ class Lines:
 
     def line(self, level: str, text: str) -> None:
         self.lines.append(f"{level} {text}")
-
-    def wants(self, level: str) -> bool:
-        return False
 
     def having(self, *words: str) -> list[str]:
         return [line for line in self.lines if all(word in line for word in words)]
