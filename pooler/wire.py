@@ -573,11 +573,11 @@ def read_password(body: bytes) -> bytes:
 
 def read_sasl_initial_response(body: bytes) -> tuple[str, bytes]:
     """(mechanism, data); data is empty when the client sent none (length -1)."""
-    reader = Reader(body, "bad packet")
-    mechanism = reader.cstring()
-    data = reader.sized()
-    reader.end()
-    return mechanism, data or b""
+    name, end, rest = body.partition(b"\0")
+    length = int.from_bytes(rest[:4], "big", signed=True)
+    if not end or len(rest) < 4 or max(length, 0) != len(rest) - 4 or length < -1:
+        raise ProtocolError("bad packet")
+    return decode(name), rest[4:]
 
 
 def read_query(body: bytes) -> str:

@@ -10,9 +10,11 @@ import hashlib
 import hmac
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from pooler import wire
+from pooler.clients.startup import REMEMBERED
 from pooler.config.kinds import AuthType
 from pooler.config.settings import Settings
 from pooler.config.users import MAX_PASSWORD, Likeness, ScramSecret, Secret, SecretKind
@@ -22,13 +24,15 @@ from pooler.net import derivation, identity, scram
 from pooler.net.channel import Channel, while_there
 from pooler.net.credentials import NOTHING, Credentials, md5_answer, md5_secret
 from pooler.pools.refusal import LoginError
-from pooler.relay.engine import WrongPassword
+from pooler.relay.engine import WrongPassword, random_bytes
 from pooler.values import dataclass
 from pooler.wire import TooLong
 
 MAX_SASL_MESSAGE = 10_000
 """Longest message of a client that answers with a digest."""
 
+ANSWER = ord("p")
+"""Type of a client's messages here."""
 ASK_SCRAM = wire.authentication_sasl([scram.MECHANISM])
 _PROCESS_SECRET = os.urandom(32)
 NOBODYS_KEYS = scram.Keys(os.urandom(32), os.urandom(32))
@@ -187,13 +191,13 @@ async def _ldap(claim: Claim) -> Proof:
 
 
 async def _md5(claim: Claim) -> Proof:
-    salt = os.urandom(4)
+    salt = random_bytes(4)
     answer = await _ask_password(claim.channel, wire.authentication_md5(salt))
     secret = claim.secret
     stored = secret.text if secret.kind is SecretKind.md5 else md5_secret(secret.text, claim.user)
     if not _same(answer, md5_answer(stored, salt)) or not claim.known or not secret.text:
         raise _wrong_password()
-    return Proof(Credentials.of(secret))
+    return Proof(good_for(secret.text))
 
 
 async def _scram(claim: Claim) -> Proof:
@@ -207,11 +211,23 @@ async def _scram(claim: Claim) -> Proof:
         last = exchange.final(await _read_answer(claim.channel))
     except scram.ScramError as error:
         raise _sasl_failed(error) from None
-    if not claim.known or exchange.keys is None or not claim.secret.text:
+    if not claim.known or exchange.client_key is None or not claim.secret.text:
         raise _sasl_failed(WrongPassword("nobody's password"))
-    stored = claim.secret.kind is SecretKind.scram
-    credentials = Credentials(keys=exchange.keys) if stored else Credentials.of(claim.secret)
+    shown = exchange.client_key, exchange.verifier.server_key
+    credentials = _keys(*shown) if claim.secret.scram is not None else good_for(claim.secret.text)
     return Proof(credentials, wire.authentication_sasl_final(last))
+
+
+@lru_cache(REMEMBERED)
+def _keys(client_key: bytes, server_key: bytes) -> Credentials:
+    """The same for the same keys: nothing new is learnt of who comes again."""
+    return Credentials(keys=scram.Keys(client_key, server_key))
+
+
+@lru_cache(REMEMBERED)
+def good_for(text: str) -> Credentials:
+    """What a secret is good for that was met."""
+    return Credentials.of(Secret("", text))
 
 
 async def _verifier(claim: Claim) -> ScramSecret:
@@ -256,16 +272,16 @@ async def _ask_password(channel: Channel, request: bytes) -> str:
 
 async def _read_answer(channel: Channel, most: int = MAX_SASL_MESSAGE) -> bytes:
     """Body of the next message, which must be of type `p`, with a length of at most `most`."""
-    kind = channel.next_byte()
-    if kind < 0:
-        kind = await channel.peek()
+    while (kind := channel.next_byte()) < 0:
+        await channel.more()
+    if kind == ANSWER:
+        body = channel.packet(1, 4, most)
+        return await channel.read_body(most) if body is None else body
     if kind == 0:
         raise LoginError("client re-sent startup pkt")
     if kind == ord("X"):
         raise LoginError("client close request", notify=False)
-    if kind != ord("p"):
-        raise LoginError("bad packet")
-    return await channel.read_body(most)
+    raise LoginError("bad packet")
 
 
 def _same(one: str, other: str) -> bool:

@@ -41,6 +41,7 @@ Console = Callable[[Channel, ConsoleSession], Awaitable[None]]
 """Serves a session on the admin database."""
 AUTHENTICATION_OK = wire.authentication_ok()
 """With the welcome and not before: who is refused for want of a server has not been let in."""
+NOT_REPLICATION = Replication.NONE
 SUCCESSOR = "pooler -R"
 """application_name of a new process's login on the admin database of the one that it is to replace."""
 
@@ -210,10 +211,11 @@ class Door:
         registry.count_in(database, user)
         try:
             pool = registry.pool(database, admitted.user)
-            if admitted.credentials is not NOTHING and pool.user.name == admitted.user:
+            learnt = admitted.credentials
+            if learnt is not NOTHING and learnt is not pool.credentials and pool.user.name == admitted.user:
                 # Never what another user proved with: a forced user's servers are logged in to as configured.
-                pool.credentials = admitted.credentials.joined(pool.credentials)
-            if admitted.replication is Replication.NONE:
+                pool.credentials = learnt.joined(pool.credentials)
+            if admitted.replication is NOT_REPLICATION:
                 welcome = pool.welcome or await self._first_server(visit, pool)
                 if welcome.of_standby:
                     pool.engine.try_one()

@@ -43,6 +43,7 @@ MAX_REQUESTS = 4
 """SSLRequest and GSSENCRequest a client may send before it starts; PostgreSQL answers each once."""
 NO_SECRET_NEEDED = (AuthType.any, AuthType.pam, AuthType.ldap, AuthType.reject)
 """Methods for which a user need not be in auth_file."""
+ANY, HBA = AuthType.any, AuthType.hba
 UNGUARDED = (AuthType.trust, AuthType.any)
 """With these everybody comes in."""
 SECRET_ASKED = (AuthType.plain, AuthType.md5, AuthType.scram_sha_256)
@@ -112,7 +113,7 @@ class LoginQuestions(Protocol):
         """For clients; None: TLS is off."""
 
     def tls_required(self, peer: Peer) -> bool:
-        """Whether this peer may not log in without TLS (never asked for Unix sockets)."""
+        """Whether this peer may not log in without TLS (what it says of Unix sockets does not count)."""
 
     def find_database(self, name: str) -> DatabaseConfig | None:
         """The entry for a client's database, from `*` if need be; never asked for the admin database."""
@@ -173,13 +174,13 @@ async def _first_packet(
     channel: Channel, asked: LoginQuestions, attempt: ClientFacts
 ) -> wire.Startup | wire.CancelRequest:
     for _ in range(MAX_REQUESTS):
-        first = channel.next_byte()
-        if first < 0:
-            first = await channel.peek()
-        if first == TLS_HANDSHAKE and channel.ssl_object is None:
-            await _direct_tls(channel, asked, attempt)
-        elif first:
-            await _refuse_message(channel)
+        while (first := channel.next_byte()) < 0:
+            await channel.more()
+        if first:
+            if first == TLS_HANDSHAKE and channel.ssl_object is None:
+                await _direct_tls(channel, asked, attempt)
+            else:
+                await _refuse_message(channel)
         packet = channel.packet(0, 8, MAX_STARTUP_PACKET) or await channel.read_startup()
         request = _known(packet) if is_ordinary(packet) else wire.parse_startup(packet)
         if isinstance(request, (wire.Startup, wire.CancelRequest)):
@@ -251,7 +252,7 @@ async def _start(channel: Channel, asked: LoginQuestions, attempt: ClientFacts, 
         for line in heard(startup.params, asked.config.settings):
             asked.log(attempt, DEBUG, line)
     _name(attempt, startup.params)
-    if not attempt.tls and not attempt.peer.is_unix and asked.tls_required(attempt.peer):
+    if not attempt.tls and asked.tls_required(attempt.peer) and not attempt.peer.is_unix:
         raise LoginError("SSL required")
     if startup.minor or startup.protocol_options:
         await channel.send(wire.negotiate_protocol_version(0, startup.protocol_options))
@@ -291,7 +292,7 @@ async def _admit(
     tracked: dict[str, str],
 ) -> Admitted:
     database = asked.find_database(attempt.database)
-    if guarded(config.settings.auth_type, database) is AuthType.any:
+    if guarded(config.settings.auth_type, database) is ANY:
         # Whoever it says it is: here it is this one, in the limits and in the views.
         attempt.user = _forced_user(database)
     proof, database = await _authenticate(channel, asked, attempt, config, database)
@@ -376,7 +377,7 @@ async def _authenticate(
     """By the method of auth_type or of the HBA rule; the database as it is then."""
     user = attempt.user
     method, rule = config.settings.auth_type, None
-    if method is AuthType.hba:
+    if method is HBA:
         rule = _rule(config, attempt)
         method = AuthType.reject if rule is None else rule.method
     method = guarded(method, database)
@@ -395,7 +396,7 @@ async def _authenticate(
         attempt.user = secret.user
     if config.settings.log_connections:
         _log_attempt(asked, attempt)
-    if rule is None and config.settings.auth_type is AuthType.hba:
+    if rule is None and config.settings.auth_type is HBA:
         raise LoginError("no authentication method is found")
     if secret is not None and method in UNGUARDED:
         return PROVED, _again(asked, attempt, database) if waited else database

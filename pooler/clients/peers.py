@@ -7,7 +7,6 @@ bits of the last byte how many more times a request with it may be passed on. No
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -21,6 +20,7 @@ from pooler.net.tcp import SocketOptions
 from pooler.pools.refusal import LoginError
 from pooler.pools.registry import CancelQueue
 from pooler.pools.running import Running
+from pooler.relay.engine import random_bytes
 from pooler.servers.dial import Target, send_cancel
 
 HOPS = 3
@@ -29,7 +29,7 @@ HOPS = 3
 
 def new_key(peer_id: int) -> bytes:
     """A cancel key: eight random bytes, with peers marked as ours."""
-    key = os.urandom(8)
+    key = random_bytes(8)
     return peer_id.to_bytes(2, "little") + key[2:7] + bytes([key[7] | HOPS]) if peer_id else key
 
 

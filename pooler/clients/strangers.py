@@ -141,7 +141,7 @@ class Strangers:
 
     def too_many(self, descriptor: int) -> bool:
         """Whether one of them has to go for the newcomer with this descriptor."""
-        count = len(self) + len(self._leaving)
+        count = len(self._silent) + len(self._heard) + len(self._leaving)
         return count >= self.most or (descriptor >= self.mark and count >= FEW)
 
     def check(self, channel: Channel) -> Awaitable[None] | None:

@@ -25,6 +25,8 @@ from pooler.servers.opener import Opener
 from pooler.sessions import Row
 from pooler.touches import Touch
 
+DISCONNECT = Kind.DISCONNECT
+
 
 class Events:
     """Deals with them in order, once in a turn of the loop."""
@@ -86,7 +88,7 @@ class Events:
         if ours or registry.config.settings.log_disconnections:
             label = client_label(client.about)
             running.say_closing(label, reason, client.connect_us)
-        running.tally(Kind.DISCONNECT, database.config.name, why)
+        running.tally(DISCONNECT, database.config.name, why)
         if ours:
             # Also where it cannot be sent any more, in the middle of a row, or was said by the server already.
             running.say_error(label, reason)

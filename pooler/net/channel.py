@@ -75,7 +75,7 @@ class LoopSocket:
         self._loop = loop
         self._watched = False
 
-    def peer(self) -> Peer:
+    def peer(self, cls: type[Peer]) -> Peer:
         return _peer_of(self._sock)
 
     def fileno(self) -> int:
@@ -129,16 +129,10 @@ class Channel(Inlet):
 
     __slots__ = ()
     _face = LoopSocket
+    _end_of = Peer
+    peer: Peer
 
     # ---- facts
-
-    @property
-    def peer(self) -> Peer:
-        if self._peer is None:
-            line = self._open()
-            self._peer = line.peer() if isinstance(line, LoopSocket) else line.peer(Peer)
-        peer: Peer = self._peer
-        return peer
 
     @property
     def ssl_object(self) -> SSLObject | None:
@@ -177,14 +171,14 @@ class Channel(Inlet):
     async def peek(self) -> int:
         """The next byte, left in place."""
         while not self._buffer:
-            await self._more()
+            await self.more()
         return self._buffer[0]
 
     async def until_gone(self) -> None:
         """Until the peer has left: never returns, raises ConnectionClosed. What it sends early stays to be read, and
         once that is much it stays in the socket, where an end behind it shows only to who looks."""
         while len(self._buffer) < AHEAD:
-            await self._more()
+            await self.more()
         while not self._hung_up():
             await asyncio.sleep(LOOK)
         raise ConnectionClosed
@@ -196,38 +190,34 @@ class Channel(Inlet):
 
     async def read_exactly(self, count: int) -> bytes:
         while len(self._buffer) < count:
-            await self._more()
+            await self.more()
         return self.consume(0, count)
 
     async def read_startup(self, max_size: int = MAX_STARTUP_PACKET) -> bytes:
         """Body of a packet without a type byte: the first ones a client sends."""
         while (body := self.packet(0, 8, max_size)) is None:
-            await self._more()
+            await self.more()
         return body
 
     async def check_header(self) -> bytes:
         """The type of the next message, all left in place. Raises BadHeader for a length that none can have."""
         while len(self._buffer) < 5:
-            await self._more()
+            await self.more()
         self.packet_end(1, 4, MAX_LENGTH)
         return bytes(self._buffer[:1])
 
     async def read_message(self, max_size: int = 1 << 20) -> tuple[bytes, bytes]:
         """(type, body) of the next message; `max_size` bounds its length field."""
         while (end := self.packet_end(1, 4, max_size)) > len(self._buffer):
-            await self._more()
+            await self.more()
         kind = bytes(self._buffer[:1])
         return kind, self.consume(5, end)
 
     async def read_body(self, max_size: int) -> bytes:
         """As `read_message`, of one whose type is known."""
         while (body := self.packet(1, 4, max_size)) is None:
-            await self._more()
+            await self.more()
         return body
-
-    def _more(self) -> Awaitable[None]:
-        """More plaintext into the buffer."""
-        return self._feed() if self._ssl is None else self._decrypt(self._ssl)
 
     async def _decrypt(self, tls: SSLObject) -> None:
         """More plaintext into the buffer. An exception of `ssl` costs as much as a record: with nothing to decrypt it
@@ -259,11 +249,6 @@ class Channel(Inlet):
         """What was `put` comes first."""
         await self.send(b"")
         await self._feed()
-
-    def _watch(self) -> None:
-        if not self._watched:
-            self._open().watch(self.readable)
-            self._watched = True
 
     def _unwatch(self) -> None:
         self._open().unwatch()

@@ -47,6 +47,8 @@ class Credentials:
 
     def joined(self, other: Credentials) -> Credentials:
         """These, and from `other` what these lack."""
+        if other is NOTHING:
+            return self
         password = other.password if self.password is None else self.password
         verifier = self.verifier or other.verifier
         return Credentials(password, self.md5 or other.md5, self.keys or other.keys, verifier)

@@ -17,6 +17,8 @@ cdef class Inlet:
     cpdef bint _take(self) except -1
     cdef int keep(self, uint8_t *data, Py_ssize_t n) except -1
     cpdef readable(self)
+    cpdef _watch(self)
+    cpdef _feed(self)
     cdef Py_ssize_t end_of(self, Py_ssize_t at, int64_t least, int64_t most) except -1
     cdef bytes out(self, Py_ssize_t start, Py_ssize_t end)
 

@@ -58,6 +58,13 @@ cdef class Inlet:
     def closed(self):
         return self._line is None
 
+    @property
+    def peer(self):
+        """Who is at the other end."""
+        if self._peer is None:
+            self._peer = self.line().peer(self._end_of)
+        return self._peer
+
     def fileno(self):
         return (<Newcomer>self._line).fd if type(self._line) is Newcomer else self.line().fileno()
 
@@ -100,7 +107,16 @@ cdef class Inlet:
 
     # ---- reading
 
-    def _feed(self):
+    def more(self):
+        """More plaintext into the buffer."""
+        return self._feed() if self._ssl is None else self._decrypt(self._ssl)
+
+    cpdef _watch(self):
+        if not self._watched:
+            self.line().watch(self.readable)
+            self._watched = True
+
+    cpdef _feed(self):
         """More bytes from the socket into the buffer or the TLS state: at once if it is the first time. Later they are
         the answer to something, and it is too soon to look for them."""
         if self._held:

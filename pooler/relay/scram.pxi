@@ -8,6 +8,10 @@ from hmac import compare_digest
 
 cdef enum:
     NONCE_BYTES = 18
+    RANDOM_BYTES = 1024
+
+cdef uint8_t random_pool[RANDOM_BYTES]
+cdef int random_left = 0
 
 cdef enum:
     SHA_BYTES = 32
@@ -83,7 +87,7 @@ cdef class ScramServer:
         fields = attributes(bare)
         if len(fields) < 2 or fields[0][:1] != b"n":
             raise ScramError("malformed client-first-message")
-        self.nonce = nonce_in(fields[1]) + binascii.b2a_base64(os.urandom(NONCE_BYTES), newline=False)
+        self.nonce = nonce_in(fields[1]) + binascii.b2a_base64(random_bytes(NONCE_BYTES), newline=False)
         salt = binascii.b2a_base64(self.verifier.salt, newline=False)
         answer = b"r=%b,s=%b,i=%d" % (self.nonce, salt, self.verifier.iterations)
         self.told = bare + b"," + answer
@@ -114,6 +118,23 @@ cdef class ScramServer:
             raise WrongPassword("proof does not match")
         self.client_key = key
         return b"v=" + binascii.b2a_base64(hmac_sha256(self.verifier.server_key, message), newline=False)
+
+
+def random_bytes(int count):
+    """So many bytes (at most RANDOM_BYTES) that nobody can guess, had of the kernel for many logins at once. Each is given
+    once."""
+    global random_left
+    cdef bytes found
+    if not 0 <= count <= RANDOM_BYTES:
+        raise ValueError(count)
+    if count > random_left:
+        found = os.urandom(RANDOM_BYTES)
+        memcpy(random_pool, PyBytes_AS_STRING(found), RANDOM_BYTES)
+        random_left = RANDOM_BYTES
+    random_left -= count
+    found = (<char *>random_pool)[random_left:random_left + count]
+    memset(random_pool + random_left, 0, count)
+    return found
 
 
 cdef bytes either(bytes one, bytes other):

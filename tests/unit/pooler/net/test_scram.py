@@ -13,6 +13,7 @@ from pooler.clients.auth import StandIn
 from pooler.config.users import Likeness, Secret, parse_scram
 from pooler.net import derivation, scram
 from pooler.net.scram import ClientExchange, Keys, ScramError, ServerExchange
+from pooler.relay.engine import random_bytes
 from tests.unit.pairs import run
 
 VERIFIER = scram.make_verifier("pencil", 10)
@@ -242,3 +243,14 @@ def test_any_attributes_are_answered_or_refused(parts: list[bytes]) -> None:
     for step in (server.final, client.take, client.finish):
         with pytest.raises(ScramError):
             step(b"".join(parts))
+
+
+def test_bytes_that_nobody_can_guess_are_given_once() -> None:
+    """Of one draw of the kernel's as of several: each eight of them are others, and none are zeros."""
+    drawn = [random_bytes(8) for _ in range(1000)]
+    assert len(set(drawn)) == 1000
+    assert bytes(8) not in drawn
+    assert [len(random_bytes(count)) for count in (0, 1, 18, 1024)] == [0, 1, 18, 1024]
+    for count in (-1, 1025):
+        with pytest.raises(ValueError, match=str(count)):
+            random_bytes(count)
