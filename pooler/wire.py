@@ -28,6 +28,7 @@ MAX_ERROR_FIELDS = 64
 
 _INT16 = Struct("!h")
 _INT32 = Struct("!i")
+_AUTHENTICATION = Struct("!cii")
 _UINT32 = Struct("!I")
 _COLUMN = Struct("!IhIhih")
 
@@ -125,7 +126,7 @@ def fields_response(kind: bytes, fields: Mapping[str, str]) -> bytes:
 
 
 def _authentication(code: int, data: bytes = b"") -> bytes:
-    return message(b"R", _INT32.pack(code) + data)
+    return _AUTHENTICATION.pack(b"R", len(data) + 8, code) + data
 
 
 def authentication_ok() -> bytes:

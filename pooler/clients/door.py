@@ -32,7 +32,7 @@ from pooler.pools.registry import PoolState, User, Waiter
 from pooler.pools.running import ConsoleClient, Running
 from pooler.pools.welcome import Greeting, Welcome, ending
 from pooler.relay import Client, LightTask, Newcomer
-from pooler.relay.engine import clock, plain
+from pooler.relay.engine import clock
 from pooler.servers.opener import Opener
 from pooler.sessions import Session
 from pooler.verbs import ConsoleSession
@@ -268,21 +268,12 @@ class Door:
             own.forget()
 
     def _hand_over(self, visit: Visit, pool: PoolState, greeting: Greeting, session: Session = ()) -> Client:
-        running, arrival, engine = self.running, visit.arrival, pool.engine
-        notice = running.registry.config.settings.login_notify_message
-        key, rest = peers.new_key(running.peer_id), visit.channel.detach()
-        plain(arrival.peer)
-        plain(arrival)
-        number, since, tracked = arrival.number, visit.since, greeting.tracked
-        try:
-            client = running.relay.adopt_client(
-                engine, number, rest.fd, rest.tls, rest.leftover, tracked, arrival, key, since, session
-            )
-        except BaseException:
-            rest.close()
-            raise
-        client.send(rest.unsent + AUTHENTICATION_OK + greeting.messages + ending(key, notice))
-        engine.login_took(clock() - since)
+        running, notice = self.running, self.running.registry.config.settings.login_notify_message
+        key = peers.new_key(running.peer_id)
+        said = AUTHENTICATION_OK + greeting.messages + ending(key, notice)
+        client = visit.channel.hand_over(
+            running.relay, pool.engine, visit.arrival, greeting.tracked, key, visit.since, session, said
+        )
         self._say_welcome(visit)
         return client
 

@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import field
 from enum import StrEnum
+from typing import NamedTuple
 
 from pooler.config.ini import Problem, first_of, lines, load_text, reason
 from pooler.config.kinds import BLANKS
@@ -38,14 +39,17 @@ class SecretKind(StrEnum):
     scram = "scram"
 
 
-@dataclass(frozen=True, slots=True)
-class ScramSecret:
+class ScramSecret(NamedTuple):
     """The parts of SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey> (RFC 5803)."""
 
     iterations: int
-    salt: bytes = field(repr=False)
-    stored_key: bytes = field(repr=False)
-    server_key: bytes = field(repr=False)
+    salt: bytes
+    stored_key: bytes
+    server_key: bytes
+
+    def __repr__(self) -> str:
+        """Without what is secret."""
+        return f"{type(self).__name__}(iterations={self.iterations})"
 
 
 _SCRAM = re.compile(r"SCRAM-SHA-256\$([0-9]{1,9}):([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/=]+):([A-Za-z0-9+/=]+)")

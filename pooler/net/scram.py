@@ -80,15 +80,8 @@ def prepare(password: str) -> bytes:
         return raw
 
 
-class ServerExchange(ScramServer):
-    """The side that asks. `first` answers the client's first message, `final` its proof."""
-
-    __slots__ = ()
-
-    @property
-    def keys(self) -> Keys | None:
-        """Known once the client has proved itself."""
-        return None if self.client_key is None else Keys(self.client_key, self.verifier.server_key)
+ServerExchange = ScramServer
+"""The side that asks."""
 
 
 class ClientExchange:

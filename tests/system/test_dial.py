@@ -104,7 +104,9 @@ def test_the_keys_of_a_client_s_login_open_the_server(cluster: Cluster) -> None:
     salt, iterations = client.take(server.first(client.first()))
     keys = scram.derive_keys(PASSWORDS["scram_user"], salt, iterations)
     client.finish(server.final(client.final(keys)))
-    run(target(cluster, "scram_user", Credentials(keys=server.keys)))
+    assert server.client_key is not None
+    learnt = scram.Keys(server.client_key, verifier.server_key)
+    run(target(cluster, "scram_user", Credentials(keys=learnt)))
 
 
 def test_an_md5_secret_alone_opens_the_server(cluster: Cluster) -> None:

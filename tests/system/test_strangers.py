@@ -234,6 +234,7 @@ def test_no_descriptor_at_all(start_pooler: StartBouncer, cluster: Cluster) -> N
     with ExitStack() as stack:
         client = stack.enter_context(bouncer.connect(user="scram_user"))
         client.execute("BEGIN")
+        before = in_use(bouncer)
         strangers = crowd(stack, bouncer, 20)
         until(lambda: in_use(bouncer) > 30)
         # A stranger makes way for a newcomer.
@@ -247,7 +248,7 @@ def test_no_descriptor_at_all(start_pooler: StartBouncer, cluster: Cluster) -> N
         # With no stranger there the newcomer is told, by the descriptor that is kept for that.
         for one in (*strangers, late):
             one.socket.close()
-        until(lambda: in_use(bouncer) < 25)
+        until(lambda: in_use(bouncer) == before)
         lower_limit(bouncer, in_use(bouncer))
         for _ in range(3):
             with Stream(("127.0.0.1", bouncer.port)) as late:
