@@ -236,7 +236,7 @@ def test_no_descriptor_at_all(start_pooler: StartBouncer, cluster: Cluster) -> N
         client.execute("BEGIN")
         before = in_use(bouncer)
         strangers = crowd(stack, bouncer, 20)
-        until(lambda: in_use(bouncer) > 30)
+        until(lambda: in_use(bouncer) == before + 20)
         # A stranger makes way for a newcomer.
         lower_limit(bouncer, in_use(bouncer))
         late = stack.enter_context(Stream(("127.0.0.1", bouncer.port)))
