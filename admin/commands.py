@@ -101,6 +101,7 @@ COMMANDS: tuple[Command, ...] = (
     _show("HISTORY", "one row per period and database for the last hour", ours=True),
     _show("EVENTS", "connects, disconnects, errors and timeouts by reason", ours=True),
     _show("SESSION_STATE", "what clients have left in their sessions, and what pins a server", ours=True),
+    _show("WORKERS", "the processes that share the work, and what each has of it", ours=True),
     _show("SESSION_STATE_SEEN", "statements that touched session state since the start, by kind and fate", ours=True),
     _show("DRAINS", "where the log lines go, and what was lost on the way", ours=True),
     _show("FDS", "file descriptors in use", "admin", ours=True),

@@ -17,7 +17,17 @@ from typing import Any
 
 from admin.fieldtypes import BYTEA, FLOAT8, INT4, INT8, NUMERIC, TEXT, TIMESTAMPTZ, Value, local_time
 from pooler.config.whole import ConfigRow, config_rows
-from pooler.stats import ADMIN_DATABASE, ZERO, Averages, Counters, DatabaseStat, Histogram, Snapshot, SocketStat
+from pooler.stats import (
+    ADMIN_DATABASE,
+    ZERO,
+    Averages,
+    Counters,
+    DatabaseStat,
+    Histogram,
+    Snapshot,
+    SocketStat,
+    workers,
+)
 from pooler.verbs import House, Latency
 
 MICROSECONDS = 1_000_000
@@ -44,7 +54,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One SHOW. `needs` names the parts of a Snapshot that are only there when asked for; `order` are the
+    """One SHOW. `needs` names the parts of the figures that are only there when asked for; `order` are the
     columns that rows are sorted by, compared as bytes (strcmp), none to keep the source's order."""
 
     name: str
@@ -225,6 +235,7 @@ BUFFER_COLUMNS = (
 
 CLIENTS, SERVERS, HISTOGRAMS = frozenset({"clients"}), frozenset({"servers"}), frozenset({"histograms"})
 SOCKETS = CLIENTS | SERVERS
+SESSIONS, DESCRIPTORS = frozenset({"sessions"}), frozenset({"descriptors"})
 
 QUIET = frozenset({"idle", "used"})
 """States of a connection that is doing nothing; ACTIVE_SOCKETS leaves them out."""
@@ -459,7 +470,7 @@ VIEWS: tuple[View, ...] = (
         (i("fd"), s("task"), s("user"), s("database"), s("addr"), i("port"), q("cancel", _secret(0)), i("link"),
          s("client_encoding"), s("std_strings"), s("datestyle"), s("timezone"), s("password", _secret(None)),
          b("scram_client_key", _secret(None)), b("scram_server_key", _secret(None))),
-        lambda shown: shown.house.descriptors(),
+        lambda shown: shown.house.descriptors(), DESCRIPTORS,
     ),
     # ---- our own
     View("ABOUT", _key_and_value(), _about),
@@ -502,12 +513,18 @@ VIEWS: tuple[View, ...] = (
         "SESSION_STATE",
         (s("database"), s("user"), s("application_name"), s("addr"), i("port"), i("id"), s("kind"), s("fate"),
          t("since"), q("pinned_us"), i("server"), s("statement")),
-        lambda shown: shown.house.session_state(),
+        lambda shown: shown.house.session_state(), SESSIONS,
     ),
     View(
         "SESSION_STATE_SEEN",
         (s("database"), s("user"), s("kind"), s("fate"), q("count"), t("first_seen"), t("last_seen"), s("statement")),
-        lambda shown: shown.house.session_state_seen(), order=("database", "user", "kind", "statement"),
+        lambda shown: shown.house.session_state_seen(), SESSIONS, order=("database", "user", "kind", "statement"),
+    ),
+    View(
+        "WORKERS",
+        (i("worker", "number"), i("pid"), s("state"), t("since"), i("clients"), i("servers"), q("xact_count"), f("tps"),
+         f("cpu_seconds"), q("resident_bytes"), q("longest_turn_us")),
+        lambda shown: workers(shown.snapshot),
     ),
     View(
         "DRAINS",

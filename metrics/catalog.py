@@ -15,7 +15,7 @@ from typing import Literal
 
 from metrics.buckets import Folded, fold
 from metrics.cardinality import client_connections
-from pooler.stats import DatabaseStat, Distributions, Histogram, PoolStat, Snapshot, merge
+from pooler.stats import DatabaseStat, Distributions, Histogram, PoolStat, Snapshot, WorkerStat, merge
 
 Kind = Literal["gauge", "counter", "histogram"]
 Sample = tuple[tuple[str, ...], float]
@@ -50,6 +50,19 @@ def one(name: str, help: str, read: Callable[[Snapshot], float | None], kind: Ki
             yield (), value
 
     return Figure(name, kind, help, (), rows)
+
+
+WORKER_FIGURES: tuple[tuple[str, Kind, str, Callable[[WorkerStat], float]], ...] = (
+    ("up", "gauge", "1 while it answers", lambda one: one.state == "serving"),
+    ("clients", "gauge", "Clients that it serves", lambda one: one.clients),
+    ("servers", "gauge", "Its server connections", lambda one: one.servers),
+    ("transactions", "counter", "Transactions since it was started", lambda one: one.xact_count),
+    ("cpu_seconds", "counter", "Its processor time", lambda one: one.cpu_seconds),
+    ("resident_bytes", "gauge", "Its memory", lambda one: one.resident_bytes),
+    ("loop_longest_turn_seconds", "gauge", "As pooler_loop_longest_turn_seconds",
+     lambda one: one.longest_turn_us / 1e6),
+)  # fmt: skip
+"""What tells the workers of a service apart."""
 
 
 # Per database, per pool.
@@ -289,6 +302,13 @@ POOLER: tuple[Figure, ...] = (
              lambda d: d.counters.prepared_hit_count),
     of_stats("pooler_prepared_misses", "Binds for which a statement had to be prepared on the server first",
              lambda d: d.counters.prepared_miss_count),
+    *(
+        Figure(
+            f"pooler_worker_{name}", kind, f"{help}, by worker; absent with one process", ("worker",),
+            lambda s, read=read: (((str(one.number),), read(one)) for one in s.workers),  # type: ignore[misc]
+        )
+        for name, kind, help, read in WORKER_FIGURES
+    ),
     one("pooler_loop_longest_turn_seconds", "Longest time between two looks at the connections, in this "
         "stats_period or the one before", lambda s: seconds(s.loop.longest_turn_us)),
     one("pooler_loop_longest_turn_cpu_seconds", "Most processor time that the pooler took between two looks at the "

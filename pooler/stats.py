@@ -570,6 +570,24 @@ class LoopStat:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerStat:
+    """One of the service's workers. `state`: serving, silent (it does not answer) or starting; `tps` transactions a
+    second of late, `longest_turn_us` as in LoopStat."""
+
+    number: int
+    pid: int
+    state: str
+    since: float
+    clients: int
+    servers: int
+    xact_count: int
+    tps: float
+    cpu_seconds: float
+    resident_bytes: int
+    longest_turn_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything any front shows, taken at one instant. `clients` and `servers` are empty unless asked for."""
 
@@ -598,6 +616,8 @@ class Snapshot:
     known."""
     steady: float | None = None
     """`now` by a clock that is never set: for the time between two snapshots of one process."""
+    workers: tuple[WorkerStat, ...] = ()
+    """The processes that share the work; empty when there is but one."""
     pgbouncer_version: str = f"PgBouncer {PGBOUNCER_VERSION}"
     """The answer of SHOW VERSION, which exporters parse; who we really are stands in `process`."""
 
@@ -607,6 +627,29 @@ class Snapshot:
             while isinstance(rows, list) and rows:
                 del rows[-RELEASED:]
                 await asyncio.sleep(0)
+
+
+def workers(snapshot: Snapshot) -> tuple[WorkerStat, ...]:
+    """The processes that share the work; where there is but one, that."""
+    if snapshot.workers:
+        return snapshot.workers
+    process, pools = snapshot.process, [pool for pool in snapshot.pools if pool.database != ADMIN_DATABASE]
+    tps = sum(stat.averages.xact_count for stat in snapshot.databases if stat.name != ADMIN_DATABASE)
+    lists = {item.list: item.items for item in snapshot.lists}
+    own = WorkerStat(
+        number=0,
+        pid=process.pid,
+        state="serving",
+        since=process.start_time,
+        clients=lists.get("used_clients", 0),
+        servers=lists.get("used_servers", 0),
+        xact_count=(snapshot.total or sum((pool.counters for pool in pools), ZERO)).xact_count,
+        tps=float(tps),
+        cpu_seconds=process.cpu_seconds or 0.0,
+        resident_bytes=process.resident_bytes or 0,
+        longest_turn_us=snapshot.loop.longest_turn_us,
+    )
+    return (own,)
 
 
 # ---- between two snapshots

@@ -104,6 +104,9 @@ class House(Protocol):
     def session_state_seen(self) -> Iterable[SeenStat]:
         """Statements that have touched session state since the start."""
 
+    async def prepared(self, needs: frozenset[str]) -> House:
+        """This house with what the views' `needs` name at hand: what has to be fetched is fetched."""
+
     def snapshot(
         self, *, clients: bool = False, servers: bool = False, histograms: bool = False
     ) -> Snapshot: ...

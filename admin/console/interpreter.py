@@ -28,6 +28,7 @@ from pooler import lexer
 from pooler.config.whole import OWN, SETTINGS, config_rows
 from pooler.hints import hint
 from pooler.lexer import Statement
+from pooler.stats import PGBOUNCER_VERSION
 from pooler.verbs import CommandError, ConsoleSession, House, Verb
 
 log = logging.getLogger("pooler.console")
@@ -73,7 +74,7 @@ class Interpreter:
     def __init__(self, session: ConsoleSession, house: House) -> None:
         self._session = session
         self._house = house
-        self.server_version = house.snapshot().pgbouncer_version.rpartition(" ")[2] + "/bouncer"
+        self.server_version = f"{PGBOUNCER_VERSION}/bouncer"
         """`1.26.1/bouncer`, of the same constant as SHOW VERSION."""
 
     # ---- reading
@@ -197,11 +198,11 @@ class Interpreter:
 
     async def _display(self, view: View) -> Answer:
         if not view.needs & SOCKETS:
-            return Answer("SHOW", columns_of(view), _read_once(view, take(self._house, view.needs)))
+            return Answer("SHOW", columns_of(view), _read_once(view, await take(self._house, view.needs)))
         first = self._session.rights == "admin"
         seat = await unless(self._session.canceled, SHOWING.take(first=first), Seat.leave)
         try:
-            rows = Seated(seat, _read_once(view, take(self._house, view.needs)))
+            rows = Seated(seat, _read_once(view, await take(self._house, view.needs)))
         except BaseException:
             seat.leave()
             raise
@@ -214,11 +215,12 @@ async def _read_once(view: View, shown: Shown) -> AsyncIterator[Sequence[Row]]:
     await shown.snapshot.release()
 
 
-def take(house: House, needs: frozenset[str]) -> Shown:
+async def take(house: House, needs: frozenset[str]) -> Shown:
     """A Snapshot with the parts that are needed, for a view to read."""
+    ready = await house.prepared(needs)
     return Shown(
-        house.snapshot(clients="clients" in needs, servers="servers" in needs, histograms="histograms" in needs),
-        house,
+        ready.snapshot(clients="clients" in needs, servers="servers" in needs, histograms="histograms" in needs),
+        ready,
     )
 
 

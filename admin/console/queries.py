@@ -189,10 +189,11 @@ async def _copied(visit: Stay, query: Query) -> Answer:
 async def _fill(visit: Stay, query: Query, asker: Asker) -> None:
     """A transaction, and in it the rows of the views."""
     needs: frozenset[str] = frozenset().union(*(view.needs for view in query.views))
-    snapshot = asker.house.snapshot(
+    house = await asker.house.prepared(needs)
+    snapshot = house.snapshot(
         clients="clients" in needs, servers="servers" in needs, histograms="histograms" in needs
     )
-    shown = Shown(snapshot, asker.house)
+    shown = Shown(snapshot, house)
     tables = {view.name.lower(): tuple((column.name, column.oid) for column in view.relation) for view in query.views}
     await _step(visit, query, lambda backend: backend.make(tables))
     await _step(visit, query, lambda backend: backend.begin(asker.told(shown), visit.left))

@@ -48,24 +48,34 @@ class Canceller:
                 reason = await forward(running, self._dns, channel, key)
                 return running.say_closing(client_label(arrival), reason, since)
             key = original(key)
+        client = running.relay.find(key) if len(key) == 8 else None
+        if client is not None:
+            arrival.database, arrival.user = client.about.database, client.about.user
+        known = await self.cancel_known(key, channel)
+        if known is None and running.colleagues is not None:
+            known = await running.colleagues.cancel(key)
+        if known is None:
+            raise LoginError("failed cancel request", notify=False)
+        running.say_closing(client_label(arrival), known, since)
+
+    async def cancel_known(self, key: bytes, channel: Channel | None = None) -> str | None:
+        """Cancel what this key belongs to, if that is here; what became of it. `channel`: whoever asks for it, who may
+        leave. Raises LoginError."""
+        running = self._running
         for console in running.consoles.values():
             if console.session.cancel_key == key:
                 console.session.canceled.set()
-                return running.say_closing(client_label(arrival), "cancel request for console client", since)
+                return "cancel request for console client"
         client = running.relay.find(key) if len(key) == 8 else None
         if client is None:
-            raise LoginError("failed cancel request", notify=False)
-        pool: PoolState = client.pool.owner
-        arrival.database, arrival.user = client.about.database, client.about.user
+            return None
         if client.cancel_queued(wire.error_response("ERROR", QUERY_CANCELED, CANCELED)):
-            reason = "cancel request for queued client"
-        elif client.linked is None:
-            reason = "cancel request for idle client"
-        else:
-            reason = await self._forward(channel, client, pool)
-        running.say_closing(client_label(arrival), reason, since)
+            return "cancel request for queued client"
+        if client.linked is None:
+            return "cancel request for idle client"
+        return await self._forward(channel, client, client.pool.owner)
 
-    async def _forward(self, channel: Channel, client: Client, pool: PoolState) -> str:
+    async def _forward(self, channel: Channel | None, client: Client, pool: PoolState) -> str:
         """Wait for a slot, then hand the request to the client's server, if it is still busy with it."""
         running = self._running
         settings = running.config.settings

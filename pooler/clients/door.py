@@ -178,6 +178,8 @@ class Door:
             return
         self._no_stranger(visit)
         if outcome.database is None:
+            if self.running.colleagues is not None:
+                await self.running.colleagues.admit(None, visit.arrival.user, bounded=outcome.rights != "admin")
             self._open_console(visit, outcome)
         else:
             await self._join_pool(visit, outcome)
@@ -204,6 +206,12 @@ class Door:
         end counts it out)."""
         running, registry, arrival = self.running, self.running.registry, visit.arrival
         assert admitted.database is not None
+        if running.colleagues is not None:
+            await running.colleagues.admit(admitted.database.name, arrival.user)
+            if registry.find(admitted.database.name) != admitted.database:
+                # It has left the configuration, or is another one, while the others were asked.
+                running.colleagues.left(admitted.database.name, arrival.user)
+                raise LoginError(Reason.REMOVED)
         database = running.entry(admitted.database, arrival)
         user = registry.user(arrival.user)
         # The names that others have too: ten thousand clients need not keep their own copies.

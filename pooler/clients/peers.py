@@ -93,9 +93,9 @@ def sending_time(settings: Settings) -> float | None:
 
 
 @asynccontextmanager
-async def turn(settings: Settings, channel: Channel, queue: CancelQueue, size: int) -> AsyncIterator[None]:
+async def turn(settings: Settings, channel: Channel | None, queue: CancelQueue, size: int) -> AsyncIterator[None]:
     """Be one of at most `size` requests that are on their way; 0: there may be any number. Raises LoginError when the
-    wait for that takes too long, or when the requester has left meanwhile."""
+    wait for that takes too long, or when the requester has left meanwhile; None: it is not here."""
     await _take_turn(settings, channel, queue, size)
     queue.active += 1
     try:
@@ -105,13 +105,14 @@ async def turn(settings: Settings, channel: Channel, queue: CancelQueue, size: i
         queue.done.set()
 
 
-async def _take_turn(settings: Settings, channel: Channel, queue: CancelQueue, size: int) -> None:
+async def _take_turn(settings: Settings, channel: Channel | None, queue: CancelQueue, size: int) -> None:
     queue.waiting += 1
     try:
         async with asyncio.timeout(settings.cancel_wait_timeout or None):
             while size and queue.active >= size:
                 queue.done.clear()
-                await while_there(channel, queue.done.wait())
+                done = queue.done.wait()
+                await (done if channel is None else while_there(channel, done))
     except TimeoutError:
         raise LoginError("cancel_wait_timeout", notify=False) from None
     except ConnectionClosed:

@@ -110,8 +110,9 @@ class Reception:
 
     def _check_clients(self) -> None:
         """max_client_conn is of those who have logged in: strangers, who are bounded by themselves, keep nobody out."""
-        registry = self._running.registry
-        if registry.clients >= registry.config.settings.max_client_conn:
+        registry, colleagues = self._running.registry, self._running.colleagues
+        elsewhere = colleagues.clients if colleagues is not None else 0
+        if registry.clients + elsewhere >= registry.config.settings.max_client_conn:
             raise LoginError("no more connections allowed (max_client_conn)")
 
     def check_limits(self, database: DatabaseConfig | None, user: str) -> None:

@@ -38,6 +38,7 @@ class Flags:
     http_cert: str | None = None
     http_key: str | None = None
     state: str | None = field(default=None, repr=False)
+    workers: int | None = None
 
 
 def parse(arguments: list[str]) -> Flags:

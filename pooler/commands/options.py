@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import Any
 
-from pooler.config.kinds import ADDRESS, LogFormat
+from pooler.config.kinds import ADDRESS, WORKERS, LogFormat
 from pooler.config.policy import POLICY
 
 
@@ -40,6 +40,14 @@ def policy(text: str) -> str:
     return text
 
 
+def workers(text: str) -> int:
+    """As [pooler] workers in an ini."""
+    try:
+        return WORKERS.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def http_address(text: str) -> tuple[str, int] | str:
     """As [pooler] http in an ini reads it; or "off"."""
     if text == "off":
@@ -69,6 +77,8 @@ def parser() -> argparse.ArgumentParser:
     add("-V", "--version", action="store_true", help="print the version and leave")
     add("--log-format", type=LogFormat, choices=list(LogFormat), metavar="FORMAT",
         help="text, or json for one object a line (default: the ini's log_format, else text)")  # fmt: skip
+    add("--workers", type=workers, metavar="N",
+        help="processes that share the work behind one port and one console; auto: one a core (default 1)")  # fmt: skip
     own = made.add_argument_group("without an ini file")
     own.add_argument(
         "--database-url", metavar="URL",

@@ -42,12 +42,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     from admin.platform.plane import Plane
-    from pooler.clients.door import Door
+    from pooler.commands.crew import Crew
     from pooler.commands.fronts import Fronts
     from pooler.commands.plane import Following
     from pooler.commands.sources import Source
+    from pooler.house.bouncer import Bouncer
     from pooler.house.reconfigure import Reconfiguration
     from pooler.pools.running import Running
+    from pooler.process.accepting import Way
     from pooler.process.ports import Ports
     from pooler.process.takeover import Inheritance
 
@@ -228,20 +230,20 @@ async def _serve(start: Start) -> int:
 
         plane = open_plane(given.state)
     loop = asyncio.get_running_loop()
-    bouncer = Bouncer(
-        config, loop, start.selector, log, console, plain_on_loopback_only=not (given.ini or given.plain)
-    )
+    plain = not (given.ini or given.plain)
+    bouncer = Bouncer(config, loop, start.selector, log, console, plain_on_loopback_only=plain)
     running = bouncer.running
     running.instruct_relay()
     running.tls = start.secured
     running.rounds.watch_over(loop)
+    crew = staffed(bouncer, config, given, plain) if workers(config, given) > 1 else None
     service = Service(
         running,
         bouncer.opener,
         bouncer.events,
         bouncer.control,
         bouncer.strangers,
-        bouncer.door(),
+        crew.way() if crew is not None else bouncer.door(),
         ending,
         listeners=bouncer.listeners,
         always=(bouncer.janitor.sweep_forever, bouncer.periods.turn_forever, *bouncer.neighbours.always),
@@ -249,11 +251,14 @@ async def _serve(start: Start) -> int:
     if not given.ini:
         service.patience = PATIENCE
     service.heed_signals()
-    fronts = Fronts(running, bouncer.snapshot, bouncer.history, service, given, plane)
-    fronts.sessions = bouncer.session_state
+    fronts = Fronts(
+        running, crew.desk.figures if crew is not None else bouncer.snapshot, bouncer.history, service, given, plane
+    )
+    fronts.sessions = crew.union.session_state if crew is not None else bouncer.session_state
     follows = None
     if plane is not None:
-        ports = aliased(running, service, lambda: bouncer.door(aliases_only=True))
+        new_door = crew.way if crew is not None else lambda port: bouncer.door(aliases_only=True)
+        ports = aliased(running, service, new_door)
         follows = following(plane, running, bouncer.reconfiguration, ports, fronts)
         fronts.follow = follows.run
     heir = None
@@ -274,13 +279,32 @@ async def _serve(start: Start) -> int:
     log.line(LOG, f"{version}, tls: {tls_name()}, io_uring: {ring}")
     freeze()
     sys.setswitchinterval(SWITCH)
+    beside = [lambda: fronts.run(heir), *learning(start, bouncer.reconfiguration, running)]
     try:
-        await service.run(lambda: fronts.run(heir), *learning(start, bouncer.reconfiguration, running))
+        if crew is not None:
+            await crew.begin(service, ending)
+        await service.run(*beside)
     finally:
+        if crew is not None:
+            await crew.desk.close()
         if service.succeeded:
             start.pidfile.leave()
         await fronts.close(hurry=ending.near)
     return 1 if service.failed else 0
+
+
+def workers(config: Config, given: Flags) -> int:
+    """How many processes share the work."""
+    return given.workers or config.own.workers
+
+
+def staffed(bouncer: Bouncer, config: Config, given: Flags, plain: bool) -> Crew:
+    """The workers of this process. Raises ServiceError."""
+    from pooler.commands.crew import Crew
+
+    if given.reboot:
+        raise ServiceError("cannot reboot with workers: restart the service, or run it with one")
+    return Crew(bouncer, workers(config, given), (plain, given.verbose), console)
 
 
 def learning(
@@ -295,7 +319,7 @@ def learning(
     return [lambda: learn_limit(source, start.given, reconfiguration, running.say)]
 
 
-def aliased(running: Running, service: Service, door: Callable[[], Door]) -> Ports:
+def aliased(running: Running, service: Service, door: Callable[[int], Way]) -> Ports:
     """The ports that the state's databases have of their own."""
     from pooler.process.ports import Ports
 

@@ -10,6 +10,7 @@ it amounts to, and `reads` tells.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Callable
 from enum import StrEnum
@@ -162,6 +163,22 @@ def integer(low: int = 0, high: int | None = None, *, below: int | None = None, 
         return "" if parse(text) == _c_integer(text) else str(parse(text))
 
     return Kind("int", parse, str, lambda text: str(wrapped(_c_integer(text))), reads)
+
+
+MOST_WORKERS = 64
+
+
+def _workers(text: str) -> int:
+    if text.strip() == "auto":
+        return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+    number = _c_integer(text)
+    if not 1 <= number <= MOST_WORKERS:
+        raise ValueError(f"must be from 1 to {MOST_WORKERS}, or auto")
+    return number
+
+
+WORKERS: Kind[int] = Kind("int", _workers, str, lambda text: str(_workers(text)))
+"""Processes; auto: as many as cores that this one may use."""
 
 
 def masking(bits: int, *, negative: bool = True) -> Kind[int]:

@@ -20,6 +20,7 @@ from pooler.config.kinds import (
     TEXT,
     TIME,
     UINT,
+    WORKERS,
     AuthType,
     LogFormat,
     PoolMode,
@@ -211,6 +212,9 @@ class OwnSettings:
         POLICY, "leak", "What becomes of session state in transaction pooling: keep, leak or refuse; kind:fate too."
     )
     state: str = setting(TEXT, "", "URL of the control plane's state; empty: none.", live=False, secret=True)
+    workers: int = setting(
+        WORKERS, "1", "Processes that share the work behind one port and one console; auto: one a core.", live=False
+    )
 
 
 SETTINGS = table(Settings)

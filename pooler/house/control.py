@@ -44,11 +44,21 @@ class Control:
         self.reconfiguration = reconfiguration
         self._suspension: object | None = None
         """The SUSPEND that lasts: another one is another."""
+        self.attended: Callable[[], bool] = lambda: bool(running.consoles)
+        """Whether there is a console from which RESUME may be said."""
+        self.on_signal: Callable[[str], None] | None = None
+        """Called with what a signal has asked for."""
 
     def halted(self) -> bool:
         """Whether a PAUSE, SUSPEND or KILL of everything lasts."""
         running = self._running
         return running.registry.paused or running.relay.suspended
+
+    def signalled(self, word: str) -> None:
+        """A signal asks for it: PAUSE, RESUME, or one of the ways to shut down."""
+        SIGNALLED[word](self)
+        if self.on_signal is not None:
+            self.on_signal(word)
 
     async def perform(self, verb: Verb) -> Remark | None:
         """Do it. Raises CommandError."""
@@ -62,6 +72,10 @@ class Control:
             argument = (verb.argument or "").upper() if bare else f"'{verb.argument}'"
             what = f"{verb.name} {argument}" if verb.argument else verb.name
             running.say(LOG, f"{what} command issued")
+        return await self.obey(verb)
+
+    async def obey(self, verb: Verb) -> Remark | None:
+        """Do what was looked at already. Raises CommandError."""
         return await VERBS[verb.name](self, verb)
 
     def find(self, name: str, action: str) -> Database:
@@ -184,9 +198,9 @@ class Control:
     def console_gone(self) -> None:
         """A console has ended. With nobody left to say RESUME, a SUSPEND ends too."""
         running = self._running
-        if running.relay.suspended and not running.consoles:
+        if running.relay.suspended and not self.attended():
             running.say(LOG, "admin disappeared when suspended, doing RESUME")
-            self.resume_all()
+            self.signalled("RESUME")
         running.changed.set()
 
     def unsent(self) -> list[Conn]:
@@ -326,6 +340,12 @@ def _required(verb: Verb) -> str:
     return verb.argument
 
 
+SIGNALLED: dict[str, Callable[[Control], object]] = {
+    "PAUSE": Control.pause_all,
+    "RESUME": Control.resume_all,
+    "WAIT_FOR_SERVERS": Control.shut_after_servers,
+    "WAIT_FOR_CLIENTS": Control.shut_after_clients,
+}
 VERBS: dict[str, Callable[[Control, Verb], Awaitable[Remark | None]]] = {
     "RELOAD": Control.reload,
     "SET": Control.set_value,

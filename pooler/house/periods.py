@@ -5,25 +5,42 @@ the `stats:` line is written. The rule: a step that fails keeps no other step fr
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Protocol
 
 from pooler.config.whole import Changes
 from pooler.history import History
-from pooler.house.snapshot import TOTAL, Figures
+from pooler.house.snapshot import TOTAL
 from pooler.log import LOG
 from pooler.pools.running import Running
-from pooler.stats import Window
+from pooler.relay.engine import Instant
+from pooler.stats import Counters, Snapshot, Window
+
+
+class Counted(Protocol):
+    """What periods are made of."""
+
+    @property
+    def window(self) -> Window: ...
+
+    def take(self, instant: Instant, *, histograms: bool = False) -> Snapshot: ...
+
+    def counters(self) -> dict[object, Counters]: ...
 
 
 class Periods:
     """One after the other, each as long as the configuration says."""
 
-    def __init__(self, running: Running, figures: Figures, history: History) -> None:
+    def __init__(self, running: Running, figures: Counted, history: History) -> None:
         self._running = running
-        self._figures = figures
+        self.figures = figures
+        """Of what is counted here, or in all workers."""
         self._history = history
         self._other = asyncio.Event()
         """The period is another one now."""
+        self.before: Callable[[], Awaitable[object]] | None = None
+        """Done at the end of each, before it is told: where figures have to be fetched."""
 
     def changed(self, found: Changes) -> None:
         if "stats_period" in found.settings:
@@ -42,6 +59,8 @@ class Periods:
             with suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await self._other.wait()
+        if self.before is not None:
+            await self.before()
 
     def turn(self, now: float) -> None:
         """The end of one period."""
@@ -52,15 +71,15 @@ class Periods:
         self._running.relay.end_period()
 
     def turn_window(self, now: float) -> None:
-        self._figures.window.turn(now, self._figures.counters())
+        self.figures.window.turn(now, self.figures.counters())
 
     def feed_history(self, now: float) -> None:
         running = self._running
-        self._history.record(self._figures.take(running.instant(), histograms=True), running.relay.pace)
+        self._history.record(self.figures.take(running.instant(), histograms=True), running.relay.pace)
 
     def say_averages(self, now: float) -> None:
         if self._running.config.settings.log_stats:
-            self._running.say(LOG, stats_line(self._figures.window))
+            self._running.say(LOG, stats_line(self.figures.window))
 
 
 STEPS = (Periods.end_period, Periods.turn_window, Periods.feed_history, Periods.say_averages)

@@ -273,6 +273,10 @@ class Registry:
         """Of all databases and of the console: logged in, or waiting for a first server."""
         self.retired = ZERO
         """What databases that are gone have counted."""
+        self.part = 0, 1
+        """Which of how many workers this is: what a pool is to have is shared among them."""
+        self.on_left: Callable[[str | None, str], None] | None = None
+        """Called with the database and the user of a client that is counted out."""
 
     @property
     def _own(self) -> OwnLimits:
@@ -349,6 +353,8 @@ class Registry:
         user.clients -= 1
         if database is not None:
             database.clients -= 1
+        if self.on_left is not None:
+            self.on_left(None if database is None else database.name, user.name)
         self.forget_if_unused(user)
 
     def forget_if_unused(self, user: User) -> None:
@@ -368,7 +374,8 @@ class Registry:
         return _first(own, pool.database.config.reserve_pool_size, self.config.settings.reserve_pool_size)
 
     def min_pool_size(self, config: DatabaseConfig) -> int:
-        return _first(config.min_pool_size, self.config.settings.min_pool_size)
+        number, workers = self.part
+        return (_first(config.min_pool_size, self.config.settings.min_pool_size) + workers - 1 - number) // workers
 
     def database_limit(self, database: Database) -> int:
         return _first(database.config.max_db_connections, self.config.settings.max_db_connections)
@@ -397,7 +404,10 @@ class Registry:
     def max_pinned(self, size: int) -> int:
         """Of a pool of this size; below 0: no limit."""
         most = self.config.own.max_pinned
-        return most if most >= 0 else max(1, size // 2) if size else -1
+        if most < 0:
+            most = max(1, size // 2) if size else -1
+        number, workers = self.part
+        return (most + workers - 1 - number) // workers if most > 0 else most
 
     def own_manners(self) -> Manners:
         """As a pool's, of a client whose server is its own."""

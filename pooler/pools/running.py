@@ -20,6 +20,7 @@ from pooler.config.whole import Config
 from pooler.log import ERROR, LOG, WARNING, Log
 from pooler.net.channel import MAX_LENGTH
 from pooler.net.tls import ServerTls, Tls
+from pooler.pools.colleagues import Colleagues
 from pooler.pools.connection import ClientFacts, client_label
 from pooler.pools.reasons import Kind, Reason
 from pooler.pools.refusal import LoginError
@@ -101,6 +102,8 @@ class Running:
         self.tallies: Counter[tuple[Kind, str, Reason]] = Counter()
         self.changed = asyncio.Event()
         """Set whenever something ends, or another thing changes that somebody may wait for."""
+        self.colleagues: Colleagues | None = None
+        """The other workers of the service; None: there are none."""
         self._numbers = itertools.count(1)
 
     @property
@@ -132,9 +135,10 @@ class Running:
         """The id of the next connection: a client's, a server's or a console's."""
         return next(self._numbers)
 
-    def number_from(self, first: int) -> None:
-        """Numbers below `first` were given by the process whose place this one takes."""
-        self._numbers = itertools.count(first)
+    def number_from(self, first: int, step: int = 1) -> None:
+        """Numbers below `first` were given by the process whose place this one takes, and those between two steps are
+        others'."""
+        self._numbers = itertools.count(first, step)
 
     # ---- the end
 

@@ -62,6 +62,7 @@ class Verdict(Enum):
     FULL = "the pool has all it may have"
     DATABASE_FULL = "the database has all it may have: close a spare server of another of its pools"
     USER_FULL = "the user has all it may have: close a spare server of another of its pools"
+    ELSEWHERE = "the other workers have what there is: they were told that one is wanted"
 
 
 ALLOWED = (Verdict.OPEN, Verdict.RESERVE)

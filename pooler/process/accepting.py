@@ -7,16 +7,19 @@ else to a rest, without which the loop would do nothing else.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import select
 import socket
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from pooler.clients.strangers import Spare, Strangers
+from pooler.net.channel import Channel
 from pooler.pools.running import Running
-from pooler.relay import Newcomer
+from pooler.relay import LightTask, Newcomer
 
 ACCEPTS = 64
 """Clients accepted in one turn of the loop."""
@@ -33,6 +36,22 @@ THEIRS = frozenset(
 class Entrance(Protocol):
     def arrived(self, sock: socket.socket | Newcomer) -> bool:
         """A client has been accepted; False when the next one should be accepted in another turn."""
+
+
+class Named(Protocol):
+    """Who knows databases by other names."""
+
+    aliases: Mapping[str, str]
+
+
+class Way(Entrance, Protocol):
+    """The entrance of a port, and what goes on behind it."""
+
+    tasks: set[LightTask | asyncio.Task[None]]
+    on_successor: Callable[[Channel], Coroutine[Any, Any, None]] | None
+
+    @property
+    def reception(self) -> Named: ...
 
 
 class Acceptor:

@@ -11,24 +11,23 @@ import dataclasses
 import socket
 from collections.abc import Callable
 
-from pooler.clients.door import Door
-from pooler.clients.reception import Reception
 from pooler.config.whole import Config
 from pooler.log import LOG
 from pooler.pools.running import Phase, Running
+from pooler.process.accepting import Named, Way
 from pooler.process.service import Service, ServiceError, listen_hosts
 
 
 class Ports:
     """The ports that are open, beside those of the settings."""
 
-    def __init__(self, running: Running, service: Service, new_door: Callable[[], Door]) -> None:
+    def __init__(self, running: Running, service: Service, new_door: Callable[[int], Way]) -> None:
         self._running = running
         self._service = service
         self._new_door = new_door
         self.missing: set[int] = set()
         """Ports that are asked for and could not be opened."""
-        self._receptions: dict[int, Reception] = {}
+        self._receptions: dict[int, Named] = {}
         self._sockets: dict[int, list[socket.socket]] = {}
         self._own = running.config.settings.listen_port
         running.on_phase.append(self._shutting_down)
@@ -65,7 +64,7 @@ class Ports:
         if port == self._own and any(sock.family != socket.AF_UNIX for sock in service.listeners):
             self._receptions[port] = service.door.reception
             return
-        door = self._new_door()
+        door = self._new_door(port)
         settings = dataclasses.replace(settings, listen_port=port)
         sockets: list[socket.socket] = []
         try:

@@ -18,7 +18,6 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from pooler.clients.door import Door
 from pooler.clients.strangers import Strangers
 from pooler.config.settings import Settings
 from pooler.config.whole import Changes
@@ -31,7 +30,7 @@ from pooler.net.channel import Channel
 from pooler.pools.reasons import Reason
 from pooler.pools.running import Phase, Running
 from pooler.process import systemd
-from pooler.process.accepting import Acceptor
+from pooler.process.accepting import Acceptor, Way
 from pooler.relay import LightTask
 from pooler.rounds import REST
 from pooler.servers.condemned import kill_pool
@@ -63,7 +62,7 @@ class Service:
         events: Events,
         control: Control,
         strangers: Strangers,
-        door: Door,
+        door: Way,
         ending: Ending,
         *,
         listeners: list[socket.socket],
@@ -80,7 +79,7 @@ class Service:
         self.ending = ending
         ending.also(self._remove_paths)
         self.listeners = listeners
-        self._always = always
+        self._always = list(always)
         self.ended = asyncio.Event()
         self.failed = False
         self._asked = False
@@ -95,9 +94,15 @@ class Service:
         self._successor: Passage | None = None
         self._waiting: asyncio.Task[None] | None = None
         """For the end of those who are there."""
+        self.gone = {Phase.WAIT_FOR_SERVERS: self._no_servers, Phase.WAIT_FOR_CLIENTS: self._no_clients}
+        """Whether those are gone whom each phase waits for."""
         door.on_successor = self._surrender
         running.on_phase.append(self._shutting_down)
         control.reconfiguration.on_change.append(self._changed)
+
+    def also(self, work: Work) -> None:
+        """Have this done as long as the service runs."""
+        self._always.append(work)
 
     # ---- sockets
 
@@ -296,14 +301,14 @@ class Service:
             return self.stop_now()
         words = "got SIGINT, shutting down, waiting for all servers connections to be released"
         self.running.say(LOG, words)
-        self.control.shut_after_servers()
+        self.control.signalled("WAIT_FOR_SERVERS")
 
     def _terminate(self) -> None:
         if self.running.leaving:
             self.running.say(LOG, "got SIGTERM while shutting down, fast exit")
             return self.stop_now()
         self.running.say(LOG, "got SIGTERM, shutting down, waiting for all clients disconnect")
-        self.control.shut_after_clients()
+        self.control.signalled("WAIT_FOR_CLIENTS")
 
     def _quit(self) -> None:
         self.running.say(LOG, "got SIGQUIT, fast exit")
@@ -315,7 +320,7 @@ class Service:
             running.say(LOG, "got SIGUSR1, but already paused")
         else:
             running.say(LOG, "got SIGUSR1, pausing all activity")
-            self.control.pause_all()
+            self.control.signalled("PAUSE")
 
     def _resume(self) -> None:
         running = self.running
@@ -323,10 +328,10 @@ class Service:
             running.say(LOG, "got SIGUSR2 while shutting down, ignoring")
         elif running.relay.suspended:
             running.say(LOG, "got SIGUSR2, continuing from SUSPEND")
-            self.control.resume_all()
+            self.control.signalled("RESUME")
         elif running.registry.paused:
             running.say(LOG, "got SIGUSR2, continuing from PAUSE")
-            self.control.resume_all()
+            self.control.signalled("RESUME")
         else:
             running.say(LOG, "got SIGUSR2, but not paused")
 
@@ -416,7 +421,7 @@ class Service:
     async def _gone(self) -> None:
         """Until those are gone whom the last word was of: the servers or the clients."""
         running = self.running
-        gone = {Phase.WAIT_FOR_SERVERS: self._no_servers, Phase.WAIT_FOR_CLIENTS: self._no_clients}
+        gone = self.gone
         try:
             async with asyncio.timeout(self.patience):
                 await self.events.until(lambda: running.ending or gone[running.phase]())

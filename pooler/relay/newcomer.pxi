@@ -116,6 +116,19 @@ cdef Newcomer accept_one(Relay relay, int listener):
     return c
 
 
+cdef Newcomer newcomer_of(Relay relay, int fd):
+    # A client that another process has accepted; its descriptor is ours from here on.
+    cdef sockaddr_storage there
+    cdef socklen_t n = sizeof(there)
+    cdef Newcomer c = Newcomer.__new__(Newcomer)
+    c.fd = fd
+    c.relay = relay
+    if getpeername(fd, <sockaddr *>&there, &n) < 0:
+        raise OSError(errno, os.strerror(errno))
+    c.remote = address_of(&there)
+    return c
+
+
 cdef tuple address_of(sockaddr_storage *there):
     # (address, port). An IPv4 address behind an IPv6 socket is told as IPv4.
     cdef char text[64]

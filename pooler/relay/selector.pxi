@@ -389,6 +389,10 @@ cdef class Relay:
         """The next client of a listening TCP socket, by its descriptor; None when there is none now. Raises OSError."""
         return accept_one(self, listener)
 
+    def welcome(self, int fd):
+        """A client on TCP that another process has accepted; `fd` is the relay's. Raises OSError."""
+        return newcomer_of(self, fd)
+
     def drop(self, Conn connection, str reason, bint tell=True, str sqlstate=None):
         """End a connection for `reason`; a ClientLost or ServerLost event follows for it, and for who was linked. A
         client is told `sqlstate` (None: the usual one)."""

@@ -77,6 +77,7 @@ cdef extern from *:
     int getsockopt(int fd, int level, int name, void *value, socklen_t *n) nogil
     int accept4(int fd, sockaddr *address, socklen_t *n, int flags) nogil
     int getsockname(int fd, sockaddr *address, socklen_t *n) nogil
+    int getpeername(int fd, sockaddr *address, socklen_t *n) nogil
     const char *inet_ntop(int family, const void *source, char *text, socklen_t n) nogil
     unsigned short ntohs(unsigned short) nogil
     int AF_INET

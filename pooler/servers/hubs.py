@@ -22,7 +22,7 @@ from pooler.pools.connection import ServerFacts
 from pooler.pools.reasons import Kind, Reason
 from pooler.pools.registry import Database, PoolState
 from pooler.pools.running import Running
-from pooler.pools.verdict import ALLOWED
+from pooler.pools.verdict import ALLOWED, Verdict
 from pooler.servers.dial import Dialed
 from pooler.servers.opener import Ended, Opener, Opening
 from pooler.values import dataclass
@@ -37,6 +37,8 @@ DEAF = 5.0
 address has moved)."""
 REST = 0.1
 """Seconds between two looks whether it may be opened again, while it may not."""
+ASKED, PATIENCE = 0.05, 20
+"""Seconds, and how often, for which the other workers are given time to leave room for it."""
 MARK = "pooler listens "
 """The beginning of the names of our own channels."""
 LISTENING = "listening"
@@ -148,12 +150,20 @@ class Hub:
 
     async def run(self) -> None:
         """As long as anybody listens."""
+        asked = 0
         while self.wanted() and (pool := self._asker()) is not None:
             if self._opener.rests(pool):
                 await asyncio.sleep(REST)
                 continue
-            problem = ""
-            if self.inherited is None and self._opener.room(pool, own=True, sized=False) not in ALLOWED:
+            problem, answer = "", Verdict.OPEN
+            if self.inherited is None:
+                answer = self._opener.room(pool, own=True, sized=False)
+            if answer is Verdict.ELSEWHERE and asked < PATIENCE:
+                asked += 1
+                await asyncio.sleep(ASKED)
+                continue
+            asked = 0
+            if answer not in ALLOWED:
                 problem = "no room for it"
             elif not await self._live(pool):
                 problem = "it cannot be opened"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any
 
 from pooler import wire
@@ -111,7 +111,11 @@ class Opener:
         for rival in rivals:
             rival.engine.rival = min(rival.engine.rival or since, since)
             rival.stir()
-        return answer
+        colleagues = self.running.colleagues
+        if colleagues is None or answer not in ALLOWED:
+            return answer
+        granted = colleagues.may_open(pool, sized=sized, reserve=answer is Verdict.RESERVE)
+        return answer if granted else Verdict.ELSEWHERE
 
     def _rivals(self, pool: PoolState, answer: Verdict, *, own: bool) -> list[PoolState]:
         """The pools under the limit that stands in the way. `pool` is one of them for a replication client, to whom its
@@ -140,6 +144,8 @@ class Opener:
 
     def room_made(self, pool: PoolState) -> None:
         """A server of `pool` is gone: whoever waited for a limit of its database or user may have one now."""
+        if self.running.colleagues is not None:
+            self.running.colleagues.settle(pool)
         pool.engine.full = False
         pool.stir()
         for other in self._waiting_with(pool):
@@ -149,7 +155,10 @@ class Opener:
     def share(self, pool: PoolState) -> None:
         """A server of `pool` has come free, and nobody takes it before this has returned: somebody under the same
         limits has waited for longer than all of its own clients. Theirs it is, if they still want it."""
+        colleagues = self.running.colleagues
         try:
+            if colleagues is not None and colleagues.yields(pool):
+                return
             for other in self._waiting_with(pool):
                 if other is pool:
                     self._claim(pool)
@@ -243,7 +252,13 @@ class Opener:
         attempt.adopt(dialed)
         pool.failure = pool.engine.failing = None
         pool.crowded = False
-        pool.greet_with(Welcome(dialed.parameters, running.relay.tracked_names))
+        self.greet(pool, dialed.parameters)
+        if running.colleagues is not None:
+            running.colleagues.learned(pool, dialed.parameters)
+
+    def greet(self, pool: PoolState, reported: Mapping[str, str]) -> None:
+        """This is what a server says of itself: who waits to be told of it is let in."""
+        pool.greet_with(Welcome(reported, self.running.relay.tracked_names))
         for waiter in pool.newcomers.values():
             if not waiter.ready.done() and not waiter.own:
                 waiter.ready.set_result(None)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from tests.fixtures.bouncer import INSTALLED
 
-from . import bulk, console, idle, logins, pgbench, rest, start, tenants, values
+from . import bulk, console, cores, idle, logins, pgbench, rest, start, tenants, values
 from .servers import Contestant, arena
 from .table import Table
 
@@ -26,7 +26,7 @@ def options() -> argparse.Namespace:
     )
     only = (
         "cells whose name contains TEXT: pgbench, simple, TLS, 'transactions, 16', idle, bulk, COPY, values, logins,"
-        " start, rest, tenants, console, 'console gaps'"
+        " start, rest, tenants, workers, console, 'console gaps'"
     )
     parser.add_argument("--only", default="", metavar="TEXT", help=only)
     parser.add_argument("--rounds", type=int, help="alternating rounds a cell (default 5)")
@@ -67,6 +67,7 @@ def tables(ours: Contestant, theirs: Contestant, given: argparse.Namespace) -> I
     yield rest.table(ours, theirs, given.only, say, rest.SECONDS if given.rounds > 1 else 1.0)
     yield tenants.table(ours, theirs, given.rounds, given.only)
     if not given.calibrate:
+        yield cores.table(ours, theirs, given.rounds, given.seconds, given.only, say)
         yield from console.tables(ours, given.rounds, given.seconds, given.crowd, given.only, say)
 
 

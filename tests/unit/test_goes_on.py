@@ -535,7 +535,7 @@ def test_the_state_is_followed_whatever_failed(house: House, monkeypatch: pytest
 
     bouncer = house.bouncer
     monkeypatch.setattr(bouncer.reconfiguration, "add", add)
-    ports = Doors(bouncer.running, house.service(), bouncer.door)
+    ports = Doors(bouncer.running, house.service(), lambda port: bouncer.door())
 
     async def scene() -> None:
         reconfiguration = bouncer.reconfiguration
@@ -564,7 +564,7 @@ def test_a_port_of_the_state_that_is_taken_is_opened_when_it_is_free(house: Hous
 
     service = house.service()
     service.bind_tcp = bind  # type: ignore[method-assign]
-    ports = Ports(house.bouncer.running, service, house.bouncer.door)
+    ports = Ports(house.bouncer.running, service, lambda port: house.bouncer.door())
     wanted = compose({}, [DatabaseConfig("one", alias=Alias(port, "data"))])
     for missing in ({port}, {port}, set()):
         ports.adopt(wanted)

@@ -17,6 +17,7 @@ STARTS = frozenset(
 """What begins something that goes on by itself, or comes back later."""
 
 OWNER = "whoever waits for it gets its error: "
+CALLBACK = "pooler.test_rounds::test_what_fails_in_a_callback_is_told_by_its_name_and_without_its_arguments"
 
 STARTED: dict[str, str] = {
     # Rounds: what is done for ever.
@@ -154,6 +155,29 @@ STARTED: dict[str, str] = {
     "admin/platform/running/private.py PrivatePooler._ready: ensure_future": OWNER + "the start",
     "admin/platform/running/process.py Process.start: create_subprocess_exec": OWNER + "the start",
     "admin/platform/running/supervision.py _task: ensure_future": OWNER + "the supervisor",
+    # Workers.
+    "pooler/commands/worker.py run.serve.turn_forever: forever": "pooler.test_rounds::test_the_next_round_comes",
+    "pooler/workers/desk.py Desk.look_forever: forever": "pooler.test_rounds::test_the_next_round_comes",
+    "pooler/workers/hand.py Hand.settle_forever: forever": "pooler.test_rounds::test_the_next_round_comes",
+    "pooler/workers/desk.py Desk._keep: create_task":
+        "pooler.test_rounds::test_what_is_done_once_ends_nothing_beside_it",
+    "pooler/workers/desk.py Desk._ended: call_later": CALLBACK,
+    "pooler/workers/desk.py Desk._start_again: call_later": CALLBACK,
+    "pooler/workers/desk.py Desk._press_later: call_later": CALLBACK,
+    "pooler/workers/hand.py Hand._still: call_later": CALLBACK,
+    "pooler/workers/hand.py Hand._want: call_later": CALLBACK,
+    "pooler/workers/line.py Line.__init__: add_reader": CALLBACK,
+    "pooler/workers/line.py Line._writable: add_writer": CALLBACK,
+    "pooler/workers/line.py Line._heard: create_task":
+        "pooler.workers.test_line::test_a_question_is_answered_or_has_failed",
+    "pooler/workers/desk.py Desk._start: Popen": OWNER + "the start",
+    "pooler/workers/desk.py Desk.ask_all: gather": OWNER + "errors are values there",
+    "pooler/workers/desk.py Desk.gather: gather": OWNER + "the question",
+    "pooler/workers/desk.py Desk.figures: gather": OWNER + "the question",
+    "pooler/workers/desk.py Desk.gather_descriptors: gather": OWNER + "the question",
+    "pooler/workers/desk.py Desk.gather_sessions: gather": OWNER + "the question",
+    "pooler/workers/hand.py Hand.console: create_task": OWNER + "the session",
+    "pooler/workers/hand.py Hand.console: gather": OWNER + "the session",
 }  # fmt: skip
 """Place and kind of all that is started, and the test in which it fails."""
 

@@ -68,13 +68,14 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("pooler.clients",),
     ("pooler.house",),
     ("pooler.process",),
+    ("pooler.workers",),
     ("pooler.deploy",),
     ("pooler.commands",),
     ("pooler.__main__",),
 )
 """From bottom to top: base modules one by one, wings whole. A module imports of its own wing, and what lies below."""
 
-TOP = {"pooler.house.bouncer": ("pooler.commands.serve",)}
+TOP = {"pooler.house.bouncer": ("pooler.commands.serve", "pooler.commands.crew", "pooler.commands.worker")}
 """What composes a wing, and the only ones above it that may know of it."""
 
 EMPTY_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager"}

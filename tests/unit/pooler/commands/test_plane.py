@@ -51,7 +51,7 @@ def test_a_database_of_the_state_has_its_own_of_everything() -> None:
 
 def following(house: House, look: Callable[[], Desired]) -> Following:
     plane: Any = SimpleNamespace(watch=lambda: SimpleNamespace(look=look))
-    ports = Ports(house.bouncer.running, house.service(), lambda: house.bouncer.door(aliases_only=True))
+    ports = Ports(house.bouncer.running, house.service(), lambda port: house.bouncer.door(aliases_only=True))
     return Following(plane, house.bouncer.running, house.bouncer.reconfiguration, ports, lambda _: None)
 
 

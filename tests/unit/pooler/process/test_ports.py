@@ -22,7 +22,7 @@ class Place(House):
         super().__init__()
         running, self.served = self.bouncer.running, self.service()
         running.registry.config = replace(running.config, settings=replace(running.config.settings, listen_addr=()))
-        self.ports = Ports(running, self.served, lambda: self.bouncer.door(aliases_only=True))
+        self.ports = Ports(running, self.served, lambda port: self.bouncer.door(aliases_only=True))
 
     def asks(self, **aliases: tuple[int, str]) -> None:
         """Serve these databases, each at a port under a name."""
@@ -82,7 +82,7 @@ def test_where_the_pooler_listens_its_own_door_learns_the_names(place: Place, au
     running.registry.config = replace(running.config, settings=replace(running.config.settings, auth_type=auth))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         place.bouncer.listeners.append(listener)
-        ports = Ports(running, place.served, place.bouncer.door)
+        ports = Ports(running, place.served, lambda port: place.bouncer.door())
         own = running.config.settings.listen_port
         ports.adopt(asked(a=(own, "data")))
         assert place.open == set()

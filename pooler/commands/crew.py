@@ -1,0 +1,55 @@
+"""Workers put together with the rest of a service: what of it is the desk's then.
+
+Loaded only where there are any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pooler.ending import Ending
+from pooler.house.bouncer import Bouncer
+from pooler.net.channel import Channel
+from pooler.pools.running import Phase
+from pooler.process.service import Service, ServiceError
+from pooler.verbs import ConsoleSession, House
+from pooler.workers.chief import Chief, Summed, Union
+from pooler.workers.desk import Desk, HandOut
+
+
+class Crew:
+    """The desk of a service and what everybody else sees of it. `setup`: what each worker is told first."""
+
+    def __init__(
+        self,
+        bouncer: Bouncer,
+        count: int,
+        setup: tuple[Any, ...],
+        console: Callable[[Channel, ConsoleSession, House], Awaitable[None]],
+    ) -> None:
+        self.desk = desk = Desk(
+            bouncer.running, bouncer.control, bouncer, bouncer.figures.window, count, setup,
+            lambda channel, session: console(channel, session, self.union),
+        )  # fmt: skip
+        self.union: Union = Union(bouncer, desk, Chief(bouncer.control, desk))
+        bouncer.periods.figures = Summed(desk)
+        bouncer.periods.before = lambda: desk.figures(histograms=True)
+        bouncer.reconfiguration.on_change.append(desk.configured)
+        desk.on_gone.append(bouncer.running.changed.set)
+
+    def way(self, port: int = 0) -> HandOut:
+        """The entrance of a port; 0: the pooler's own."""
+        return HandOut(self.desk, port)
+
+    async def begin(self, service: Service, ending: Ending) -> None:
+        """Have all of them serve before anybody is let in. Raises ServiceError."""
+        desk = self.desk
+        ending.also(desk.kill)
+        service.gone = dict.fromkeys((Phase.WAIT_FOR_SERVERS, Phase.WAIT_FOR_CLIENTS), lambda: not desk.workers)
+        try:
+            desk.start()
+        except OSError as error:
+            raise ServiceError(f"cannot start workers: {error.strerror}") from None
+        await desk.all_ready()
+        service.also(desk.look_forever)

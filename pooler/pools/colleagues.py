@@ -1,0 +1,43 @@
+"""Colleagues: the other workers of a service, as one worker sees them.
+
+Who counts, opens servers or looks for a query asks here what it cannot know by itself. The rule: with no colleagues
+there is none of this, and nothing is asked.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pooler.pools.registry import PoolState
+
+
+class Colleagues(Protocol):
+    @property
+    def clients(self) -> int:
+        """How many clients they had, when it was last told."""
+
+    async def admit(self, database: str | None, user: str, *, bounded: bool = True) -> None:
+        """Count one more client for all of them; None: of the console. `bounded`: the limits hold for it. Raises
+        LoginError where one says no."""
+
+    def left(self, database: str | None, user: str) -> None:
+        """That client is gone."""
+
+    def may_open(self, pool: PoolState, *, sized: bool, reserve: bool) -> bool:
+        """Whether the limits of all leave room for one more server of `pool`. If not, that it is wanted is told, and
+        the pool is considered again when there is. `sized`: pool_size counts; `reserve`: with the reserve."""
+
+    def settle(self, pool: PoolState) -> None:
+        """A server of `pool` is gone: its place is everybody's."""
+
+    def yields(self, pool: PoolState) -> bool:
+        """A server of `pool` has come free: whether it has gone for somebody who has waited for longer elsewhere."""
+
+    def learned(self, pool: PoolState, reported: Mapping[str, str]) -> None:
+        """What a server has said of itself, for who comes in elsewhere."""
+
+    async def cancel(self, key: bytes) -> str | None:
+        """Have the query cancelled that this key belongs to; what became of it, None when nobody knows the key."""

@@ -1,0 +1,643 @@
+"""The desk: starts the workers, hands them the clients, keeps the ledger, and knows what they have.
+
+It serves no client itself but those of the console. The rule: a worker that is gone takes its own clients with it and
+nothing else: its rights are free, another one is started, and what it had counted stays in the sums.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import field
+from functools import partial
+from typing import Any
+
+from pooler import wire
+from pooler.config.databases import RESERVED
+from pooler.config.whole import Changes
+from pooler.house.control import Control
+from pooler.log import ERROR, LOG, WARNING
+from pooler.net.channel import Channel, ConnectionClosed
+from pooler.pools.refusal import LoginError
+from pooler.pools.running import Running
+from pooler.relay import LightTask, Newcomer
+from pooler.stats import Counters, DescriptorStat, SeenStat, SessionStat, Snapshot, Window, WorkerStat
+from pooler.values import dataclass
+from pooler.verbs import ConsoleSession, House, Remark, Verb
+from pooler.workers.ledger import CLIENTS, Account, Ledger, clients_of, servers_of
+from pooler.workers.line import Line, LineClosed
+from pooler.workers.together import Lost, counted, together
+
+LOOK = 1.0
+"""Seconds between two looks at each worker."""
+SILENT, KILLED = 3.0, 15.0
+"""Seconds without an answer after which a worker is given no more clients, and after which it is ended."""
+AGAIN = 0.5
+"""Seconds after which another is started in the place of one that has ended young."""
+YOUNG = 5.0
+PRESS = 0.01
+"""Seconds that somebody waits before a server of another worker goes for it."""
+SLACK = 0.02
+"""By so much longer than a worker's own clients somebody elsewhere has waited before a server goes to it."""
+PATIENCE = 2.0
+"""Seconds for the workers to end."""
+ANSWER = 5.0
+"""Seconds for a worker to answer what is asked of all."""
+NO_ROOM = "no more connections allowed: no descriptors are left"
+PROGRAM = ("-P", "-m", "pooler.commands.worker")
+
+
+@dataclass(slots=True)
+class Worker:
+    """One of them, as the desk knows it."""
+
+    number: int
+    process: subprocess.Popen[bytes]
+    line: Line
+    since: float
+    ready: bool = False
+    heard: float = 0.0
+    """When it has answered last (monotonic)."""
+    last: Snapshot | None = None
+    before: Snapshot | None = None
+    """What it has last told of its figures, and what the time before."""
+    coming: int = 0
+    """Clients that were handed to it and have not logged in."""
+    handed: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Those of them that it has not taken yet: the port they came by, and a descriptor of ours."""
+    silent: bool = False
+
+
+@dataclass(slots=True)
+class Want:
+    """A server that a worker wants."""
+
+    worker: int
+    database: str
+    user: str
+    sized: bool
+    limits: tuple[int, int, int]
+    since: float
+    pressed: asyncio.TimerHandle | None = None
+
+    @property
+    def key(self) -> tuple[int, str, str]:
+        return self.worker, self.database, self.user
+
+    @property
+    def accounts(self) -> list[tuple[Account, int]]:
+        pairs = list(zip(servers_of(self.database, self.user), self.limits, strict=True))
+        return pairs if self.sized else pairs[1:]
+
+
+class Desk:
+    """All workers. `house`: the desk's own figures, without theirs; `setup`: what each is told first beside the
+    configuration; `serve` has a console session."""
+
+    def __init__(
+        self,
+        running: Running,
+        control: Control,
+        house: House,
+        window: Window,
+        count: int,
+        setup: tuple[Any, ...],
+        serve: Callable[[Channel, ConsoleSession], Any],
+    ) -> None:
+        self.running = running
+        self.window = window
+        """Of the averages of all."""
+        self._control = control
+        self._house = house
+        self.count = count
+        self.ledger = Ledger()
+        self.workers: dict[int, Worker] = {}
+        self.lost = Lost()
+        self.ending = False
+        self.on_gone: list[Callable[[], None]] = []
+        """Called when a worker has ended."""
+        self._setup = setup
+        self._serve = serve
+        self._wants: dict[tuple[int, str, str], Want] = {}
+        self._welcomes: dict[tuple[str, str], Mapping[str, str]] = {}
+        self._consoles: dict[int, ConsoleSession] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._turn = itertools.count()
+        self._places = itertools.count()
+        self._generation = itertools.count(1)
+        self._started: dict[int, float] = {}
+        self.in_force: asyncio.Task[None] | None = None
+        """Ends when all workers have the configuration."""
+        self.sessions: list[SessionStat] = []
+        self.seen: list[SeenStat] = []
+        self.descriptors: list[DescriptorStat] = []
+
+    # ---- processes
+
+    def start(self) -> None:
+        """All of them. Raises OSError."""
+        for number in range(self.count):
+            self._start(number)
+
+    def _start(self, number: int) -> None:
+        running = self.running
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, *PROGRAM, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                env={key: value for key, value in os.environ.items() if key not in ("NOTIFY_SOCKET", "LISTEN_FDS")},
+            )
+        line = Line(ours, running.loop, {}, partial(self._ended, number), running.rounds.failed)
+        line.works = self._works(number)
+        worker = Worker(number, process, line, running.wall(), heard=running.now())
+        self.workers[number] = worker
+        self._started[number] = running.now()
+        # A worker's numbers are its own, those of one that was started anew too.
+        first = number + 1 + self.count * 1_000_000 * (next(self._generation) - 1 - number)
+        line.put("setup", self.running.config, number, self.count, *self._setup, max(first, number + 1), self.count)
+        for verb in self._standing():
+            line.put("perform", verb)
+
+    def _standing(self) -> Iterable[Verb]:
+        """What was commanded and still holds."""
+        registry = self.running.registry
+        if registry.paused:
+            yield Verb("PAUSE")
+        for database in list(registry.databases.values()):
+            if database.paused:
+                yield Verb("PAUSE", database.name)
+            if database.disabled:
+                yield Verb("DISABLE", database.name)
+
+    def _works(self, number: int) -> dict[str, Callable[..., Any]]:
+        return {
+            "say": self.running.say,
+            "ready": partial(self._ready, number),
+            "taken": partial(self._taken, number),
+            "refused": partial(self._refused, number),
+            "admit": partial(self._admit, number),
+            "left": partial(self._left, number),
+            "want": partial(self._want, number),
+            "unwanted": partial(self._unwanted, number),
+            "back": partial(self._back, number),
+            "learned": self._learned,
+            "cancel": partial(self._cancel, number),
+            "console": partial(self._console, number),
+            "cancel console": self._cancel_console,
+        }
+
+    def _ready(self, number: int) -> None:
+        worker = self.workers[number]
+        worker.ready, worker.heard = True, self.running.now()
+
+    async def all_ready(self) -> None:
+        """Until everyone serves, or one has ended instead."""
+        while not all(worker.ready for worker in self.workers.values()) and not self.ending:
+            await asyncio.sleep(0.005)
+
+    def _ended(self, number: int) -> None:
+        worker = self.workers.pop(number)
+        running = self.running
+        self._keep(self._reap(worker))
+        if worker.last is not None:
+            self.lost.add(worker.last)
+        self.ledger.gone(number)
+        for key in [key for key in self._wants if key[0] == number]:
+            self._forget(key)
+        self._serve_wants()
+        self._hand_again(worker)
+        for listener in self.on_gone:
+            listener()
+        if self.ending or running.leaving:
+            return
+        who = f"worker {number} (pid {worker.process.pid})"
+        running.say(ERROR, f"{who} has ended: its clients are gone, another one begins")
+        young = running.now() - self._started[number] < YOUNG
+        running.loop.call_later(AGAIN if young else 0, self._start_again, number)
+
+    def _start_again(self, number: int) -> None:
+        if self.ending or self.running.leaving or number in self.workers:
+            return
+        try:
+            self._start(number)
+        except OSError as error:
+            self.running.rounds.failed("worker", error)
+            self.running.loop.call_later(AGAIN, self._start_again, number)
+
+    async def _reap(self, worker: Worker) -> None:
+        """Its line is closed: it ends, or is ended."""
+        until = self.running.now() + PATIENCE
+        while worker.process.poll() is None:
+            if self.running.now() > until:
+                worker.process.kill()
+            await asyncio.sleep(0.01)
+
+    async def close(self) -> None:
+        """End them all."""
+        self.ending = True
+        workers = list(self.workers.values())
+        for worker in workers:
+            worker.line.put("end")
+        until = self.running.now() + PATIENCE
+        while any(worker.process.poll() is None for worker in workers) and self.running.now() < until:
+            await asyncio.sleep(0.005)
+        for worker in workers:
+            worker.line.close()
+            if worker.process.poll() is None:
+                worker.process.kill()
+                worker.process.wait()
+        for task in list(self._tasks):
+            task.cancel()
+
+    def kill(self) -> None:
+        """At once, whatever becomes of their clients."""
+        for worker in list(self.workers.values()):
+            if worker.process.poll() is None:
+                worker.process.send_signal(signal.SIGKILL)
+
+    # ---- clients
+
+    def pick(self) -> Worker | None:
+        """The worker that has the fewest clients, in turn where some have equally few."""
+        serving = [worker for worker in self.workers.values() if worker.ready and not worker.silent]
+        if not serving:
+            return None
+        turn = next(self._turn)
+        return min(
+            serving,
+            key=lambda one: (
+                self.ledger.held(one.number, CLIENTS) + one.coming,
+                (one.number - turn) % self.count,
+            ),
+        )
+
+    def hand_on(self, port: int, descriptor: int) -> bool:
+        """Give a client that was accepted to a worker; False: there is none."""
+        worker = self.pick()
+        if worker is None:
+            return False
+        place = next(self._places)
+        worker.coming += 1
+        worker.handed[place] = port, os.dup(descriptor)
+        elsewhere = self.ledger.total(CLIENTS) - self.ledger.held(worker.number, CLIENTS)
+        worker.line.put("newcomer", place, port, elsewhere, descriptors=[descriptor])
+        return True
+
+    def _taken(self, number: int, place: int) -> None:
+        """It has this one, for better or worse."""
+        _, descriptor = self.workers[number].handed.pop(place)
+        os.close(descriptor)
+
+    def _refused(self, number: int, place: int) -> None:
+        """It has no room for another descriptor."""
+        _, descriptor = self.workers[number].handed.pop(place)
+        full = wire.error_response("FATAL", wire.TOO_MANY_CONNECTIONS, NO_ROOM)
+        with socket.socket(fileno=descriptor) as client, suppress(OSError):
+            client.setblocking(False)
+            client.send(full)
+
+    def _hand_again(self, worker: Worker) -> None:
+        """Who was handed to one that is gone, and never taken, is handed to another."""
+        for port, descriptor in worker.handed.values():
+            self.hand_on(port, descriptor)
+            os.close(descriptor)
+
+    def _admit(self, number: int, database: str | None, user: str, limits: tuple[int, int, int]) -> Account | None:
+        worker = self.workers.get(number)
+        if worker is not None:
+            worker.coming = max(0, worker.coming - 1)
+        return self.ledger.take(number, zip(clients_of(database, user), limits, strict=True))
+
+    def _left(self, number: int, database: str | None, user: str) -> None:
+        self.ledger.give_back(number, clients_of(database, user))
+
+    # ---- servers
+
+    def _want(
+        self, number: int, database: str, user: str, sized: bool, limits: tuple[int, int, int], since: float
+    ) -> None:
+        want = Want(number, database, user, sized, limits, since)
+        self._forget(want.key)
+        self._wants[want.key] = want
+        if self._grant(want) is None:
+            return
+        reported = self._welcomes.get((database, user))
+        if reported is not None:
+            self.workers[number].line.put("welcome", database, user, reported)
+        self._press_later(want)
+
+    def _unwanted(self, number: int, database: str, user: str) -> None:
+        self._forget((number, database, user))
+
+    def _forget(self, key: tuple[int, str, str]) -> None:
+        want = self._wants.pop(key, None)
+        if want is not None and want.pressed is not None:
+            want.pressed.cancel()
+
+    def _grant(self, want: Want) -> Account | None:
+        """Give what is wanted, if there is room; else the account that has none."""
+        full = self.ledger.take(want.worker, want.accounts)
+        if full is None:
+            self._forget(want.key)
+            self.workers[want.worker].line.put("granted", want.database, want.user, want.sized)
+        return full
+
+    def _back(self, number: int, database: str, user: str, sized: int, unsized: int) -> None:
+        accounts = servers_of(database, user)
+        self.ledger.give_back(number, accounts, sized)
+        self.ledger.give_back(number, accounts[1:], unsized)
+        self._serve_wants()
+
+    def _serve_wants(self) -> None:
+        """There may be room: the longest waiting first."""
+        for want in sorted(self._wants.values(), key=lambda want: want.since):
+            if want.key in self._wants:
+                self._grant(want)
+
+    def _press_later(self, want: Want) -> None:
+        want.pressed = self.running.loop.call_later(PRESS, self._press, want)
+
+    def _press(self, want: Want) -> None:
+        self._keep(self._press_for(want))
+
+    async def _press_for(self, want: Want) -> None:
+        """Have another worker give up a server: one that it does not need, or the next that comes free."""
+        full = next(self._full(want), None)
+        if full is None or want.key not in self._wants:
+            return
+        for number, _ in self.ledger.holders(full):
+            worker = self.workers.get(number)
+            if worker is None or number == want.worker or worker.silent:
+                continue
+            try:
+                async with asyncio.timeout(ANSWER):
+                    if await worker.line.ask("yield", full, want.since + SLACK):
+                        break
+            except (LineClosed, TimeoutError):
+                continue
+        if self._wants.get(want.key) is want:
+            self._press_later(want)
+
+    def _full(self, want: Want) -> Iterator[Account]:
+        """What stands in its way."""
+        return (account for account, limit in want.accounts if limit and self.ledger.total(account) >= limit)
+
+    def _learned(self, database: str, user: str, reported: Mapping[str, str]) -> None:
+        self._welcomes[database, user] = reported
+
+    def forget_welcomes(self) -> None:
+        """What was learnt of servers may hold no more."""
+        self._welcomes.clear()
+
+    # ---- what is asked of all
+
+    async def ask_all(self, name: str, *values: Any, but: int | None = None) -> dict[int, Any]:
+        """The answers by worker; an exception is the answer of one that has failed. Whoever does not answer in time is
+        named in the log, and not waited for."""
+        workers = [worker for worker in self.workers.values() if worker.number != but and not worker.silent]
+        answers = await asyncio.gather(
+            *(worker.line.ask(name, *values) for worker in workers), return_exceptions=True
+        )
+        return {worker.number: answer for worker, answer in zip(workers, answers, strict=True)}
+
+    async def gather(self, name: str, *values: Any) -> dict[int, Any]:
+        """As `ask_all`, of figures: only what was answered in time."""
+        async def one(worker: Worker) -> Any:
+            try:
+                async with asyncio.timeout(ANSWER):
+                    return await worker.line.ask(name, *values)
+            except (LineClosed, TimeoutError):
+                return None
+
+        workers = [worker for worker in self.workers.values() if worker.ready and not worker.silent]
+        answers = await asyncio.gather(*map(one, workers))
+        return {w.number: answer for w, answer in zip(workers, answers, strict=True) if answer is not None}
+
+    async def figures(self, *, clients: bool = False, servers: bool = False, histograms: bool = False) -> Snapshot:
+        """One Snapshot of the service."""
+        found = await self.gather("figures", clients, servers, histograms)
+        for number, snapshot in found.items():
+            self._note(number, snapshot)
+        return self.sum_of(found, histograms=histograms)
+
+    def _note(self, number: int, snapshot: Snapshot) -> None:
+        worker = self.workers.get(number)
+        if worker is None:
+            return
+        worker.heard = self.running.now()
+        if worker.last is not None and snapshot.now - worker.last.now > LOOK / 2:
+            worker.before = worker.last
+        worker.last = snapshot
+
+    def sum_of(self, found: Mapping[int, Snapshot], *, histograms: bool = False) -> Snapshot:
+        """With what is known of those that have not answered."""
+        known = {worker.number: worker.last for worker in self.workers.values() if worker.last is not None}
+        snapshots = {**known, **found}
+        own = self._house.snapshot(histograms=histograms)
+        return together(own, snapshots, self.lost, self.window, tuple(self._rows(snapshots)))
+
+    def known(self) -> Snapshot:
+        """The same, of what they have last told."""
+        return self.sum_of({})
+
+    def counters(self) -> dict[object, Counters]:
+        """For the averages' window."""
+        known = [worker.last for worker in self.workers.values() if worker.last is not None]
+        return counted((self._house.snapshot(), *known), self.lost.counters)
+
+    def _rows(self, snapshots: Mapping[int, Snapshot]) -> Iterable[WorkerStat]:
+        for worker in sorted(self.workers.values(), key=lambda one: one.number):
+            last = snapshots.get(worker.number)
+            state = "silent" if worker.silent else "serving" if worker.ready else "starting"
+            if last is None:
+                yield WorkerStat(worker.number, worker.process.pid, state, worker.since, 0, 0, 0, 0.0, 0.0, 0, 0)
+                continue
+            lists = {item.list: item.items for item in last.lists}
+            counters = last.total or Counters()
+            yield WorkerStat(
+                worker.number,
+                worker.process.pid,
+                state,
+                worker.since,
+                lists.get("used_clients", 0),
+                lists.get("used_servers", 0),
+                counters.xact_count,
+                _rate(worker, last),
+                last.process.cpu_seconds or 0.0,
+                last.process.resident_bytes or 0,
+                last.loop.longest_turn_us,
+            )
+
+    async def look(self) -> None:
+        """At each worker: what it has counted, and whether it answers at all."""
+        now = self.running.now()
+        for worker in list(self.workers.values()):
+            if not worker.ready:
+                continue
+            quiet = now - worker.heard
+            if quiet > KILLED:
+                self.running.say(ERROR, f"worker {worker.number} has not answered for {quiet:.0f} s: it is ended")
+                worker.process.kill()
+            elif quiet > SILENT and not worker.silent:
+                worker.silent = True
+                self.running.say(WARNING, f"worker {worker.number} does not answer: nobody new is handed to it")
+            self._keep(self._look_at(worker))
+
+    async def _look_at(self, worker: Worker) -> None:
+        try:
+            snapshot = await worker.line.ask("figures", False, False, False)
+        except LineClosed:
+            return
+        self._note(worker.number, snapshot)
+        lists = {item.list: item.items for item in snapshot.lists}
+        worker.coming = lists.get("login_clients", 0)
+        if worker.silent:
+            worker.silent = False
+            self.running.say(LOG, f"worker {worker.number} answers again")
+
+    async def look_forever(self) -> None:
+        await self.running.rounds.forever("workers", lambda: asyncio.sleep(LOOK), self.look)
+
+    async def gather_sessions(self) -> None:
+        found, seen = await self.gather("sessions"), await self.gather("seen")
+        self.sessions = [row for rows in found.values() for row in rows]
+        self.seen = list(_seen_together(row for rows in seen.values() for row in rows))
+
+    async def gather_descriptors(self) -> None:
+        found = await self.gather("descriptors")
+        self.descriptors = [*self._house.descriptors(), *(row for rows in found.values() for row in rows)]
+
+    async def learn_databases(self) -> None:
+        """Those that are in use somewhere are known here as well: what is commanded of all is of these."""
+        found = await self.figures()
+        for database in found.databases:
+            if database.name != RESERVED:
+                self.running.database(database.name)
+
+    # ---- commands
+
+    async def perform(self, verb: Verb) -> Remark | None:
+        """Have all workers do it; returns when all have. Raises what they raise, if nobody could."""
+        answers = await self.ask_all("perform", verb)
+        failed = [answer for answer in answers.values() if isinstance(answer, Exception)]
+        good = [answer for answer in answers.values() if not isinstance(answer, Exception)]
+        if failed and not good:
+            raise getattr(failed[0], "error", failed[0])
+        return next((answer for answer in good if answer is not None), None)
+
+    def tell(self, verb: Verb) -> None:
+        """The same, and nobody waits for it."""
+        for worker in self.workers.values():
+            worker.line.put("perform", verb)
+
+    def configured(self, found: Changes) -> None:
+        """There is another configuration: all are told, and `in_force` is when they have it."""
+        self.forget_welcomes()
+        self.in_force = self._keep(self._configure())
+
+    async def _configure(self) -> None:
+        answers = await self.ask_all("configure", self.running.config)
+        for number, answer in answers.items():
+            if isinstance(answer, Exception):
+                self.running.say(ERROR, f"worker {number} goes on with the old configuration: {answer}")
+
+    async def _cancel(self, number: int, key: bytes) -> str | None:
+        answers = await self.ask_all("cancel key", key, but=number)
+        return next((answer for answer in answers.values() if isinstance(answer, str)), None)
+
+    # ---- the console
+
+    def _console(self, worker: int, *facts: Any, descriptors: Sequence[int]) -> None:
+        user, rights, parameters, key, number, label = facts
+        if not descriptors:
+            self.workers[worker].line.put("console over", number, NO_ROOM, False)
+            return
+        sock = socket.socket(fileno=descriptors[0])
+        session = ConsoleSession(user, rights, parameters, key, number, label)
+        self._consoles[number] = session
+        self._keep(self._have(self.workers[worker].line, Channel(sock, self.running.loop), session))
+
+    async def _have(self, line: Line, channel: Channel, session: ConsoleSession) -> None:
+        """One session; the worker, who has the client, is told how it has ended."""
+        why, left = "", False
+        try:
+            await self._serve(channel, session)
+        except ConnectionClosed as end:
+            why, left = end.message, True
+        except LoginError as error:
+            why = error.message
+        finally:
+            self._consoles.pop(session.id, None)
+            self._control.console_gone()
+            line.put("console over", session.id, why, left)
+            if not channel.closed:
+                channel.abort()
+
+    def attended(self) -> bool:
+        """Whether anybody is at a console."""
+        return bool(self._consoles)
+
+    def _cancel_console(self, number: int) -> None:
+        session = self._consoles.get(number)
+        if session is not None:
+            session.canceled.set()
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self.running.loop.create_task(self.running.rounds.once("desk", work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _rate(worker: Worker, last: Snapshot) -> float:
+    before = worker.before
+    if before is None or before.total is None or last.total is None or last.now <= before.now:
+        return 0.0
+    gained = last.total.since(before.total)
+    return gained.xact_count / (last.now - before.now) if gained is not None else 0.0
+
+
+def _seen_together(rows: Iterable[SeenStat]) -> Iterable[SeenStat]:
+    groups: dict[tuple[str, ...], SeenStat] = {}
+    for row in rows:
+        key = row.database, row.user, row.kind, row.fate, row.statement
+        other = groups.get(key)
+        groups[key] = row if other is None else SeenStat(
+            *key,
+            row.count + other.count,
+            min(row.first_seen, other.first_seen),
+            max(row.last_seen, other.last_seen),
+        )
+    return groups.values()
+
+
+@dataclass(slots=True)
+class Names:
+    """What databases are called at a port; the workers know it by the configuration."""
+
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+
+class HandOut:
+    """The entrance of a port: whoever comes is handed to a worker."""
+
+    def __init__(self, desk: Desk, port: int = 0) -> None:
+        self._desk = desk
+        self._port = port
+        self.tasks: set[LightTask | asyncio.Task[None]] = set()
+        self.on_successor: Callable[[Channel], Coroutine[Any, Any, None]] | None = None
+        self.reception = Names()
+
+    def arrived(self, sock: socket.socket | Newcomer) -> bool:
+        handed = self._desk.hand_on(self._port, sock.fileno())
+        os.close(sock.detach())
+        return handed

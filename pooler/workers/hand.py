@@ -1,0 +1,450 @@
+"""A worker's side of the line: what the desk asks of it, and what it asks of the desk (Colleagues).
+
+A worker has no port, no console, no log of its own. The rule: it opens a server only by a right, and has as many rights
+as it has servers, or one more for a moment: what it does not use goes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import socket
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from pooler.aside import aside
+from pooler.clients.cancel import Canceller
+from pooler.clients.door import Door
+from pooler.clients.strangers import Strangers
+from pooler.config.whole import Config
+from pooler.house.control import Control
+from pooler.log import ERROR, Log
+from pooler.net import tls
+from pooler.net.channel import Channel, ConnectionClosed
+from pooler.pools.connection import ServerState
+from pooler.pools.reasons import Reason
+from pooler.pools.refusal import LoginError
+from pooler.pools.registry import PoolState
+from pooler.pools.running import Running
+from pooler.pools.verdict import Standing, standing
+from pooler.servers.opener import Opener
+from pooler.stats import DescriptorStat, SeenStat, SessionStat, Snapshot
+from pooler.verbs import ConsoleSession, House, Remark, Verb
+from pooler.workers.ledger import Account, servers_of
+from pooler.workers.line import Line, LineClosed
+
+STILL = 0.05
+"""Seconds after which it is told anew that a server is wanted, or that it is not."""
+UNSIZED_REST = 1.0
+"""Seconds for which a right to listen is kept for who has asked for it."""
+SETTLES = 1.0
+"""Seconds between two looks for rights that nobody has used."""
+LIMITS = {
+    "clients": "no more connections allowed (max_client_conn)",
+    "clients of database": "client connections exceeded (max_db_client_connections)",
+    "clients of user": "client connections exceeded (max_user_client_connections)",
+}
+"""What a client is told by the account that is full."""
+Name = tuple[str, str]
+
+
+class LineLog(Log):
+    """The desk writes the log: lines go there."""
+
+    def __init__(self, *, verbose: int = 0) -> None:
+        super().__init__(stderr=False, verbose=verbose)
+        self.line_to: Line | None = None
+        self._unsaid: list[tuple[str, str]] = []
+
+    def _configure_file(self, path: str) -> None:
+        """It is the desk's."""
+
+    def _configure_syslog(self, settings: object) -> None:
+        """That too."""
+
+    def _write(self, level: str, clean: str) -> None:
+        if self.line_to is None:
+            self._unsaid.append((level, clean))
+        else:
+            self.line_to.put("say", level, clean, spare=True)
+
+    @property
+    def lost(self) -> int:
+        return self.line_to.lost if self.line_to is not None else 0
+
+    def begin(self, line: Line) -> None:
+        """From now on the desk hears."""
+        self.line_to = line
+        for level, text in self._unsaid:
+            line.put("say", level, text)
+        self._unsaid.clear()
+
+
+class Hand:
+    """One worker. `clients`: how many the others have. `door` makes one for a port of the state's, `end` ends all."""
+
+    def __init__(
+        self,
+        running: Running,
+        opener: Opener,
+        strangers: Strangers,
+        canceller: Canceller,
+        control: Control,
+        house: House,
+        door: Callable[[], Door],
+        end: Callable[[], None],
+    ) -> None:
+        self.clients = 0
+        self._running = running
+        self._opener = opener
+        self._strangers = strangers
+        self._canceller = canceller
+        self._control = control
+        self._house = house
+        self._new_door = door
+        self._end = end
+        self._line: Line | None = None
+        self._doors: dict[int, Door] = {}
+        self._sized: Counter[Name] = Counter()
+        self._unsized: Counter[Name] = Counter()
+        self._unsized_since = 0.0
+        self._wanted: dict[Name, tuple[bool, tuple[int, int, int]]] = {}
+        """What was told to be wanted: whether pool_size counts, and the limits."""
+        self._rivals: list[tuple[Account, int]] = []
+        """Accounts of which somebody elsewhere wants a server, and since when (the relay's clock)."""
+        self._consoles: dict[int, asyncio.Future[tuple[str, bool]]] = {}
+
+    @property
+    def works(self) -> dict[str, Callable[..., Any]]:
+        return {
+            "newcomer": self.newcomer,
+            "figures": self.figures,
+            "descriptors": self.descriptors,
+            "sessions": self.sessions,
+            "seen": self.seen,
+            "perform": self.perform,
+            "configure": self.configure,
+            "granted": self.granted,
+            "yield": self.yield_one,
+            "welcome": self.welcome,
+            "cancel key": self.cancel_key,
+            "console over": self.console_over,
+            "end": self.end,
+        }
+
+    def begin(self, line: Line, doors: Mapping[int, Door]) -> None:
+        """Work for who is at the other end. `doors` by the port that clients come by; 0: any of the pooler's own."""
+        self._line, self._doors = line, dict(doors)
+        running = self._running
+        running.colleagues = self
+        running.registry.on_left = self.left
+        self._control.attended = lambda: True
+        self._learn_names(running.config)
+
+    async def settle_forever(self) -> None:
+        """What was granted and is not used goes back, also where no end has said so."""
+        await self._running.rounds.forever("rights", lambda: asyncio.sleep(SETTLES), self._settle_all)
+
+    def _settle_all(self) -> None:
+        registry = self._running.registry
+        known = {(pool.database.name, pool.user.name): pool for pool in registry.pools()}
+        for name in {*self._sized, *self._unsized}:
+            pool = known.get(name)
+            if pool is not None:
+                self.settle(pool)
+            else:
+                self._give_back(name, self._sized.pop(name, 0), self._unsized.pop(name, 0))
+
+    def end(self) -> None:
+        self._end()
+
+    # ---- clients
+
+    def newcomer(self, place: int, port: int, elsewhere: int, descriptors: Sequence[int]) -> None:
+        """A client has come; `port`: one of the state's, 0: the pooler's own. `place`: what the desk calls it until it
+        was taken."""
+        if not descriptors:
+            # Our table of descriptors is full; it may go elsewhere, and makes us look who can go.
+            self._put("refused", place)
+            self._strangers.make_way()
+            return
+        (descriptor,) = descriptors
+        self._put("taken", place)
+        self.clients = elsewhere
+        sock = socket.socket(fileno=descriptor)
+        if sock.family == socket.AF_UNIX:
+            self._door(port).arrived(sock)
+            return
+        try:
+            client = self._running.relay.welcome(sock.detach())
+        except OSError:
+            # It has left already; what was made of it closes it.
+            return
+        self._door(port).arrived(client)
+
+    def _door(self, port: int) -> Door:
+        door = self._doors.get(port)
+        if door is None:
+            door = self._doors[port] = self._new_door()
+            self._learn_names(self._running.config)
+        return door
+
+    def _learn_names(self, config: Config) -> None:
+        """What databases are called at the ports that they have of their own."""
+        names: dict[int, dict[str, str]] = {}
+        for database in config.databases.values():
+            if database.alias is not None:
+                names.setdefault(database.alias.port, {})[database.alias.name] = database.name
+        for port, door in self._doors.items():
+            door.reception.aliases = names.get(port or config.settings.listen_port, {})
+
+    async def admit(self, database: str | None, user: str, *, bounded: bool = True) -> None:
+        registry = self._running.registry
+        settings = registry.config.settings
+        if database is None:
+            of_database = settings.max_db_client_connections
+        else:
+            found = self._running.database(database)
+            of_database = registry.database_client_limit(found) if found is not None else 0
+        owner = registry.users.get(user) or registry.user(user)
+        most = settings.max_client_conn if database is not None else 0
+        limits = (most, of_database, registry.user_client_limit(owner)) if bounded else (0, 0, 0)
+        line = self._line
+        assert line is not None
+        try:
+            full = await line.ask("admit", database, user, limits)
+        except LineClosed:
+            raise LoginError(Reason.ENDING) from None
+        if full is not None:
+            raise LoginError(LIMITS[full[0]])
+
+    def left(self, database: str | None, user: str) -> None:
+        self._put("left", database, user)
+
+    # ---- servers
+
+    def may_open(self, pool: PoolState, *, sized: bool, reserve: bool) -> bool:
+        name = _name(pool)
+        if sized and self._sized[name] > pool.servers:
+            return True
+        if not sized and self._unsized[name] > pool.listening:
+            return True
+        self._want(pool, sized, reserve)
+        return False
+
+    def _want(self, pool: PoolState, sized: bool, reserve: bool) -> None:
+        registry, name = self._running.registry, _name(pool)
+        size = registry.pool_size(pool) if sized else 0
+        if size and reserve:
+            size += registry.reserve_size(pool)
+        limits = size, registry.database_limit(pool.database), registry.user_limit(pool.user)
+        again = name in self._wanted
+        if again and self._wanted[name] == (sized, limits):
+            return
+        self._wanted[name] = sized, limits
+        since = self._running.now() - pool.oldest_wait(self._running.now())
+        self._put("want", *name, sized, limits, since)
+        if not again:
+            self._running.loop.call_later(STILL, self._still, pool)
+
+    def _still(self, pool: PoolState) -> None:
+        """Whether it is still wanted."""
+        name = _name(pool)
+        if name not in self._wanted:
+            return
+        waits = pool.wanting or any(waiter.claim is not None for waiter in pool.newcomers.values())
+        if not waits or self._opener.rests(pool):
+            del self._wanted[name]
+            self._put("unwanted", *name)
+            return
+        pool.engine.full = False
+        self._opener.consider(pool)
+        self._running.loop.call_later(STILL, self._still, pool)
+
+    def granted(self, database: str, user: str, sized: bool) -> None:
+        """One more server of this pool may be opened."""
+        name = database, user
+        self._wanted.pop(name, None)
+        if sized:
+            self._sized[name] += 1
+        else:
+            self._unsized[name] += 1
+            self._unsized_since = self._running.now()
+        found = self._running.registry.databases.get(database)
+        pool = found.pools.get(user) if found is not None else None
+        if pool is None:
+            return self._give_back(name, self._sized.pop(name, 0), self._unsized.pop(name, 0))
+        pool.engine.full = False
+        self._opener.consider(pool)
+        self.settle(pool)
+
+    def settle(self, pool: PoolState) -> None:
+        name = _name(pool)
+        spare = self._sized[name] - pool.servers
+        listens = self._unsized[name] - pool.listening
+        if listens > 0 and self._running.now() - self._unsized_since < UNSIZED_REST:
+            listens = 0
+        if spare > 0 or listens > 0:
+            self._sized[name] -= max(spare, 0)
+            self._unsized[name] -= max(listens, 0)
+            self._give_back(name, max(spare, 0), max(listens, 0))
+
+    def _give_back(self, name: Name, sized: int, unsized: int) -> None:
+        if sized or unsized:
+            self._put("back", *name, sized, unsized)
+
+    def yield_one(self, account: Account, since: float) -> bool:
+        """Somebody elsewhere has waited since then for one of the servers of this account: whether one has gone."""
+        pools = [pool for pool in self._running.registry.pools() if account in servers_of(*_name(pool))]
+        for pool in pools:
+            if self._drop_spare(pool):
+                return True
+        stamp = int(since * 1e6)
+        self._rivals = [(other, then) for other, then in self._rivals if other != account]
+        self._rivals.append((account, stamp))
+        for pool in pools:
+            pool.engine.rival = min(pool.engine.rival or stamp, stamp)
+            pool.stir()
+        return False
+
+    def _drop_spare(self, pool: PoolState) -> bool:
+        if pool.waiting:
+            return False
+        spare = [
+            server for server in standing(pool.engine, Standing.SPARE) if server.state_name != ServerState.TESTED
+        ]
+        if not spare:
+            return False
+        self._running.drop(max(spare, key=lambda server: server.idle_us), Reason.EVICTED_FOR_POOL)
+        return True
+
+    def yields(self, pool: PoolState) -> bool:
+        accounts = servers_of(*_name(pool))
+        for place, (account, since) in enumerate(self._rivals):
+            if account not in accounts:
+                continue
+            del self._rivals[place]
+            oldest = self._running.now() - pool.oldest_wait(self._running.now())
+            if pool.waiting and oldest * 1e6 < since:
+                return False
+            spare = standing(pool.engine, Standing.SPARE)
+            if not spare:
+                return False
+            self._running.drop(spare[0], Reason.EVICTED_FOR_POOL)
+            return True
+        return False
+
+    def learned(self, pool: PoolState, reported: Mapping[str, str]) -> None:
+        self._put("learned", *_name(pool), dict(reported))
+
+    def welcome(self, database: str, user: str, reported: Mapping[str, str]) -> None:
+        """A server elsewhere has said this of itself."""
+        found = self._running.registry.databases.get(database)
+        pool = found.pools.get(user) if found is not None else None
+        if pool is not None and pool.welcome is None:
+            self._opener.greet(pool, reported)
+
+    # ---- what is asked of all
+
+    def figures(self, clients: bool, servers: bool, histograms: bool) -> Snapshot:
+        return self._house.snapshot(clients=clients, servers=servers, histograms=histograms)
+
+    def descriptors(self) -> list[DescriptorStat]:
+        return list(self._house.descriptors())
+
+    def sessions(self) -> list[SessionStat]:
+        return list(self._house.session_state())
+
+    def seen(self) -> list[SeenStat]:
+        return list(self._house.session_state_seen())
+
+    async def perform(self, verb: Verb) -> Remark | None:
+        return await self._control.obey(verb)
+
+    async def configure(self, config: Config) -> None:
+        """From now on this is the configuration."""
+        running, secured = self._running, None
+        try:
+            secured = await aside(lambda: tls.renew(config.settings))
+        except tls.TlsProblem as problem:
+            running.say(ERROR, problem.log)
+        self._control.reconfiguration.adopt(dataclasses.replace(config, warnings=()), secured)
+        self._learn_names(running.config)
+
+    async def cancel(self, key: bytes) -> str | None:
+        assert self._line is not None
+        try:
+            found: str | None = await self._line.ask("cancel", key)
+        except LineClosed:
+            return None
+        return found
+
+    async def cancel_key(self, key: bytes) -> str | None:
+        return await self._canceller.cancel_known(key)
+
+    # ---- the console
+
+    async def console(self, channel: Channel, session: ConsoleSession, house: object) -> None:
+        """The desk speaks to this client; here is only its end of the way. Raises ConnectionClosed when the client has
+        left in any other way than by saying so."""
+        line, loop = self._line, self._running.loop
+        assert line is not None
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with ours, theirs:
+            over = self._consoles[session.id] = loop.create_future()
+            who = session.user, session.rights, dict(session.parameters)
+            line.put("console", *who, session.cancel_key, session.id, session.label, descriptors=[theirs.fileno()])
+            theirs.close()
+            up, canceled = loop.create_task(_up(channel, ours, loop)), loop.create_task(self._canceled(session))
+            try:
+                await _down(channel, ours, loop)
+                why, left = await over
+            finally:
+                del self._consoles[session.id]
+                up.cancel()
+                canceled.cancel()
+                await asyncio.gather(up, canceled, return_exceptions=True)
+        if why:
+            raise ConnectionClosed(why) if left else LoginError(why)
+
+    def console_over(self, number: int, why: str, left: bool) -> None:
+        """The desk has ended this session. `left`: because the client had; `why` is empty when it has said so."""
+        over = self._consoles.get(number)
+        if over is not None and not over.done():
+            over.set_result((why, left))
+
+    async def _canceled(self, session: ConsoleSession) -> None:
+        while True:
+            await session.canceled.wait()
+            session.canceled.clear()
+            self._put("cancel console", session.id)
+
+    def _put(self, name: str, *values: Any) -> None:
+        if self._line is not None:
+            self._line.put(name, *values)
+
+
+def _name(pool: PoolState) -> Name:
+    return pool.database.name, pool.user.name
+
+
+async def _up(channel: Channel, sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+    """What the client says, to the desk, and then that it says no more."""
+    try:
+        while True:
+            await channel.peek()
+            await loop.sock_sendall(sock, channel.consume(0, channel.buffered))
+    except (ConnectionClosed, OSError):
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_WR)
+
+
+async def _down(channel: Channel, sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+    """What the desk says, to the client, up to its end."""
+    while data := await loop.sock_recv(sock, 1 << 16):
+        await channel.send(data)
+
+

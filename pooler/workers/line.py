@@ -1,0 +1,313 @@
+"""A line between the desk and a worker: messages both ways over a Unix socket, descriptors among them.
+
+A message is a name and values, a question has an answer. Both sides are the same program of the same release, started
+one by the other, so values are pickled. The rule: a message is whole or not at all, they come in the order in which
+they were put, and nothing waits for the other side to read: what it has yet to take is kept, and of what can be spared
+no more than a bound.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import dataclasses
+import io
+import os
+import pickle
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from inspect import isawaitable
+from types import MappingProxyType
+from typing import Any
+
+HEADER = 8
+"""Bytes before a message: its length."""
+PIECE = 1 << 18
+SPARED = 4 << 20
+"""Bytes the other side may be behind before what can be spared is."""
+MOST_DESCRIPTORS = 8
+
+Identity = tuple[int, int]
+Work = Callable[..., Any]
+SAYS, ASKS, ANSWERS, FAILS = range(4)
+
+
+class LineClosed(Exception):
+    """The other side is gone."""
+
+    def __init__(self) -> None:
+        super().__init__("the other process is gone")
+
+
+class Failed(Exception):
+    """What was asked could not be done; `error` is what the other side raised."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(f"{type(error).__name__}: {error}")
+        self.error = error
+
+
+class Packer(pickle.Pickler):
+    """Our frozen values, whose methods may not have been made yet, go by their fields."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, MappingProxyType):
+            return read_only, (dict(value),)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            names = [field.name for field in dataclasses.fields(value)]
+            return remade, (type(value), tuple(getattr(value, name) for name in names))
+        return NotImplemented
+
+
+def read_only(values: dict[Any, Any]) -> MappingProxyType[Any, Any]:
+    return MappingProxyType(values)
+
+
+def remade(kind: type[Any], values: tuple[object, ...]) -> object:
+    """A value of a dataclass with these fields."""
+    made: object = object.__new__(kind)
+    for field, value in zip(dataclasses.fields(kind), values, strict=True):
+        object.__setattr__(made, field.name, value)
+    return made
+
+
+def packed(message: object) -> bytes:
+    out = io.BytesIO()
+    Packer(out, pickle.HIGHEST_PROTOCOL).dump(message)
+    return out.getvalue()
+
+
+def _identity(descriptor: int) -> Identity:
+    """What tells an open socket from all others."""
+    found = os.fstat(descriptor)
+    return found.st_dev, found.st_ino
+
+
+def first_message(sock: socket.socket) -> tuple[str, Any]:
+    """The name and the values of the first one, awaited. Raises LineClosed."""
+    sock.setblocking(True)
+    header = _exactly(sock, HEADER)
+    _, _, name, values, _ = pickle.loads(_exactly(sock, int.from_bytes(header, "big")))
+    return name, values
+
+
+def _exactly(sock: socket.socket, count: int) -> bytes:
+    parts = []
+    while count:
+        data = sock.recv(min(count, PIECE))
+        if not data:
+            raise LineClosed
+        parts.append(data)
+        count -= len(data)
+    return b"".join(parts)
+
+
+class Line:
+    """One end. `works` by the names of messages: each is called with the values, and with `descriptors` where there are
+    any, which it owns from then on. With no room in the table of descriptors some are lost: they are missing then.
+    `ended` is called once, when the other side is gone."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        loop: asyncio.AbstractEventLoop,
+        works: Mapping[str, Work],
+        ended: Callable[[], None],
+        failed: Callable[[str, BaseException], object],
+    ) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._loop = loop
+        self.works = works
+        self._ended = ended
+        self._failed = failed
+        self._out: deque[tuple[memoryview, Sequence[int]]] = deque()
+        self._behind = 0
+        self._in = bytearray()
+        self._descriptors: deque[int] = deque()
+        self._asked: dict[int, asyncio.Future[Any]] = {}
+        self._number = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.closed = False
+        self.lost = 0
+        """Messages that were spared."""
+        loop.add_reader(sock, self._readable)
+
+    # ---- saying
+
+    def put(self, name: str, *values: Any, descriptors: Sequence[int] = (), spare: bool = False) -> bool:
+        """Have the other side do it. `descriptors` stay the caller's as well. `spare`: it need not come to know if it
+        is far behind. False when it does not."""
+        if self.closed or (spare and self._behind > SPARED):
+            self.lost += 1
+            return False
+        self._send(SAYS, 0, name, values, descriptors)
+        return True
+
+    async def ask(self, name: str, *values: Any, descriptors: Sequence[int] = ()) -> Any:
+        """What the other side answers. Raises LineClosed, or Failed with what it raised."""
+        if self.closed:
+            raise LineClosed
+        self._number += 1
+        number, answer = self._number, self._loop.create_future()
+        self._asked[number] = answer
+        self._send(ASKS, number, name, values, descriptors)
+        try:
+            return await answer
+        finally:
+            self._asked.pop(number, None)
+
+    def _send(self, kind: int, number: int, name: str, values: object, descriptors: Sequence[int] = ()) -> None:
+        if self.closed:
+            return
+        body = packed((kind, number, name, values, tuple(map(_identity, descriptors))))
+        data = memoryview(len(body).to_bytes(HEADER, "big") + body)
+        # The caller may close its own before these have gone.
+        kept = [os.dup(descriptor) for descriptor in descriptors]
+        self._behind += len(data)
+        self._out.append((data, kept))
+        if len(self._out) == 1:
+            self._writable()
+
+    def _writable(self) -> None:
+        try:
+            while self._out:
+                data, descriptors = self._out[0]
+                sent = self._put_out(data[:PIECE], descriptors)
+                self._behind -= sent
+                rest = data[sent:]
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                if rest:
+                    self._out[0] = rest, ()
+                else:
+                    self._out.popleft()
+        except (BlockingIOError, InterruptedError):
+            self._loop.add_writer(self._sock, self._writable)
+        except OSError:
+            self._end()
+        else:
+            self._loop.remove_writer(self._sock)
+
+    def _put_out(self, data: memoryview, descriptors: Sequence[int]) -> int:
+        if not descriptors:
+            return self._sock.send(data)
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+        return self._sock.sendmsg([data], rights)
+
+    # ---- hearing
+
+    def _readable(self) -> None:
+        try:
+            data, ancillary, _, _ = self._sock.recvmsg(
+                PIECE, socket.CMSG_SPACE(MOST_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
+            )
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            return self._end()
+        for level, kind, values in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                found = array.array("i")
+                found.frombytes(values[: len(values) - len(values) % found.itemsize])
+                self._descriptors.extend(found)
+        if not data:
+            return self._end()
+        self._in += data
+        self._take()
+
+    def _take(self) -> None:
+        while len(self._in) >= HEADER and not self.closed:
+            size = HEADER + int.from_bytes(self._in[:HEADER], "big")
+            if len(self._in) < size:
+                return
+            body = bytes(self._in[HEADER:size])
+            del self._in[:size]
+            try:
+                kind, number, name, values, identities = pickle.loads(body)
+                self._heard(kind, number, name, values, self._claimed(identities) if identities else None)
+            except Exception as error:
+                # A bug of ours, or no memory: the other messages are others.
+                self._failed("a message", error)
+
+    def _claimed(self, identities: Iterable[Identity]) -> list[int]:
+        """Of the descriptors that have come those that are this message's; what is lost is missing."""
+        found = []
+        for identity in identities:
+            if self._descriptors and _identity(self._descriptors[0]) == identity:
+                found.append(self._descriptors.popleft())
+        return found
+
+    def _heard(self, kind: int, number: int, name: str, values: Any, descriptors: list[int] | None) -> None:
+        if kind in (ANSWERS, FAILS):
+            return self._answered(number, kind, values)
+        more = {} if descriptors is None else {"descriptors": descriptors}
+        try:
+            found = self.works[name](*values, **more)
+        except Exception as error:
+            return self._failed_to(number, error) if kind == ASKS else self._told_failed(name, error)
+        if isawaitable(found):
+            task = self._loop.create_task(self._finish(number if kind == ASKS else 0, name, found))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        elif kind == ASKS:
+            self._send(ANSWERS, number, "", found)
+
+    async def _finish(self, number: int, name: str, found: Any) -> None:
+        try:
+            value = await found
+        except Exception as error:
+            return self._failed_to(number, error) if number else self._told_failed(name, error)
+        if number:
+            self._send(ANSWERS, number, "", value)
+
+    def _told_failed(self, name: str, error: BaseException) -> None:
+        self._failed(name, error)
+
+    def _failed_to(self, number: int, error: BaseException) -> None:
+        try:
+            self._send(FAILS, number, "", error)
+        except Exception:
+            # It cannot be pickled.
+            self._send(FAILS, number, "", RuntimeError(f"{type(error).__name__}: {error}"))
+
+    def _answered(self, number: int, kind: int, value: Any) -> None:
+        answer = self._asked.pop(number, None)
+        if answer is None or answer.done():
+            return
+        if kind == FAILS:
+            answer.set_exception(Failed(value))
+        else:
+            answer.set_result(value)
+
+    # ---- the end
+
+    def close(self) -> None:
+        """From our side; `ended` is not called."""
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        with suppress(OSError):
+            self._sock.close()
+        for _, descriptors in self._out:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        self._out.clear()
+        while self._descriptors:
+            os.close(self._descriptors.popleft())
+        for answer in self._asked.values():
+            if not answer.done():
+                answer.set_exception(LineClosed())
+                answer.exception()
+        self._asked.clear()
+        for task in self._tasks:
+            task.cancel()
+
+    def _end(self) -> None:
+        if not self.closed:
+            self.close()
+            self._ended()

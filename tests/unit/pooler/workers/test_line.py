@@ -1,0 +1,187 @@
+"""The line between two processes: order, wholeness, descriptors, and what becomes of who has gone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pooler.config.whole import parse
+from pooler.verbs import CommandError
+from pooler.workers.line import SPARED, Failed, Line, LineClosed, first_message, packed
+
+
+class Ends:
+    """Two ends of one line in one loop."""
+
+    def __init__(self, works: dict[str, Callable[..., Any]]) -> None:
+        self.loop = asyncio.get_running_loop()
+        one, two = socket.socketpair()
+        self.ended: list[str] = []
+        self.faults: list[tuple[str, BaseException]] = []
+        self.near = Line(one, self.loop, {}, lambda: self.ended.append("near"), self._fault)
+        self.far = Line(two, self.loop, works, lambda: self.ended.append("far"), self._fault)
+
+    def _fault(self, name: str, error: BaseException) -> None:
+        self.faults.append((name, error))
+
+    async def __aenter__(self) -> Ends:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.near.close()
+        self.far.close()
+
+
+def test_messages_come_whole_and_in_order() -> None:
+    heard: list[object] = []
+
+    async def run() -> None:
+        async with Ends({"say": heard.append, "length": len}) as ends:
+            for number in range(50):
+                ends.near.put("say", number)
+            assert await ends.near.ask("length", b"x" * 3_000_000) == 3_000_000
+            assert heard == list(range(50))
+
+    asyncio.run(run())
+
+
+def test_a_question_is_answered_or_has_failed() -> None:
+    async def later(value: int) -> int:
+        await asyncio.sleep(0)
+        return value + 1
+
+    def refuse() -> None:
+        raise CommandError("no", "0A000", detail="never", hint="ask")
+
+    async def run() -> None:
+        async with Ends({"later": later, "refuse": refuse}) as ends:
+            assert await asyncio.gather(*(ends.near.ask("later", n) for n in range(20))) == list(range(1, 21))
+            with pytest.raises(Failed) as failed:
+                await ends.near.ask("refuse")
+            error = failed.value.error
+            assert isinstance(error, CommandError)
+            assert (error.message, error.sqlstate, error.detail, error.hint) == ("no", "0A000", "never", "ask")
+            with pytest.raises(Failed):
+                await ends.near.ask("nobody knows this")
+            ends.near.put("refuse")
+            assert await ends.near.ask("later", 1) == 2
+            assert [name for name, _ in ends.faults] == ["refuse"]
+
+    asyncio.run(run())
+
+
+def test_descriptors_belong_to_their_messages() -> None:
+    """Also where many come at once, and between others that have none."""
+    heard: list[tuple[int, int]] = []
+
+    def take(number: int, descriptors: list[int]) -> None:
+        (descriptor,) = descriptors
+        heard.append((number, os.fstat(descriptor).st_ino))
+        os.close(descriptor)
+
+    async def run() -> None:
+        async with Ends({"take": take, "nothing": lambda *values: None, "done": lambda: True}) as ends:
+            inodes = []
+            for number in range(100):
+                read, write = os.pipe()
+                inodes.append(os.fstat(read).st_ino)
+                ends.near.put("nothing", b"x" * (number % 7) * 50_000)
+                ends.near.put("take", number, descriptors=[read])
+                os.close(read)
+                os.close(write)
+            assert await ends.near.ask("done")
+            assert heard == list(enumerate(inodes))
+            assert not ends.faults
+
+    before = set(os.listdir("/proc/self/fd"))
+    asyncio.run(run())
+    assert len(set(os.listdir("/proc/self/fd"))) == len(before)
+
+
+def test_descriptors_that_there_is_no_room_for_are_missed_where_they_belong() -> None:
+    """And no message has another's: that could be a client at the wrong door."""
+    heard: list[tuple[int, list[int]]] = []
+
+    def take(number: int, descriptors: list[int]) -> None:
+        heard.append((number, [os.fstat(descriptor).st_ino for descriptor in descriptors]))
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    async def run() -> None:
+        async with Ends({"take": take, "done": lambda: True}) as ends:
+            inodes, limits = [], resource.getrlimit(resource.RLIMIT_NOFILE)
+            ends.loop.remove_reader(ends.far._sock)
+            for number in range(20):
+                read, write = os.pipe()
+                inodes.append(os.fstat(read).st_ino)
+                ends.near.put("take", number, descriptors=[read])
+                os.close(read)
+                os.close(write)
+            highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+            for turn in range(20):
+                room = highest + 1 if turn % 3 else 3
+                resource.setrlimit(resource.RLIMIT_NOFILE, (room, limits[1]))
+                ends.far._readable()
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            ends.loop.add_reader(ends.far._sock, ends.far._readable)
+            assert await ends.near.ask("done")
+            assert [number for number, _ in heard] == list(range(20))
+            lost = [number for number, found in heard if not found]
+            assert lost
+            assert len(lost) < 20
+            assert all(found in ([], [inodes[number]]) for number, found in heard)
+
+    before = len(os.listdir("/proc/self/fd"))
+    asyncio.run(run())
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_who_is_gone_answers_nothing() -> None:
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    async def run() -> None:
+        async with Ends({"never": never}) as ends:
+            asked = [asyncio.ensure_future(ends.near.ask("never")) for _ in range(3)]
+            await asyncio.sleep(0.01)
+            ends.far.close()
+            assert all(isinstance(e, LineClosed) for e in await asyncio.gather(*asked, return_exceptions=True))
+            assert ends.ended == ["near"]
+            with pytest.raises(LineClosed):
+                await ends.near.ask("never")
+            assert ends.near.put("never") is False
+
+    asyncio.run(run())
+
+
+def test_what_can_be_spared_is_when_the_other_side_is_far_behind() -> None:
+    async def run() -> None:
+        async with Ends({}) as ends:
+            ends.loop.remove_reader(ends.far._sock)
+            taken = 0
+            while ends.near.put("say", b"x" * 100_000, spare=True):
+                taken += 1
+                assert taken < 1000
+            assert SPARED < taken * 100_000 < 3 * SPARED
+            assert ends.near.lost == 1
+            assert ends.near.put("say", "this has to be heard")
+
+    asyncio.run(run())
+
+
+def test_configurations_survive_the_way() -> None:
+    config = parse("[databases]\napp = host=127.0.0.1\n* = host=127.0.0.1\n[pgbouncer]\nlisten_port = 6432\n", "x.ini")
+    one, two = socket.socketpair()
+    with one, two:
+        one.sendall(len(body := packed((0, 0, "setup", (config,), ()))).to_bytes(8, "big") + body)
+        name, (came,) = first_message(two)
+        assert (name, came) == ("setup", config)
+        one.close()
+        with pytest.raises(LineClosed):
+            first_message(two)
