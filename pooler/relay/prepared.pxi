@@ -320,10 +320,12 @@ cdef int evict(Server s, Out *out, Held held) except -1:
 
 
 cdef int command_complete(Server s, uint8_t *b, size_t n) except -1:
-    # What its end tells of what the server holds now: of the most usual, nothing.
+    # What its end tells of what the server holds now: of the most usual, nothing, or that it has drawn.
     cdef int what
-    if b[5] == c'S' or b[5] == c'I' or b[5] == c'B':
+    if b[5] == c'S' or b[5] == c'B':
         return 0
+    if b[5] == c'I':
+        return sequences_told(s, b, n)
     if s.touches is not None and n >= 13 and memcmp(b + 5, <char *>b"ROLLBACK", 8) == 0:
         s.undone = True
     elif s.touches is not None and silences(b, n):
