@@ -42,10 +42,10 @@ SILENT, KILLED = 3.0, 15.0
 AGAIN = 0.5
 """Seconds after which another is started in the place of one that has ended young."""
 YOUNG = 5.0
-PRESS = 0.01
-"""Seconds that somebody waits before a server of another worker goes for it."""
-SLACK = 0.02
-"""By so much longer than a worker's own clients somebody elsewhere has waited before a server goes to it."""
+PRESS = 0.035
+"""Seconds that somebody waits before a server of another worker goes for it: each costs a login at PostgreSQL."""
+SLACK = 0.05
+"""By so much longer than a worker's own clients somebody elsewhere has waited before its only server goes there."""
 PATIENCE = 2.0
 """Seconds for the workers to end."""
 ANSWER = 5.0
@@ -370,22 +370,39 @@ class Desk:
         self._keep(self._press_for(want))
 
     async def _press_for(self, want: Want) -> None:
-        """Have another worker give up a server: one that it does not need, or the next that comes free."""
+        """Have another worker give up a server: one that it does not need; else, who has more than its part gives the
+        next that comes free to one that has less."""
         full = next(self._full(want), None)
         if full is None or want.key not in self._wants:
             return
-        for number, _ in self.ledger.holders(full):
-            worker = self.workers.get(number)
-            if worker is None or number == want.worker or worker.silent:
-                continue
-            try:
-                async with asyncio.timeout(ANSWER):
-                    if await worker.line.ask("yield", full, want.since + SLACK):
-                        break
-            except (LineClosed, TimeoutError):
-                continue
+        others = [
+            (worker, count)
+            for number, count in self.ledger.holders(full)
+            if number != want.worker and (worker := self.workers.get(number)) is not None and not worker.silent
+        ]
+        for worker, _ in others:
+            if await self._asked_to_yield(worker, full, None):
+                break
+        else:
+            part, has = self._part(full, dict(want.accounts)[full]), self.ledger.held(want.worker, full)
+            if others and has < part:
+                worker, count = others[0]
+                await self._asked_to_yield(worker, full, 0.0 if count > part else want.since + SLACK)
         if self._wants.get(want.key) is want:
             self._press_later(want)
+
+    async def _asked_to_yield(self, worker: Worker, account: Account, since: float | None) -> bool:
+        try:
+            async with asyncio.timeout(ANSWER):
+                gone: bool = await worker.line.ask("yield", account, since)
+        except (LineClosed, TimeoutError):
+            return False
+        return gone
+
+    def _part(self, account: Account, limit: int) -> int:
+        """What each may have who has some of it, or wants some."""
+        wanting = {want.worker for want in self._wants.values() if account in dict(want.accounts)}
+        return max(1, limit // len(wanting.union(number for number, _ in self.ledger.holders(account))))
 
     def _full(self, want: Want) -> Iterator[Account]:
         """What stands in its way."""

@@ -35,6 +35,9 @@ from pooler.verbs import ConsoleSession, House, Remark, Verb
 from pooler.workers.ledger import Account, servers_of
 from pooler.workers.line import Line, LineClosed
 
+HEARD = 0.002
+RESTED = 5_000
+"""Microseconds for which a server has been free that nobody here needs."""
 STILL = 0.05
 """Seconds after which it is told anew that a server is wanted, or that it is not."""
 UNSIZED_REST = 1.0
@@ -295,13 +298,18 @@ class Hand:
         if sized or unsized:
             self._put("back", *name, sized, unsized)
 
-    def yield_one(self, account: Account, since: float) -> bool:
-        """Somebody elsewhere has waited since then for one of the servers of this account: whether one has gone."""
+    async def yield_one(self, account: Account, since: float | None) -> bool:
+        """A server of this account is wanted elsewhere: whether one has gone that nobody needs. `since`: if there is
+        none, the next that comes free goes, unless one of ours has waited since before that; None: none."""
+        # Whoever has asked something while this process had no turn is heard first.
+        await asyncio.sleep(HEARD)
         pools = [pool for pool in self._running.registry.pools() if account in servers_of(*_name(pool))]
         for pool in pools:
             if self._drop_spare(pool):
                 return True
-        stamp = int(since * 1e6)
+        if since is None:
+            return False
+        stamp = max(1, int(since * 1e6))
         self._rivals = [(other, then) for other, then in self._rivals if other != account]
         self._rivals.append((account, stamp))
         for pool in pools:
@@ -313,7 +321,9 @@ class Hand:
         if pool.waiting:
             return False
         spare = [
-            server for server in standing(pool.engine, Standing.SPARE) if server.state_name != ServerState.TESTED
+            server
+            for server in standing(pool.engine, Standing.SPARE)
+            if server.state_name != ServerState.TESTED and server.idle_us >= RESTED
         ]
         if not spare:
             return False

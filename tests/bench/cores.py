@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 
 from tests.fixtures import account
@@ -28,8 +29,9 @@ COLUMNS = (
 )  # fmt: skip
 COUNTS = (1, 2, 4, 8)
 CLIENTS = 64
-PERIOD_US, QUOTA_US = 100_000, 10_000
+PERIOD_US, QUOTA_US = 10_000, 1_000
 GROUPS = Path("/sys/fs/cgroup/cpu")
+PLACES = count(1)
 Run = tuple[float, float, int]
 """Transactions a second, processor seconds a transaction, servers."""
 
@@ -77,9 +79,9 @@ def run(port: int, pids: Sequence[int], seconds: float, contestant: Contestant) 
     return float(tps[1]), spent / int(count[1]), servers
 
 
-def ours(contestant: Contestant, count: int, seconds: float) -> Run:
-    bouncer = contestant.fresh(f"workers-{count}", client_tls_sslmode="disable")
-    bouncer.sections = {"pooler": {"workers": count}}
+def ours(contestant: Contestant, number: int, seconds: float) -> Run:
+    bouncer = contestant.fresh(f"workers-{next(PLACES)}", client_tls_sslmode="disable")
+    bouncer.sections = {"pooler": {"workers": number}}
     bouncer.start()
     try:
         return run(bouncer.port, [row["pid"] for row in bouncer.admin("SHOW WORKERS")], seconds, contestant)
@@ -88,12 +90,12 @@ def ours(contestant: Contestant, count: int, seconds: float) -> Run:
         until(lambda: not contestant.cluster.backends("app"))
 
 
-def theirs(contestant: Contestant, count: int, seconds: float) -> Run:
+def theirs(contestant: Contestant, number: int, seconds: float) -> Run:
     port, started = free_port(), list[Bouncer]()
     with ExitStack() as stack:
-        for number in range(count):
+        for _ in range(number):
             bouncer = contestant.fresh(
-                f"port-{count}-{number}", client_tls_sslmode="disable", so_reuseport=1, listen_port=port
+                f"port-{next(PLACES)}", client_tls_sslmode="disable", so_reuseport=1, listen_port=port
             )
             bouncer.port = port
             started.append(bouncer.start())
@@ -113,11 +115,11 @@ def table(mine: Contestant, other: Contestant, rounds: int, seconds: float, only
         return None
     rows: list[tuple[str, ...]] = []
     first: tuple[float, float] | None = None
-    for count in COUNTS:
-        turns = [(ours(mine, count, seconds), theirs(other, count, seconds)) for _ in range(rounds)]
+    for number in COUNTS:
+        turns = [(ours(mine, number, seconds), theirs(other, number, seconds)) for _ in range(rounds)]
         sides = [[median([run[figure] for run in side]) for figure in range(3)] for side in zip(*turns, strict=True)]
         first = first or (sides[0][0], sides[1][0])
-        row = [str(count)]
+        row = [str(number)]
         for (tps, cost, servers), one in zip(sides, first, strict=True):
             row += [f"{tps:,.0f}", times(tps / one), f"{cost * 1e6:.1f}", f"{servers:.0f}"]
         rows.append(tuple(row))
