@@ -128,7 +128,8 @@ def test_what_is_over_gives_the_server_back(start_pooler: StartBouncer) -> None:
         assert bouncer.pool()["sv_active"] == 1
         one.execute("DROP TABLE tt")
         assert other.execute("SELECT 1").fetchone() == (1,)
-        assert bouncer.pool()["sv_active"] == 0
+        # What was dropped may have been code: the server is asked.
+        until(lambda: bouncer.pool()["sv_active"] == 0)
 
 
 @pytest.mark.parametrize("kind", ["a lock", "set", "a channel", "a code block", "a role"])
