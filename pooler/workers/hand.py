@@ -238,16 +238,17 @@ class Hand:
         return False
 
     def _want(self, pool: PoolState, sized: bool, reserve: bool) -> None:
-        registry, name = self._running.registry, _name(pool)
+        registry, name, waited = self._running.registry, _name(pool), pool.oldest_wait(self._running.now())
         size = registry.pool_size(pool) if sized else 0
-        if size and reserve:
+        if size and (reserve or 0 < registry.config.settings.reserve_pool_timeout <= waited):
+            # The others may have all that there is without it.
             size += registry.reserve_size(pool)
         limits = size, registry.database_limit(pool.database), registry.user_limit(pool.user)
         again = name in self._wanted
         if again and self._wanted[name] == (sized, limits):
             return
         self._wanted[name] = sized, limits
-        since = self._running.now() - pool.oldest_wait(self._running.now())
+        since = self._running.now() - waited
         self._put("want", *name, sized, limits, since)
         if not again:
             self._running.loop.call_later(STILL, self._still, pool)

@@ -126,6 +126,15 @@ def test_who_waits_elsewhere_has_the_next_that_comes_free(start_pooler: StartBou
         assert [m.values for m in two.until() if m.type == "D"] == [[b"2"]]
 
 
+def test_the_reserve_is_of_all(start_pooler: StartBouncer, cluster: Cluster) -> None:
+    """Also where the pool's servers are another worker's."""
+    bouncer = start_pooler(sections=TWO, default_pool_size=1, reserve_pool_size=1, reserve_pool_timeout=0.3)
+    with client(bouncer) as one, client(bouncer) as two:
+        one.query("BEGIN")
+        assert two.rows("SELECT 'by the reserve'") == [[b"by the reserve"]]
+        assert len(cluster.backends("app")) == 2
+
+
 def test_client_limits_are_of_all(start_pooler: StartBouncer) -> None:
     bouncer = start_pooler(sections=THREE, max_client_conn=4)
     with ExitStack() as stack:
