@@ -351,7 +351,8 @@ class Hub:
         if self._renewal:
             return
         try:
-            await asyncio.wait_for(self._wake.wait(), LOOK)
+            async with asyncio.timeout(LOOK):
+                await self._wake.wait()
         except TimeoutError:
             await self._ask(line, b"")
         if self.engine.overdue(int(DEAF * 1e6)):
@@ -362,7 +363,8 @@ class Hub:
         line.refused = ""
         await line.channel.send(wire.message(b"Q", sql + b"\0"))
         try:
-            await asyncio.wait_for(line.answered.wait(), self.running.config.settings.server_connect_timeout or None)
+            async with asyncio.timeout(self.running.config.settings.server_connect_timeout or None):
+                await line.answered.wait()
         except TimeoutError:
             raise Lost(f"{Reason.SERVER_CRASHED}: no answer") from None
         if line.refused:

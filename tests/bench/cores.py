@@ -115,7 +115,7 @@ def table(mine: Contestant, other: Contestant, rounds: int, seconds: float, only
         return None
     rows: list[tuple[str, ...]] = []
     first: tuple[float, float] | None = None
-    for number in COUNTS:
+    for number in COUNTS if rounds > 1 else COUNTS[:2]:
         turns = [(ours(mine, number, seconds), theirs(other, number, seconds)) for _ in range(rounds)]
         sides = [[median([run[figure] for run in side]) for figure in range(3)] for side in zip(*turns, strict=True)]
         first = first or (sides[0][0], sides[1][0])

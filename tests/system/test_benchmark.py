@@ -30,7 +30,7 @@ def test_every_part_of_the_benchmark_runs() -> None:
             "--markdown",
         ],
         cwd=TREE,
-        timeout=300,
+        timeout=600,
     )
     parts = ("Transactions (pgbench -S)", "Bulk transfer", "Logins.", "Memory per idle client", "Rest")
     for part in parts:

@@ -433,7 +433,7 @@ def test_it_ends_with_all_the_others(start_pooler: StartBouncer, cluster: Cluste
         one.execute("LISTEN foo")
         follows(bouncer)
         bouncer.admin(command)
-        until(lambda: cluster.sql(LISTENING) == [(0,)], "it to be gone")
+        until(lambda: cluster.sql(LISTENING) == [(0,)], "it to be gone", deadline=5)
         if command.startswith("SHUTDOWN"):
             assert bouncer.wait() == 0
         else:

@@ -300,7 +300,7 @@ def others_try(rest: list[Stream]) -> None:
 
 
 @pytest.mark.parametrize("which", ["cluster", "newest_cluster"])
-@pytest.mark.parametrize("seeds", [range(60), pytest.param(range(60, 4000), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seeds", [range(60), pytest.param(range(60, 2000), marks=pytest.mark.slow)])
 def test_what_is_skipped_leaves_it_as_it_was(
     request: pytest.FixtureRequest, start_pooler: StartBouncer, which: str, seeds: range
 ) -> None:
