@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import threading
-import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import psycopg
 import pytest
 
 from tests.fixtures.process import ADMIN, Bouncer, StartBouncer
-from tests.fixtures.waiting import DEADLINE, until
+from tests.fixtures.waiting import DEADLINE, million_turns, until
 
 STATS = "postgres"
 LIMIT = 1.5
@@ -96,14 +95,6 @@ def lives(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def million_turns() -> float:
-    """Seconds of processor time: how fast this machine is now."""
-    began, total = time.process_time(), 0
-    for number in range(1_000_000):
-        total += number
-    return time.process_time() - began
 
 
 def test_traffic_goes_on_whatever_a_stats_user_asks(start_pooler: StartBouncer) -> None:
