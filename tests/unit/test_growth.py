@@ -52,7 +52,7 @@ from tests.unit.test_structure import in_package
 LARGE = 64 << 10
 QUICK = 0.05
 """Seconds in which 64 kB are read anyhow: what grows in the square takes many of them."""
-PATIENCE = 60
+PATIENCE = 240
 COUNTED = 16 << 10
 """For which steps are counted, which takes long."""
 REFUSALS = (ValueError, ArithmeticError, KeyError, CommandError, PlatformError, LoginError,
