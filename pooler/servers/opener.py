@@ -114,7 +114,7 @@ class Opener:
         colleagues = self.running.colleagues
         if colleagues is None or answer not in ALLOWED:
             return answer
-        granted = colleagues.may_open(pool, sized=sized, reserve=answer is Verdict.RESERVE)
+        granted = colleagues.may_open(pool, sized=sized, needed=needed)
         return answer if granted else Verdict.ELSEWHERE
 
     def _rivals(self, pool: PoolState, answer: Verdict, *, own: bool) -> list[PoolState]:

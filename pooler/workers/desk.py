@@ -83,6 +83,8 @@ class Want:
     database: str
     user: str
     sized: bool
+    needed: bool
+    """Nobody waits for it: it is given if there is room, and asked for again if not."""
     limits: tuple[int, int, int]
     since: float
     pressed: asyncio.TimerHandle | None = None
@@ -323,13 +325,22 @@ class Desk:
     # ---- servers
 
     def _want(
-        self, number: int, database: str, user: str, sized: bool, limits: tuple[int, int, int], since: float
+        self,
+        number: int,
+        database: str,
+        user: str,
+        sized: bool,
+        needed: bool,
+        limits: tuple[int, int, int],
+        since: float,
     ) -> None:
-        want = Want(number, database, user, sized, limits, since)
+        want = Want(number, database, user, sized, needed, limits, since)
         self._forget(want.key)
         self._wants[want.key] = want
         if self._grant(want) is None:
             return
+        if needed:
+            return self._forget(want.key)
         reported = self._welcomes.get((database, user))
         if reported is not None:
             self.workers[number].line.put("welcome", database, user, reported)

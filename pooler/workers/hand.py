@@ -113,8 +113,8 @@ class Hand:
         self._sized: Counter[Name] = Counter()
         self._unsized: Counter[Name] = Counter()
         self._unsized_since = 0.0
-        self._wanted: dict[Name, tuple[bool, tuple[int, int, int]]] = {}
-        """What was told to be wanted: whether pool_size counts, and the limits."""
+        self._wanted: dict[Name, tuple[bool, bool, tuple[int, int, int]]] = {}
+        """What was told to be wanted: whether pool_size counts, whether nobody waits for it, and the limits."""
         self._rivals: list[tuple[Account, int]] = []
         """Accounts of which somebody elsewhere wants a server, and since when (the relay's clock)."""
         self._consoles: dict[int, asyncio.Future[tuple[str, bool]]] = {}
@@ -228,28 +228,28 @@ class Hand:
 
     # ---- servers
 
-    def may_open(self, pool: PoolState, *, sized: bool, reserve: bool) -> bool:
+    def may_open(self, pool: PoolState, *, sized: bool, needed: bool) -> bool:
         name = _name(pool)
         if sized and self._sized[name] > pool.servers:
             return True
         if not sized and self._unsized[name] > pool.listening:
             return True
-        self._want(pool, sized, reserve)
+        self._want(pool, sized, needed)
         return False
 
-    def _want(self, pool: PoolState, sized: bool, reserve: bool) -> None:
+    def _want(self, pool: PoolState, sized: bool, needed: bool) -> None:
         registry, name, waited = self._running.registry, _name(pool), pool.oldest_wait(self._running.now())
         size = registry.pool_size(pool) if sized else 0
-        if size and (reserve or 0 < registry.config.settings.reserve_pool_timeout <= waited):
+        if size and 0 < registry.config.settings.reserve_pool_timeout <= waited:
             # The others may have all that there is without it.
             size += registry.reserve_size(pool)
         limits = size, registry.database_limit(pool.database), registry.user_limit(pool.user)
         again = name in self._wanted
-        if again and self._wanted[name] == (sized, limits):
+        if again and self._wanted[name] == (sized, needed, limits):
             return
-        self._wanted[name] = sized, limits
+        self._wanted[name] = sized, needed, limits
         since = self._running.now() - waited
-        self._put("want", *name, sized, limits, since)
+        self._put("want", *name, sized, needed, limits, since)
         if not again:
             self._running.loop.call_later(STILL, self._still, pool)
 
@@ -270,7 +270,7 @@ class Hand:
     def granted(self, database: str, user: str, sized: bool) -> None:
         """One more server of this pool may be opened."""
         name = database, user
-        self._wanted.pop(name, None)
+        _, needed, _ = self._wanted.pop(name, (sized, False, ()))
         if sized:
             self._sized[name] += 1
         else:
@@ -281,7 +281,7 @@ class Hand:
         if pool is None:
             return self._give_back(name, self._sized.pop(name, 0), self._unsized.pop(name, 0))
         pool.engine.full = False
-        self._opener.consider(pool)
+        self._opener.consider(pool, needed=needed)
         self.settle(pool)
 
     def settle(self, pool: PoolState) -> None:

@@ -126,6 +126,15 @@ def test_who_waits_elsewhere_has_the_next_that_comes_free(start_pooler: StartBou
         assert [m.values for m in two.until() if m.type == "D"] == [[b"2"]]
 
 
+def test_as_many_are_kept_ready_by_all_as_by_one(start_pooler: StartBouncer, cluster: Cluster) -> None:
+    bouncer = start_pooler(sections=TWO, min_pool_size=3)
+    with client(bouncer) as one, client(bouncer) as two:
+        one.query("SELECT 1")
+        two.query("SELECT 1")
+        until(lambda: bouncer.pool()["sv_idle"] == 3, "three")
+        assert len(cluster.backends("app")) == 3
+
+
 def test_the_reserve_is_of_all(start_pooler: StartBouncer, cluster: Cluster) -> None:
     """Also where the pool's servers are another worker's."""
     bouncer = start_pooler(sections=TWO, default_pool_size=1, reserve_pool_size=1, reserve_pool_timeout=0.3)
