@@ -145,6 +145,9 @@ class Door:
                 visit.channel.abort()
             if visit.stranger:
                 self._no_stranger(visit)
+            if self.running.shutting:
+                # It may be the last one: who waited for a first server was no stranger any more, and no client yet.
+                self.running.changed.set()
 
     def _pass_on(self, visit: Visit, steps: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """The rest of a visit needs a task of asyncio's."""
@@ -167,8 +170,6 @@ class Door:
         """It has logged in, or is gone."""
         visit.stranger = False
         self._strangers.gone(visit)
-        if self.running.shutting:
-            self.running.changed.set()
 
     async def _admit(self, visit: Visit) -> None:
         outcome = await login(visit.channel, self.reception, visit.arrival)

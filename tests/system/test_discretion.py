@@ -70,11 +70,11 @@ def differences(bouncer: Bouncer) -> list[float]:
 )
 def test_unknown_users_wait_as_long_as_known_ones(start_pooler: StartBouncer, auth_type: str, kind: str) -> None:
     bouncer = start_pooler(auth_type=auth_type, users={KNOWN: SECRETS[kind]})
-    seen = []
-    for _ in range(4):
-        # On a busy machine one measurement may be off; where there is a difference, all are.
+    seen: list[list[float]] = []
+    for _ in range(6):
+        # On a busy machine a measurement may be off by more, to either side; where there is a difference, all have it.
         seen.append(differences(bouncer))
-        if all(abs(difference) < ALIKE for difference in seen[-1]):
+        if not any(min(moment) > ALIKE or max(moment) < -ALIKE for moment in zip(*seen, strict=True)):
             return
     raise AssertionError(f"microseconds: {[[round(one * 1e6, 1) for one in row] for row in seen]}")
 

@@ -134,6 +134,20 @@ def test_who_waits_for_a_first_server_is_not_let_in_any_more(
         assert bouncer.wait() == 0
 
 
+@pytest.mark.parametrize("how", ["SIGTERM", CLIENTS])
+def test_who_leaves_before_there_is_a_server_is_not_waited_for(
+    start_pooler: StartBouncer, start_understudy: StartUnderstudy, how: str
+) -> None:
+    """Nothing else happens by which the end could notice; PgBouncer does not, until server_connect_timeout."""
+    server = start_understudy()
+    server.login = HANG
+    bouncer = start_pooler(databases=behind(server), server_connect_timeout=60)
+    with newcomer(bouncer):
+        until(lambda: server.kept)
+        say(bouncer, how)
+    assert bouncer.wait() == 0
+
+
 # ---- other words
 
 
