@@ -252,7 +252,7 @@ async def _serve(start: Start) -> int:
         service.patience = PATIENCE
     service.heed_signals()
     fronts = Fronts(
-        running, crew.desk.figures if crew is not None else bouncer.snapshot, bouncer.history, service, given, plane
+        running, crew.desk.figures if crew is not None else bouncer.source, bouncer.history, service, given, plane
     )
     fronts.sessions = crew.union.session_state if crew is not None else bouncer.session_state
     follows = None

@@ -125,8 +125,13 @@ def defaults() -> Config:
 
 def load(path: str, old: Config | None = None) -> Config:
     """The configuration in the file at `path`. `old` is what a RELOAD replaces: its users stay when the
-    auth_file cannot be read. Raises ConfigError."""
-    return _build(ini.read(path), path, old)
+    auth_file cannot be read, and databases that are the same are the very objects. Raises ConfigError."""
+    new = _build(ini.read(path), path, old)
+    if old is None:
+        return new
+    kept = ((old.databases.get(name), entry) for name, entry in new.databases.items())
+    same = [before if before == entry else entry for before, entry in kept]
+    return dataclasses.replace(new, databases=_frozen(dict(zip(new.databases, same, strict=True))))
 
 
 class Examined(NamedTuple):
@@ -516,7 +521,8 @@ def changes(old: Config, new: Config, kept: frozenset[str] = frozenset()) -> Cha
     settings, kept = settings - kept, restart | kept
     own, own_kept = _split(OWN, old.own, new.own)
     before, after = _with_fallback(old), _with_fallback(new)
-    changed = {name for name in after.keys() & before.keys() if after[name] != before[name]}
+    added, removed = frozenset(after.keys() - before.keys()), frozenset(before.keys() - after.keys())
+    changed = _differing(before, after) - added - removed
     texts = {key: text for key, text in new.texts.items() if key not in kept}
     texts.update((key, old.texts[key]) for key in kept if key in old.texts)
     config = dataclasses.replace(
@@ -529,9 +535,9 @@ def changes(old: Config, new: Config, kept: frozenset[str] = frozenset()) -> Cha
         config,
         settings,
         own,
-        added=frozenset(after.keys() - before.keys()),
-        changed=frozenset(changed),
-        removed=frozenset(before.keys() - after.keys()),
+        added,
+        changed,
+        removed,
         users=_differing(old.users, new.users),
         secrets=_differing(old.secrets, new.secrets),
         peers=_differing(old.peers, new.peers),
@@ -572,9 +578,11 @@ def _with_fallback(config: Config) -> dict[str, DatabaseConfig]:
 
 
 def _differing(old: Mapping[K, V], new: Mapping[K, V]) -> frozenset[K]:
+    """Keys that came, went, or have another value; after a SET most values are the very same."""
     if old is new:
         return frozenset()
-    return frozenset(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    both = ((key, old.get(key), new.get(key)) for key in old.keys() | new.keys())
+    return frozenset(key for key, before, after in both if before is not after and before != after)
 
 
 def tls_problems(settings: Settings) -> tuple[str, ...]:

@@ -77,6 +77,7 @@ class Bouncer:
         self.history = History(running.start)
         self.janitor = Janitor(running, self.opener, self.dns, self.strangers, self.survey)
         self.periods = Periods(running, self.figures, self.history)
+        self.periods.before = self.figures.untouched.prepare
         self._console = partial(_serve_console, console, self)
         self._tasks: set[LightTask | asyncio.Task[None]] = set()
         self._plain_on_loopback_only = plain_on_loopback_only
@@ -144,7 +145,13 @@ class Bouncer:
         return self.figures.take(self.running.instant(), clients=clients, servers=servers, histograms=histograms)
 
     async def prepared(self, needs: frozenset[str]) -> House:
+        await self.figures.untouched.prepare()
         return self
+
+    async def source(self, *, clients: bool = False, servers: bool = False, histograms: bool = False) -> Snapshot:
+        """A snapshot that holds up nobody, whatever has changed."""
+        await self.figures.untouched.prepare()
+        return self.snapshot(clients=clients, servers=servers, histograms=histograms)
 
     def asked(self) -> None:
         self.running.console_askers += 1

@@ -40,7 +40,7 @@ class Periods:
         self._other = asyncio.Event()
         """The period is another one now."""
         self.before: Callable[[], Awaitable[object]] | None = None
-        """Done at the end of each, before it is told: where figures have to be fetched."""
+        """Done at the end of each, before it is told: where figures have to be fetched, or prepared."""
 
     def changed(self, found: Changes) -> None:
         if "stats_period" in found.settings:

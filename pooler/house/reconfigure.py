@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from pooler.aside import aside
@@ -21,6 +23,7 @@ from pooler.net import descriptors, tls
 from pooler.pools.reasons import Reason
 from pooler.pools.registry import Database
 from pooler.pools.running import Running
+from pooler.relay.engine import plain
 from pooler.servers.condemned import condemn, kill_pool, outdate
 from pooler.servers.opener import Opener
 
@@ -28,6 +31,16 @@ from pooler.servers.opener import Opener
 class Refused(Exception):
     """A configuration or a setting was not taken over, and nothing has changed; the log has been told. The text is the
     reason."""
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Much is made here that stays: the garbage collector, which would hold up every thread, does not look at it."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 class Changed(NamedTuple):
@@ -81,8 +94,11 @@ class Reconfiguration:
 
     async def _read_and_adopt(self, path: str) -> tuple[str, ...]:
         def read() -> tuple[Config, Changes, tls.Tls]:
-            new = load(path, old)
-            return new, changes(old, new), tls.renew(new.settings)
+            with uncollected():
+                new = load(path, old)
+                for database in new.databases.values():
+                    plain(database)
+                return new, changes(old, new), tls.renew(new.settings)
 
         running, old = self._running, self.written
         try:

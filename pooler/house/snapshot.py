@@ -21,6 +21,7 @@ from pooler.clients.peers import peer_size
 from pooler.clients.strangers import Strangers
 from pooler.config.databases import RESERVED, DatabaseConfig, PeerConfig
 from pooler.house.sessions import Sessions
+from pooler.house.untouched import Untouched
 from pooler.net.address import Peer
 from pooler.net.credentials import NOTHING, Credentials
 from pooler.net.dns import Dns
@@ -96,6 +97,7 @@ class Figures:
         """Of the averages; it turns at the end of each period."""
         self.drain_sources: list[Callable[[], Iterable[DrainStat]]] = []
         """What the log drains have to say, for SHOW DRAINS."""
+        self.untouched = Untouched(running, self._untouched)
 
     @property
     def client_count(self) -> int:
@@ -131,7 +133,7 @@ class Figures:
             servers=list(self._server_rows(instant)) if servers else (),
             drains=part(self._drains),
             loop=LoopStat(*running.relay.longest_turn, running.relay.no_ring),
-            total=sum((database.counters for database in databases if database.name != RESERVED), registry.retired),
+            total=sum(_counted(databases), registry.retired),
             steady=steady(instant),
         )
 
@@ -265,11 +267,17 @@ class Figures:
             sums[pool.database] = sums.get(pool.database, ZERO) + pool.counters
         names = dict.fromkeys((*config.databases, *registry.databases))
         for name in self._breathing(names):
-            database = registry.databases.get(name) or Database(config.databases[name])
+            database = registry.databases.get(name)
+            if database is None:
+                yield self.untouched.row(config.databases[name])
+                continue
             counted = sums.get(name, ZERO)
             counters = counted + database.retired if database.retired is not ZERO else counted
             yield plain(self._database(database, counters, instant))
         yield self._admin_database(instant)
+
+    def _untouched(self, config: DatabaseConfig) -> DatabaseStat:
+        return plain(self._database(Database(config), ZERO, self._running.instant()))
 
     def _database(self, database: Database, counters: Counters, instant: Instant) -> DatabaseStat:
         running = self._running
@@ -468,6 +476,11 @@ class Figures:
         arrival = ClientFacts(about.peer, pool.database.name, pool.user.name, about.tls, number=number)
         row = _plain_row(arrival, LISTENING, instant.wall_of(line.attempt.since), pool.user.name)
         return replace(row, type="S", remote_pid=line.dialed.pid, application_name=NAME)
+
+
+def _counted(databases: Iterable[DatabaseStat]) -> Iterator[Counters]:
+    """What all that have counted anything have counted; the console is no work of the pooler's."""
+    return (row.counters for row in databases if row.counters is not ZERO and row.name != RESERVED)
 
 
 def steady(instant: Instant) -> float:

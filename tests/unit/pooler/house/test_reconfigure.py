@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -80,6 +83,35 @@ def test_another_way_to_speak_to_servers_condemns_them(house: House, layers: Rec
     settings = replace(layers.written.settings, server_tls_sslmode=SslMode.require)
     layers.adopt(layers.written, Tls(tls.client, ServerTls(settings)))
     assert server.close_needed
+
+
+@pytest.mark.parametrize("last", ["", "x = nonsense\n"])
+def test_the_collector_holds_nobody_up_for_thousands_of_databases(
+    house: House, layers: Reconfiguration, tmp_path: Path, last: str
+) -> None:
+    """It would look at all that is there in the middle of it, and at each of them time and again from then on."""
+    ini, collected = tmp_path / "pooler.ini", []
+    entries = "".join(f"db{number} = host=127.0.0.1 port={number + 1}\n" for number in range(3000))
+    ini.write_text(f"[pgbouncer]\nauth_type = any\n[databases]\n{entries}{last}")
+    settings = replace(layers.written.settings, conffile=str(ini))
+    house.bouncer.running.registry.config = layers.written = replace(layers.written, settings=settings)
+
+    def heard(phase: str, about: dict[str, int]) -> None:
+        collected.append(about["generation"])
+
+    gc.callbacks.append(heard)
+    try:
+        with pytest.raises(Refused) if last else nullcontext():
+            house.loop.run_until_complete(layers.reload())
+    finally:
+        gc.callbacks.remove(heard)
+    assert gc.isenabled()
+    assert collected.count(0) < 10
+    assert 2 not in collected
+    if not last:
+        databases = house.bouncer.config.databases.values()
+        assert len(databases) == 3000
+        assert not any(map(gc.is_tracked, databases))
 
 
 def test_whoever_listens_is_told_what_changed(house: House, layers: Reconfiguration) -> None:
