@@ -135,7 +135,7 @@ def cancels_near_the_end(address: tuple[str, int], rounds: int, *, wait: bool, s
     return meant, others
 
 
-@pytest.mark.parametrize("rounds", [100, pytest.param(5000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [100, pytest.param(3000, marks=pytest.mark.slow)])
 def test_postgresql_itself_is_not_late(cluster: Cluster, rounds: int) -> None:
     """Asked directly. It closes the connection of a request behind the signal, and a backend that the signal finds
     between two queries forgets it: of 80,000 rounds in which that end was awaited none hit a later query, on a busy
@@ -149,7 +149,7 @@ def test_who_does_not_wait_hits_his_own_next_query(cluster: Cluster) -> None:
     assert cancels_near_the_end(("127.0.0.1", cluster.port), 8000, wait=False)[1] > 0
 
 
-@pytest.mark.parametrize("rounds", [100, pytest.param(5000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [100, pytest.param(3000, marks=pytest.mark.slow)])
 def test_no_other_query_is_hit(start_pooler: StartBouncer, rounds: int) -> None:
     """Neither the client's own next ones, nor those of others who get its server: of 660,000, 37,000 of them
     cancelled, in a pool of three servers for ten clients, none was."""

@@ -89,7 +89,7 @@ def differences(cluster: Cluster, pools: Sequence[tuple[int, Bouncer]], seed: in
 
 @pytest.mark.parametrize("past", [False, True])
 @pytest.mark.parametrize("which", ["cluster", "newest_cluster"])
-@pytest.mark.parametrize("seeds", [range(25), pytest.param(range(25, 500), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seeds", [range(25), pytest.param(range(25, 350), marks=pytest.mark.slow)])
 def test_what_has_changed_is_told_as_on_a_direct_connection(
     request: pytest.FixtureRequest, start_pooler: StartBouncer, which: str, past: bool, seeds: range
 ) -> None:
