@@ -16,27 +16,31 @@ from pooler.process.service import Service, ServiceError
 from pooler.verbs import ConsoleSession, House
 from pooler.workers.chief import Chief, Summed, Union
 from pooler.workers.desk import Desk, HandOut
+from pooler.workers.hearing import Ears
 
 
 class Crew:
-    """The desk of a service and what everybody else sees of it. `setup`: what each worker is told first."""
+    """The desk of a service and what everybody else sees of it. `setup`: what each worker is told first; `secret`: what
+    all of them know and nobody else."""
 
     def __init__(
         self,
         bouncer: Bouncer,
         count: int,
         setup: tuple[Any, ...],
+        secret: str,
         console: Callable[[Channel, ConsoleSession, House], Awaitable[None]],
     ) -> None:
         self.desk = desk = Desk(
-            bouncer.running, bouncer.control, bouncer, bouncer.figures.window, count, setup,
+            bouncer.running, bouncer.control, bouncer, bouncer.figures.window, count, (*setup, secret),
             lambda channel, session: console(channel, session, self.union),
         )  # fmt: skip
         self.union: Union = Union(bouncer, desk, Chief(bouncer.control, desk))
         bouncer.periods.figures = Summed(desk)
         bouncer.periods.before = lambda: desk.figures(histograms=True)
         bouncer.reconfiguration.on_change.append(desk.configured)
-        desk.on_gone.append(bouncer.running.changed.set)
+        desk.on_gone.append(lambda number: bouncer.running.changed.set())
+        self.ears = Ears(bouncer.running, desk, bouncer.hubs, secret)
 
     def way(self, port: int = 0) -> HandOut:
         """The entrance of a port; 0: the pooler's own."""

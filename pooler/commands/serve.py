@@ -11,6 +11,7 @@ import contextlib
 import gc
 import logging
 import os
+import secrets
 import socket
 import sys
 from collections.abc import Callable
@@ -304,7 +305,7 @@ def staffed(bouncer: Bouncer, config: Config, given: Flags, plain: bool) -> Crew
 
     if given.reboot:
         raise ServiceError("cannot reboot with workers: restart the service, or run it with one")
-    return Crew(bouncer, workers(config, given), (plain, given.verbose), console)
+    return Crew(bouncer, workers(config, given), (plain, given.verbose), secrets.token_hex(16), console)
 
 
 def learning(

@@ -23,6 +23,7 @@ from pooler.process.service import Service
 from pooler.relay import Relay
 from pooler.verbs import ConsoleSession, House
 from pooler.workers.hand import Hand, LineLog
+from pooler.workers.hearing import FarHubs
 from pooler.workers.line import Line, LineClosed, first_message
 
 UNHEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -44,9 +45,18 @@ def main(arguments: list[str]) -> int:
 
 
 def run(
-    sock: socket.socket, config: Config, number: int, count: int, plain: bool, verbose: int, first: int, step: int
+    sock: socket.socket,
+    config: Config,
+    number: int,
+    count: int,
+    plain: bool,
+    verbose: int,
+    secret: str,
+    first: int,
+    step: int,
 ) -> int:
-    """Serve what the desk hands over. `plain`: from elsewhere than loopback nobody comes without TLS."""
+    """Serve what the desk hands over. `plain`: from elsewhere than loopback nobody comes without TLS; `secret`: what
+    all workers know and nobody else."""
     log = LineLog(verbose=verbose)
     log.configure(config.settings)
     logging.getLogger().addHandler(Bridge(log))
@@ -85,7 +95,8 @@ def run(
             lambda: bouncer.door(aliases_only=True), service.stop_now,
         )  # fmt: skip
         hands.append(hand)
-        line = Line(sock, loop, hand.works, service.stop_now, running.rounds.failed)
+        far = FarHubs(running, bouncer.hubs, secret, hand.say)
+        line = Line(sock, loop, {**hand.works, **far.works}, service.stop_now, running.rounds.failed)
         hand.begin(line, {0: door})
         log.begin(line)
         line.put("ready")

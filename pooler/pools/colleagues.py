@@ -40,5 +40,8 @@ class Colleagues(Protocol):
     def learned(self, pool: PoolState, reported: Mapping[str, str]) -> None:
         """What a server has said of itself, for who comes in elsewhere."""
 
+    def opened(self, place: tuple[str, int], pid: int) -> None:
+        """There is a server here, of this process id at that place: what it notifies is of our clients."""
+
     async def cancel(self, key: bytes) -> str | None:
         """Have the query cancelled that this key belongs to; what became of it, None when nobody knows the key."""

@@ -67,8 +67,14 @@ cdef class Hub:
         return (s is not None and s.link is not None and not s.epochs and not s.notified and s.last_pid != 0
                 and s.heard_at <= s.taken and now_us() - s.released <= LATE_US)
 
-    def hear(self, bytes message):
-        """A NotificationResponse has come: to how many clients it was told."""
+    def notifier(self, bytes message):
+        """The process id by which clients know who has notified; None: no server of ours."""
+        cdef Server s = self.relay.backends.get((self.place, <int>be32(<uint8_t *>PyBytes_AS_STRING(message) + 5)))
+        return None if s is None else holder(s, <uint32_t>s.pid)
+
+    def hear(self, bytes message, *, bint known=False):
+        """A NotificationResponse has come: to how many clients it was told. `known`: it has the id by which clients know
+        who has notified."""
         cdef uint8_t *p = <uint8_t *>PyBytes_AS_STRING(message)
         cdef size_t l = PyBytes_GET_SIZE(message)
         cdef bytes channel = channel_in(p, l)
@@ -80,7 +86,8 @@ cdef class Hub:
         told = self.listeners.get(channel)
         if told is None:
             return 0
-        message = message[:5] + notifier(self.relay, self.place, be32(p + 5)).to_bytes(4, "big") + message[9:]
+        if not known:
+            message = message[:5] + notifier(self.relay, self.place, be32(p + 5)).to_bytes(4, "big") + message[9:]
         for c in list(told):
             self.relay.pace()
             if told.get(c, b"") is not None or c.lost:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import secrets
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import field
 
 from pooler import relay, wire
@@ -139,25 +139,37 @@ class Hub:
         self._waiting = {number: server for number, server in self._waiting.items() if server.listens_to}
         return {name for server in self._waiting.values() for name in server.listens_to} | set(self.engine.channels)
 
-    def _asker(self) -> PoolState | None:
+    def stays(self) -> bool:
+        """Whether there is to be a connection."""
+        return bool(self.wanted())
+
+    def asker(self) -> PoolState | None:
         """The pool of who asked first, as far as it is still there."""
         waiting = [server.pool for server in self._waiting.values()]
         listening = [client.pool for client in sorted(self.engine.clients, key=lambda client: client.id)]
         pools: list[PoolState] = [pool.owner for pool in (*listening, *waiting)]
         return self.pool if self.pool in pools else next(iter(pools), None)
 
+    def room(self, pool: PoolState) -> Verdict:
+        """Whether there may be one more connection. If so there is room for it until `room_made`."""
+        return self._opener.room(pool, own=True, sized=False)
+
+    def room_made(self, pool: PoolState) -> None:
+        """That connection is gone."""
+        self._opener.room_made(pool)
+
     # ---- the connection's life
 
     async def run(self) -> None:
         """As long as anybody listens."""
         asked = 0
-        while self.wanted() and (pool := self._asker()) is not None:
+        while self.wanted() and (pool := self.asker()) is not None:
             if self._opener.rests(pool):
                 await asyncio.sleep(REST)
                 continue
             problem, answer = "", Verdict.OPEN
             if self.inherited is None:
-                answer = self._opener.room(pool, own=True, sized=False)
+                answer = self.room(pool)
             if answer is Verdict.ELSEWHERE and asked < PATIENCE:
                 asked += 1
                 await asyncio.sleep(ASKED)
@@ -168,7 +180,7 @@ class Hub:
             elif not await self._live(pool):
                 problem = "it cannot be opened"
             if problem:
-                self._cannot(problem)
+                self.cannot(problem)
                 await asyncio.sleep(self.running.config.settings.server_login_retry)
 
     async def _live(self, pool: PoolState) -> bool:
@@ -183,7 +195,7 @@ class Hub:
         finally:
             pool.listening -= 1
             self.pool = None
-            self._opener.room_made(pool)
+            self.room_made(pool)
             self.running.changed.set()
 
     async def _use(self, line: Line) -> None:
@@ -247,7 +259,7 @@ class Hub:
             if kind == b"A" and line.mark and body.endswith(line.mark):
                 await self._change(line)
             elif kind == b"A" and line.tells:
-                await self._pass_on(wire.message(kind, body))
+                await self.pass_on(wire.message(kind, body))
             elif kind == b"E":
                 line.refused = wire.error_fields(body).get("M", "")
                 if wire.error_fields(body).get("V") in ("FATAL", "PANIC"):
@@ -255,7 +267,7 @@ class Hub:
             elif kind == b"Z":
                 line.answered.set()
 
-    async def _pass_on(self, message: bytes) -> None:
+    async def pass_on(self, message: bytes) -> None:
         """To all who listen. Who has notified may show in a moment, which is worth waiting for."""
         self.passing = message
         for _ in range(UNSURE_LOOKS):
@@ -278,7 +290,7 @@ class Hub:
         """Another connection in place of this one, without a gap and without a notification twice. Raises Lost where
         there can be none."""
         reason, self._renewal = self._renewal, ""
-        if self._opener.room(pool, own=True, sized=False) not in ALLOWED:
+        if self.room(pool) not in ALLOWED:
             raise Lost(reason)
         pool.listening += 1
         try:
@@ -292,7 +304,7 @@ class Hub:
                 raise
         finally:
             pool.listening -= 1
-            self._opener.room_made(pool)
+            self.room_made(pool)
         return successor
 
     async def _take_the_place_of(self, line: Line, successor: Line, reason: str) -> None:
@@ -324,7 +336,7 @@ class Hub:
             await self._ask(line, statements({self.engine.marker} | first))
             there |= first
             self.engine.connected(line.about.place)
-        self._is_up()
+        self.is_up()
         idle_since = self.running.now()
         while True:
             if self._renewal and self.pool is not None:
@@ -338,7 +350,7 @@ class Hub:
                 there -= unused
                 await self._ask(line, statements(unused, "UN"))
             else:
-                self._hand_over()
+                self.hand_over()
                 if wanted:
                     idle_since = self.running.now()
                 elif self.running.now() - idle_since > GRACE:
@@ -370,7 +382,7 @@ class Hub:
         if line.refused:
             raise Lost(f"{Reason.LISTENING_FAILED}: {line.refused}")
 
-    def _hand_over(self) -> None:
+    def hand_over(self) -> None:
         for server in list(self._waiting.values()):
             if self.engine.there.issuperset(server.listens_to):
                 server.hand_over_to(self.engine)
@@ -400,14 +412,15 @@ class Hub:
             self.inherited.channel.abort()
 
     def has_missed(self) -> None:
-        """The process before had one that could not be handed over."""
+        """There was one, and what is notified from now on is missed. Also where the process before had one that could
+        not be handed over."""
         self._missed_since = self.running.now()
 
     # ---- what is told of it
 
-    def _is_up(self) -> None:
+    def is_up(self) -> None:
         self._told = ""
-        self._may_follow(True)
+        self.may_follow(True)
         if self._missed_since is not None:
             gap = self.running.now() - self._missed_since
             self._missed_since = None
@@ -415,14 +428,14 @@ class Hub:
                 LOG, f"{self._name()} is there again after {gap:.3f} s: what was notified till then is missed"
             )
 
-    def _cannot(self, problem: str) -> None:
+    def cannot(self, problem: str) -> None:
         """There is none, and LISTEN keeps the server on which it runs."""
-        self._may_follow(False)
+        self.may_follow(False)
         if problem != self._told:
             self._told = problem
             self.running.say(WARNING, f"{self._name()} {problem}: who listens keeps a server each")
 
-    def _may_follow(self, up: bool) -> None:
+    def may_follow(self, up: bool) -> None:
         for pool in self.database.pools.values():
             pool.engine.hears = up
 
@@ -435,14 +448,23 @@ class Hub:
         self.running.tally(Kind.CLOSE, self.database.name, Reason.of(reason) or Reason.OTHER)
 
     def _close(self, line: Line, reason: str) -> None:
-        running = self.running
         self.engine.lost()
         self.line = self._dropped = None
         self._renewal = ""
         self._retire(line, reason)
+        self.tell_lost(reason)
+
+    def tell_lost(self, reason: str) -> None:
+        """Who listens misses what is notified now."""
         listeners = len(self.engine.clients)
+        if listeners:
+            self.has_missed()
+        self.say_missed(listeners, reason)
+
+    def say_missed(self, listeners: int, reason: str) -> None:
+        """So many clients do."""
+        running = self.running
         if listeners and not running.ending:
-            self._missed_since = running.now()
             running.tally(Kind.NOTIFICATION, self.database.name, Reason.MISSED)
             running.say(WARNING, f"{self._name()} lost ({reason}): {listeners} clients miss what is notified now")
 
@@ -456,6 +478,8 @@ class Hubs:
     def __init__(self, running: Running, opener: Opener) -> None:
         self.running = running
         self.opener = opener
+        self.kind: Callable[[Hubs, Database, str, bytes | None], Hub] = Hub
+        """What makes one."""
         self._hubs: dict[tuple[int, str], Hub] = {}
         opener.on_end_logins.append(self.end)
 
@@ -465,17 +489,20 @@ class Hubs:
     def want(self, server: relay.Server) -> None:
         """It listens for its client."""
         pool: PoolState = server.pool.owner
-        hub = self._hubs.get((pool.database.born, server.about.host)) or self.make(pool.database, server.about.host)
-        hub.want(server)
+        self.of(pool.database, server.about.host).want(server)
+
+    def of(self, database: Database, host: str) -> Hub:
+        """The one there."""
+        return self._hubs.get((database.born, host)) or self.make(database, host)
 
     def make(self, database: Database, host: str, marker: bytes | None = None) -> Hub:
         key = database.born, host
-        hub = self._hubs[key] = Hub(self, database, host, marker)
+        hub = self._hubs[key] = self.kind(self, database, host, marker)
         self.opener.begin(self._keep(key, hub))
         return hub
 
     async def _keep(self, key: tuple[int, str], hub: Hub) -> None:
-        while hub.wanted():
+        while hub.stays():
             try:
                 await hub.run()
             except Exception as error:

@@ -420,6 +420,8 @@ class Opening:
         except BaseException:
             rest.close()
             raise
+        if self.running.colleagues is not None:
+            self.running.colleagues.opened(about.place, dialed.pid)
 
     def say_ended(self, error: Ended) -> None:
         self.running.say_closing(self.label, error.message, self.since)

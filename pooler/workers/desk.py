@@ -51,6 +51,8 @@ PATIENCE = 2.0
 ANSWER = 5.0
 """Seconds for a worker to answer what is asked of all."""
 NO_ROOM = "no more connections allowed: no descriptors are left"
+DESK = -1
+"""The desk in the ledger, for connections of its own."""
 PROGRAM = ("-P", "-m", "pooler.commands.worker")
 
 
@@ -123,8 +125,11 @@ class Desk:
         self.workers: dict[int, Worker] = {}
         self.lost = Lost()
         self.ending = False
-        self.on_gone: list[Callable[[], None]] = []
-        """Called when a worker has ended."""
+        self.on_ready: list[Callable[[], None]] = []
+        self.on_gone: list[Callable[[int], None]] = []
+        """Called when a worker serves, and with the number of one that has ended."""
+        self.works_of: list[Callable[[int], Mapping[str, Callable[..., Any]]]] = []
+        """What else than the desk works for the worker of a number."""
         self._setup = setup
         self._serve = serve
         self._wants: dict[tuple[int, str, str], Want] = {}
@@ -145,6 +150,7 @@ class Desk:
 
     def start(self) -> None:
         """All of them. Raises OSError."""
+        self.running.number_from(self.count + 1, self.count + 1)
         for number in range(self.count):
             self._start(number)
 
@@ -164,8 +170,9 @@ class Desk:
         self.workers[number] = worker
         self._started[number] = running.now()
         # A worker's numbers are its own, those of one that was started anew too.
-        first = number + 1 + self.count * 1_000_000 * (next(self._generation) - 1 - number)
-        line.put("setup", self.running.config, number, self.count, *self._setup, max(first, number + 1), self.count)
+        step = self.count + 1
+        first = number + 1 + step * 1_000_000 * (next(self._generation) - 1 - number)
+        line.put("setup", self.running.config, number, self.count, *self._setup, max(first, number + 1), step)
         for verb in self._standing():
             line.put("perform", verb)
 
@@ -195,11 +202,14 @@ class Desk:
             "cancel": partial(self._cancel, number),
             "console": partial(self._console, number),
             "cancel console": self._cancel_console,
+            **{name: work for works in self.works_of for name, work in works(number).items()},
         }
 
     def _ready(self, number: int) -> None:
         worker = self.workers[number]
         worker.ready, worker.heard = True, self.running.now()
+        for listener in self.on_ready:
+            listener()
 
     async def all_ready(self) -> None:
         """Until everyone serves, or one has ended instead."""
@@ -209,16 +219,16 @@ class Desk:
     def _ended(self, number: int) -> None:
         worker = self.workers.pop(number)
         running = self.running
-        self._keep(self._reap(worker))
+        self.keep(self._reap(worker))
         if worker.last is not None:
             self.lost.add(worker.last)
         self.ledger.gone(number)
         for key in [key for key in self._wants if key[0] == number]:
             self._forget(key)
-        self._serve_wants()
+        self.serve_wants()
         self._hand_again(worker)
         for listener in self.on_gone:
-            listener()
+            listener(number)
         if self.ending or running.leaving:
             return
         who = f"worker {number} (pid {worker.process.pid})"
@@ -366,9 +376,9 @@ class Desk:
         accounts = servers_of(database, user)
         self.ledger.give_back(number, accounts, sized)
         self.ledger.give_back(number, accounts[1:], unsized)
-        self._serve_wants()
+        self.serve_wants()
 
-    def _serve_wants(self) -> None:
+    def serve_wants(self) -> None:
         """There may be room: the longest waiting first."""
         for want in sorted(self._wants.values(), key=lambda want: want.since):
             if want.key in self._wants:
@@ -378,7 +388,7 @@ class Desk:
         want.pressed = self.running.loop.call_later(PRESS, self._press, want)
 
     def _press(self, want: Want) -> None:
-        self._keep(self._press_for(want))
+        self.keep(self._press_for(want))
 
     async def _press_for(self, want: Want) -> None:
         """Have another worker give up a server: one that it does not need; else, who has more than its part gives the
@@ -386,21 +396,31 @@ class Desk:
         full = next(self._full(want), None)
         if full is None or want.key not in self._wants:
             return
-        others = [
-            (worker, count)
-            for number, count in self.ledger.holders(full)
-            if number != want.worker and (worker := self.workers.get(number)) is not None and not worker.silent
-        ]
-        for worker, _ in others:
-            if await self._asked_to_yield(worker, full, None):
-                break
-        else:
+        others = self._others(full, want.worker)
+        if not await self._one_yields(others, full):
             part, has = self._part(full, dict(want.accounts)[full]), self.ledger.held(want.worker, full)
             if others and has < part:
                 worker, count = others[0]
                 await self._asked_to_yield(worker, full, 0.0 if count > part else want.since + SLACK)
         if self._wants.get(want.key) is want:
             self._press_later(want)
+
+    async def press(self, account: Account) -> None:
+        """Have a worker give up a server that it does not need, for the desk."""
+        await self._one_yields(self._others(account, DESK), account)
+
+    def _others(self, account: Account, but: int) -> list[tuple[Worker, int]]:
+        return [
+            (worker, count)
+            for number, count in self.ledger.holders(account)
+            if number != but and (worker := self.workers.get(number)) is not None and not worker.silent
+        ]
+
+    async def _one_yields(self, others: Iterable[tuple[Worker, int]], account: Account) -> bool:
+        for worker, _ in others:
+            if await self._asked_to_yield(worker, account, None):
+                return True
+        return False
 
     async def _asked_to_yield(self, worker: Worker, account: Account, since: float | None) -> bool:
         try:
@@ -413,7 +433,8 @@ class Desk:
     def _part(self, account: Account, limit: int) -> int:
         """What each may have who has some of it, or wants some."""
         wanting = {want.worker for want in self._wants.values() if account in dict(want.accounts)}
-        return max(1, limit // len(wanting.union(number for number, _ in self.ledger.holders(account))))
+        having = {number for number, _ in self.ledger.holders(account) if number != DESK}
+        return max(1, limit // len(wanting | having))
 
     def _full(self, want: Want) -> Iterator[Account]:
         """What stands in its way."""
@@ -455,7 +476,7 @@ class Desk:
         found = await self.gather("figures", clients, servers, histograms)
         for number, snapshot in found.items():
             self._note(number, snapshot)
-        return self.sum_of(found, histograms=histograms)
+        return self.sum_of(found, servers=servers, histograms=histograms)
 
     def _note(self, number: int, snapshot: Snapshot) -> None:
         worker = self.workers.get(number)
@@ -466,11 +487,13 @@ class Desk:
             worker.before = worker.last
         worker.last = snapshot
 
-    def sum_of(self, found: Mapping[int, Snapshot], *, histograms: bool = False) -> Snapshot:
+    def sum_of(
+        self, found: Mapping[int, Snapshot], *, servers: bool = False, histograms: bool = False
+    ) -> Snapshot:
         """With what is known of those that have not answered."""
         known = {worker.number: worker.last for worker in self.workers.values() if worker.last is not None}
         snapshots = {**known, **found}
-        own = self._house.snapshot(histograms=histograms)
+        own = self._house.snapshot(servers=servers, histograms=histograms)
         return together(own, snapshots, self.lost, self.window, tuple(self._rows(snapshots)))
 
     def known(self) -> Snapshot:
@@ -518,7 +541,7 @@ class Desk:
             elif quiet > SILENT and not worker.silent:
                 worker.silent = True
                 self.running.say(WARNING, f"worker {worker.number} does not answer: nobody new is handed to it")
-            self._keep(self._look_at(worker))
+            self.keep(self._look_at(worker))
 
     async def _look_at(self, worker: Worker) -> None:
         try:
@@ -570,7 +593,7 @@ class Desk:
     def configured(self, found: Changes) -> None:
         """There is another configuration: all are told, and `in_force` is when they have it."""
         self.forget_welcomes()
-        self.in_force = self._keep(self._configure())
+        self.in_force = self.keep(self._configure())
 
     async def _configure(self) -> None:
         answers = await self.ask_all("configure", self.running.config)
@@ -592,7 +615,7 @@ class Desk:
         sock = socket.socket(fileno=descriptors[0])
         session = ConsoleSession(user, rights, parameters, key, number, label)
         self._consoles[number] = session
-        self._keep(self._have(self.workers[worker].line, Channel(sock, self.running.loop), session))
+        self.keep(self._have(self.workers[worker].line, Channel(sock, self.running.loop), session))
 
     async def _have(self, line: Line, channel: Channel, session: ConsoleSession) -> None:
         """One session; the worker, who has the client, is told how it has ended."""
@@ -619,7 +642,7 @@ class Desk:
         if session is not None:
             session.canceled.set()
 
-    def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self.running.loop.create_task(self.running.rounds.once("desk", work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -170,11 +170,11 @@ class Hand:
         was taken."""
         if not descriptors:
             # Our table of descriptors is full; it may go elsewhere, and makes us look who can go.
-            self._put("refused", place)
+            self.say("refused", place)
             self._strangers.make_way()
             return
         (descriptor,) = descriptors
-        self._put("taken", place)
+        self.say("taken", place)
         self.clients = elsewhere
         sock = socket.socket(fileno=descriptor)
         if sock.family == socket.AF_UNIX:
@@ -224,7 +224,7 @@ class Hand:
             raise LoginError(LIMITS[full[0]])
 
     def left(self, database: str | None, user: str) -> None:
-        self._put("left", database, user)
+        self.say("left", database, user)
 
     # ---- servers
 
@@ -249,7 +249,7 @@ class Hand:
             return
         self._wanted[name] = sized, needed, limits
         since = self._running.now() - waited
-        self._put("want", *name, sized, needed, limits, since)
+        self.say("want", *name, sized, needed, limits, since)
         if not again:
             self._running.loop.call_later(STILL, self._still, pool)
 
@@ -261,7 +261,7 @@ class Hand:
         waits = pool.wanting or any(waiter.claim is not None for waiter in pool.newcomers.values())
         if not waits or self._opener.rests(pool):
             del self._wanted[name]
-            self._put("unwanted", *name)
+            self.say("unwanted", *name)
             return
         pool.engine.full = False
         self._opener.consider(pool)
@@ -297,7 +297,7 @@ class Hand:
 
     def _give_back(self, name: Name, sized: int, unsized: int) -> None:
         if sized or unsized:
-            self._put("back", *name, sized, unsized)
+            self.say("back", *name, sized, unsized)
 
     async def yield_one(self, account: Account, since: float | None) -> bool:
         """A server of this account is wanted elsewhere: whether one has gone that nobody needs. `since`: if there is
@@ -348,7 +348,10 @@ class Hand:
         return False
 
     def learned(self, pool: PoolState, reported: Mapping[str, str]) -> None:
-        self._put("learned", *_name(pool), dict(reported))
+        self.say("learned", *_name(pool), dict(reported))
+
+    def opened(self, place: tuple[str, int], pid: int) -> None:
+        self.say("opened", place, pid)
 
     def welcome(self, database: str, user: str, reported: Mapping[str, str]) -> None:
         """A server elsewhere has said this of itself."""
@@ -431,9 +434,10 @@ class Hand:
         while True:
             await session.canceled.wait()
             session.canceled.clear()
-            self._put("cancel console", session.id)
+            self.say("cancel console", session.id)
 
-    def _put(self, name: str, *values: Any) -> None:
+    def say(self, name: str, *values: Any) -> None:
+        """To the desk."""
         if self._line is not None:
             self._line.put(name, *values)
 

@@ -301,14 +301,75 @@ def test_a_signal_to_the_group_ends_no_worker(start_pooler: StartBouncer) -> Non
         assert [row["state"] for row in workers(bouncer)] == ["serving"] * 2
 
 
-def test_listeners_hear_of_each_other(start_pooler: StartBouncer) -> None:
-    bouncer = start_pooler(sections={"pooler": {"workers": 2, "session_state": "keep"}})
-    with bouncer.connect() as one, bouncer.connect() as two:
-        one.execute("LISTEN here")
-        two.execute("LISTEN here")
-        two.execute("NOTIFY here, 'x'")
-        assert [n.payload for n in one.notifies(timeout=5, stop_after=1)] == ["x"]
-        assert [n.payload for n in two.notifies(timeout=5, stop_after=1)] == ["x"]
+LISTENING = "SELECT pid FROM pg_stat_activity WHERE application_name = 'pooler: LISTEN'"
+
+
+def told(one: psycopg.Connection[Any], last: str) -> list[tuple[str, int]]:
+    """(payload, process id) of what comes, up to this payload."""
+    found: list[tuple[str, int]] = []
+    for notify in one.notifies(timeout=20):
+        found.append((notify.payload, notify.pid))
+        if notify.payload == last:
+            break
+    return found
+
+
+def free(bouncer: Bouncer) -> bool:
+    return bool(bouncer.pool()["sv_active"] == 0)
+
+
+def test_one_server_listens_for_all_and_who_notifies_is_known(start_pooler: StartBouncer, cluster: Cluster) -> None:
+    """Whichever worker they are in; the limits have one connection more to hold."""
+    keep = {"pooler": {"workers": 3, "session_state": "keep"}}
+    bouncer = start_pooler(sections=keep, default_pool_size=3, max_db_connections=4)
+    with ExitStack() as stack:
+        everybody = [stack.enter_context(bouncer.connect()) for _ in range(6)]
+        for number, one in enumerate(everybody):
+            one.execute(f"LISTEN here; LISTEN c{number}")
+        until(lambda: free(bouncer), "nobody to keep a server")
+        (row,) = [row for row in bouncer.admin("SHOW SERVERS") if row["state"] == "listening"]
+        assert cluster.sql(LISTENING) == [(row["remote_pid"],)]
+        assert len({row["id"] for row in bouncer.admin("SHOW SERVERS")}) == len(bouncer.admin("SHOW SERVERS"))
+        ids = {one.info.backend_pid for one in everybody}
+        assert len(ids) == 6
+        for turn, one in enumerate(everybody):
+            one.execute(f"SELECT pg_notify('here', '{turn}')")
+            assert len(cluster.backends("app")) <= 4
+        cluster.sql("NOTIFY c2, 'own'; NOTIFY here, 'last'", dbname="app")
+        for number, one in enumerate(everybody):
+            found = told(one, "last")
+            assert found[:6] == [(str(turn), who.info.backend_pid) for turn, who in enumerate(everybody)]
+            assert [payload for payload, _ in found[6:]] == (["own", "last"] if number == 2 else ["last"])
+            assert found[-1][1] not in ids
+
+
+def test_who_listens_in_another_worker_does_not_notice_that_one_is_killed(
+    start_pooler: StartBouncer, cluster: Cluster
+) -> None:
+    bouncer = start_pooler(sections={"pooler": {"workers": 2, "session_state": "keep"}}, default_pool_size=4)
+    with ExitStack() as stack:
+        everybody = [stack.enter_context(bouncer.connect()) for _ in range(4)]
+        for one in everybody:
+            one.execute("LISTEN here")
+        until(lambda: free(bouncer), "nobody to keep a server")
+        before = cluster.sql(LISTENING)
+        os.kill(workers(bouncer)[0]["pid"], signal.SIGKILL)
+        until(lambda: bouncer.pool()["cl_active"] == 2, "its clients to be gone")
+        until(lambda: [row["state"] for row in workers(bouncer)] == ["serving"] * 2, "another worker")
+        late = [stack.enter_context(bouncer.connect()) for _ in range(2)]
+        for number, one in enumerate(late):
+            one.execute(f"LISTEN here; LISTEN late{number}")
+        until(lambda: free(bouncer), "nobody to keep a server")
+        late[0].execute("NOTIFY here, 'x'")
+        heard = 0
+        for one in (*everybody, *late):
+            try:
+                heard += told(one, "x") == [("x", late[0].info.backend_pid)]
+            except psycopg.OperationalError:
+                continue
+        assert heard == 4
+        assert cluster.sql(LISTENING) == before
+    assert "miss what is notified" not in bouncer.log_text()
 
 
 def test_one_worker_is_one_process(start_pooler: StartBouncer) -> None:

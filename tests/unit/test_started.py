@@ -159,7 +159,7 @@ STARTED: dict[str, str] = {
     "pooler/commands/worker.py run.serve.turn_forever: forever": "pooler.test_rounds::test_the_next_round_comes",
     "pooler/workers/desk.py Desk.look_forever: forever": "pooler.test_rounds::test_the_next_round_comes",
     "pooler/workers/hand.py Hand.settle_forever: forever": "pooler.test_rounds::test_the_next_round_comes",
-    "pooler/workers/desk.py Desk._keep: create_task":
+    "pooler/workers/desk.py Desk.keep: create_task":
         "pooler.test_rounds::test_what_is_done_once_ends_nothing_beside_it",
     "pooler/workers/desk.py Desk._ended: call_later": CALLBACK,
     "pooler/workers/desk.py Desk._start_again: call_later": CALLBACK,
@@ -176,6 +176,7 @@ STARTED: dict[str, str] = {
     "pooler/workers/desk.py Desk.figures: gather": OWNER + "the question",
     "pooler/workers/desk.py Desk.gather_descriptors: gather": OWNER + "the question",
     "pooler/workers/desk.py Desk.gather_sessions: gather": OWNER + "the question",
+    "pooler/workers/hearing.py Ears._tell_lost: gather": OWNER + "the question",
     "pooler/workers/hand.py Hand.console: create_task": OWNER + "the session",
     "pooler/workers/hand.py Hand.console: gather": OWNER + "the session",
 }  # fmt: skip

@@ -35,7 +35,7 @@ def test_a_listening_server_that_fails_is_opened_again(house: House, monkeypatch
 
     monkeypatch.setattr(house.bouncer.opener, "target", target)
     monkeypatch.setattr(Hub, "wanted", lambda _: {b"foo"} if tried < 2 else set())
-    monkeypatch.setattr(Hub, "_asker", lambda _: house.pool())
+    monkeypatch.setattr(Hub, "asker", lambda _: house.pool())
 
     async def scene() -> None:
         house.bouncer.hubs.make(house.pool().database, "127.0.0.1")
