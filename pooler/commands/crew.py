@@ -36,6 +36,7 @@ class Crew:
             lambda channel, session: console(channel, session, self.union),
         )  # fmt: skip
         self.union: Union = Union(bouncer, desk, Chief(bouncer.control, desk))
+        bouncer.janitor.keeps_ready = False
         bouncer.periods.figures = Summed(desk)
         bouncer.periods.before = lambda: desk.figures(histograms=True)
         bouncer.reconfiguration.on_change.append(desk.configured)

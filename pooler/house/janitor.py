@@ -63,6 +63,8 @@ class Janitor:
         self._dns = dns
         self._strangers = strangers
         self._survey = survey
+        self.keeps_ready = True
+        """Whether there are pools here that are to have servers before anybody asks; a desk's workers have them."""
         self._no_ring = running.relay.no_ring
         """Why io_uring is not used, as far as the log knows."""
         self._agenda: Agenda[Pool] = Agenda()
@@ -338,7 +340,7 @@ class Janitor:
     def keep_forced_pools(self) -> None:
         """A database with a fixed user and a min_pool_size has its pool before the first client comes."""
         running = self._running
-        for config in running.config.databases.values():
+        for config in running.config.databases.values() if self.keeps_ready else ():
             if config.user is not None and running.registry.min_pool_size(config):
                 database = running.database(config.name)
                 assert database is not None
@@ -359,7 +361,7 @@ class Janitor:
         running = self._running
         least = running.registry.min_pool_size(pool.database.config)
         in_use = pool.clients or pool.database.config.user is not None
-        if not (least and in_use and pool.servers < min(least, running.registry.pool_size(pool))):
+        if not (self.keeps_ready and least and in_use and pool.servers < min(least, running.registry.pool_size(pool))):
             return inf
         self._opener.consider(pool, needed=True)
         return now

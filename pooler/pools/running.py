@@ -241,6 +241,10 @@ class Running:
     def drop(self, connection: relay.Conn, reason: Reason) -> None:
         self.relay.drop(connection, reason.value)
 
+    def evict(self, server: relay.Server, reason: Reason) -> None:
+        """It goes for somebody who waits elsewhere."""
+        self.relay.evict(server, reason.value)
+
     def end_servers(self, pool: PoolState, reason: Reason) -> None:
         for server in pool.engine.servers():
             self.drop(server, reason)

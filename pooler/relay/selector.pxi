@@ -399,6 +399,12 @@ cdef class Relay:
         self.now = now_us()
         self.lose(connection, reason, tell, sqlstate)
 
+    def evict(self, Server s, str reason):
+        """End a server that goes for somebody else: what it is asked by us the next one will be asked."""
+        if s.question is not None and s.pool.question is None:
+            s.pool.question = s.question
+        self.drop(s, reason)
+
     def stamp(self):
         """The relay's clock, now, in microseconds."""
         self.now = now_us()

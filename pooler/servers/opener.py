@@ -139,7 +139,7 @@ class Opener:
         if not spare:
             return False
         oldest = max(spare, key=lambda server: (server.state_name != ServerState.TESTED, server.idle_us))
-        self.running.drop(oldest, LIMITS[answer])
+        self.running.evict(oldest, LIMITS[answer])
         return True
 
     def room_made(self, pool: PoolState) -> None:

@@ -255,17 +255,23 @@ class Hand:
 
     def _still(self, pool: PoolState) -> None:
         """Whether it is still wanted."""
-        name = _name(pool)
-        if name not in self._wanted:
-            return
-        waits = pool.wanting or any(waiter.claim is not None for waiter in pool.newcomers.values())
-        if not waits or self._opener.rests(pool):
-            del self._wanted[name]
-            self.say("unwanted", *name)
+        if self._wanted_no_more(pool):
             return
         pool.engine.full = False
         self._opener.consider(pool)
         self._running.loop.call_later(STILL, self._still, pool)
+
+    def _wanted_no_more(self, pool: PoolState) -> bool:
+        """Whether no server is wanted there, or none any more, which the desk is told."""
+        name = _name(pool)
+        if name not in self._wanted:
+            return True
+        waits = pool.wanting or any(waiter.claim is not None for waiter in pool.newcomers.values())
+        if waits and not self._opener.rests(pool):
+            return False
+        del self._wanted[name]
+        self.say("unwanted", *name)
+        return True
 
     def granted(self, database: str, user: str, sized: bool) -> None:
         """One more server of this pool may be opened."""
@@ -328,7 +334,7 @@ class Hand:
         ]
         if not spare:
             return False
-        self._running.drop(max(spare, key=lambda server: server.idle_us), Reason.EVICTED_FOR_POOL)
+        self._running.evict(max(spare, key=lambda server: server.idle_us), Reason.EVICTED_FOR_POOL)
         return True
 
     def yields(self, pool: PoolState) -> bool:
@@ -343,7 +349,7 @@ class Hand:
             spare = standing(pool.engine, Standing.SPARE)
             if not spare:
                 return False
-            self._running.drop(spare[0], Reason.EVICTED_FOR_POOL)
+            self._running.evict(spare[0], Reason.EVICTED_FOR_POOL)
             return True
         return False
 
@@ -359,6 +365,8 @@ class Hand:
         pool = found.pools.get(user) if found is not None else None
         if pool is not None and pool.welcome is None:
             self._opener.greet(pool, reported)
+            # Who has waited for that alone needs none.
+            self._wanted_no_more(pool)
 
     # ---- what is asked of all
 

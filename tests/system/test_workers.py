@@ -135,6 +135,25 @@ def test_as_many_are_kept_ready_by_all_as_by_one(start_pooler: StartBouncer, clu
         assert len(cluster.backends("app")) == 3
 
 
+def test_where_the_user_is_fixed_they_are_ready_before_anybody_comes(
+    start_pooler: StartBouncer, cluster: Cluster
+) -> None:
+    """And the desk, which serves nobody, has none."""
+    app = f"host={cluster.host} port={cluster.port} dbname=app user={SUPERUSER}"
+    bouncer = start_pooler(sections=TWO, databases={"app": app}, min_pool_size=3)
+    until(lambda: sum(row["servers"] for row in workers(bouncer)) == 3, "three")
+    assert len(bouncer.admin("SHOW SERVERS")) == len(cluster.backends("app")) == 3
+
+
+def test_what_a_server_that_goes_elsewhere_was_asked_by_us_is_asked_again(start_pooler: StartBouncer) -> None:
+    """For the database's own code, by the only server that there may be."""
+    bouncer = start_pooler(sections={"pooler": {"workers": 2, "session_state": "keep"}}, default_pool_size=1)
+    with client(bouncer) as one, client(bouncer) as two:
+        one.query("SELECT 1")
+        bouncer.wait_log("0 names of its own may leave")
+        assert two.rows("SELECT 2") == [[b"2"]]
+
+
 def test_the_reserve_is_of_all(start_pooler: StartBouncer, cluster: Cluster) -> None:
     """Also where the pool's servers are another worker's."""
     bouncer = start_pooler(sections=TWO, default_pool_size=1, reserve_pool_size=1, reserve_pool_timeout=0.3)
