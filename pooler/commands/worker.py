@@ -52,15 +52,17 @@ def run(
     plain: bool,
     verbose: int,
     secret: str,
+    tickets: bytes,
     first: int,
     step: int,
 ) -> int:
     """Serve what the desk hands over. `plain`: from elsewhere than loopback nobody comes without TLS; `secret`: what
-    all workers know and nobody else."""
+    all workers know and nobody else; `tickets`: by which they take up each other's TLS sessions."""
     log = LineLog(verbose=verbose)
     log.configure(config.settings)
     logging.getLogger().addHandler(Bridge(log))
     secured = tls.start(config.settings)
+    secured.client.share_tickets(tickets)
     if secured.server.problem:
         log.line(WARNING, f"TLS setup failed: {secured.server.problem}")
     descriptors.provide(config)

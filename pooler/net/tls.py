@@ -21,7 +21,7 @@ from pooler.config.kinds import SslMode
 from pooler.config.settings import SETTINGS, Settings
 from pooler.config.whole import tls_problems
 from pooler.net.channel import tls_reason
-from pooler.relay.engine import demand_protocol, set_ciphersuites
+from pooler.relay.engine import demand_protocol, set_ciphersuites, share_tickets
 from pooler.values import dataclass
 
 ALPN = ["postgresql"]
@@ -44,6 +44,8 @@ SYSTEM_CIPHERS = ("default", "secure", "fast", "normal", "")
 """Words of *_tls_ciphers that leave OpenSSL's own choice."""
 SYSTEM_CHOICE = ("auto", "none", "")
 """Words of client_tls_dheparams, which knows no others, and of client_tls_ecdhcurve."""
+TICKET_KEYS = 80
+"""Random bytes by which sessions are taken up again: the name of the keys, what tickets are signed and hidden with."""
 SERVER_KEYS = tuple(key for key in SETTINGS if key.startswith("server_tls"))
 FILES = ("ca_file", "cert_file", "key_file")
 KEYS = frozenset(key for key in SETTINGS if key.startswith(("client_tls", "server_tls"))) | {"auth_type"}
@@ -77,6 +79,11 @@ class ClientTls:
 
     mode: SslMode = SslMode.disable
     context: ssl.SSLContext | None = None
+
+    def share_tickets(self, keys: bytes) -> None:
+        """Take up sessions again of all processes that have these."""
+        if self.context is not None:
+            share_tickets(self.context, keys)
 
 
 class ServerTls:

@@ -7,11 +7,15 @@ cdef extern from *:
     #define SSL_TLSEXT_ERR_OK 0
     #define SSL_TLSEXT_ERR_ALERT_FATAL 2
     #define SSL_CTRL_GET_NEGOTIATED_GROUP 134
+    #define SSL_CTRL_SET_TLSEXT_TICKET_KEYS 59
+    #define TICKET_KEYS 80
     #define ALPN_NAME "\\x0apostgresql"
     """
     int SSL_TLSEXT_ERR_OK
     int SSL_TLSEXT_ERR_ALERT_FATAL
     int SSL_CTRL_GET_NEGOTIATED_GROUP
+    int SSL_CTRL_SET_TLSEXT_TICKET_KEYS
+    int TICKET_KEYS
     const char *ALPN_NAME
 
 ctypedef void *(*context_of_ssl)(const void *ssl) noexcept nogil
@@ -27,6 +31,7 @@ cdef struct ContextCalls:
     set_suites suites
     set_choice choice
     ssl_ctrl ctrl
+    ssl_ctrl context_ctrl
     name_of_number name
 
 cdef ContextCalls context_calls
@@ -40,6 +45,7 @@ cdef void find_context_calls() noexcept:
     context_calls.suites = <set_suites>dlsym(handle, "SSL_CTX_set_ciphersuites")
     context_calls.choice = <set_choice>dlsym(handle, "SSL_CTX_set_alpn_select_cb")
     context_calls.ctrl = <ssl_ctrl>dlsym(handle, "SSL_ctrl")
+    context_calls.context_ctrl = <ssl_ctrl>dlsym(handle, "SSL_CTX_ctrl")
     context_calls.name = <name_of_number>dlsym(handle, "OBJ_nid2sn")
 
 
@@ -76,6 +82,18 @@ def demand_protocol(context):
         return False
     context_calls.choice(inside, choose_postgresql, NULL)
     return True
+
+
+def share_tickets(context, bytes keys):
+    """Let sessions be taken up again that another context of these 80 secret bytes has given a ticket for, and the other
+    way round. False: this cannot be had, and each takes up its own."""
+    cdef void *inside = context_inside(context)
+    cdef long done
+    if inside == NULL or context_calls.context_ctrl == NULL or len(keys) != TICKET_KEYS:
+        return False
+    done = context_calls.context_ctrl(inside, SSL_CTRL_SET_TLSEXT_TICKET_KEYS, TICKET_KEYS, PyBytes_AS_STRING(keys))
+    openssl.forget()
+    return done == 1
 
 
 def key_exchange(made, incoming, outgoing):

@@ -25,6 +25,7 @@ from pooler.config.whole import Changes
 from pooler.house.control import Control
 from pooler.log import ERROR, LOG, WARNING
 from pooler.net.channel import Channel, ConnectionClosed
+from pooler.net.tls import TICKET_KEYS
 from pooler.pools.refusal import LoginError
 from pooler.pools.running import Running
 from pooler.relay import LightTask, Newcomer
@@ -33,7 +34,7 @@ from pooler.values import dataclass
 from pooler.verbs import ConsoleSession, House, Remark, Verb
 from pooler.workers.ledger import CLIENTS, Account, Ledger, clients_of, servers_of
 from pooler.workers.line import Line, LineClosed
-from pooler.workers.together import Lost, counted, together
+from pooler.workers.together import Lost, counted, seen_together, together
 
 LOOK = 1.0
 """Seconds between two looks at each worker."""
@@ -131,6 +132,9 @@ class Desk:
         self.works_of: list[Callable[[int], Mapping[str, Callable[..., Any]]]] = []
         """What else than the desk works for the worker of a number."""
         self._setup = setup
+        self._tickets = os.urandom(TICKET_KEYS)
+        """By which all take up TLS sessions again; others with each configuration, since what was proved by an earlier
+        one may prove nothing now."""
         self._serve = serve
         self._wants: dict[tuple[int, str, str], Want] = {}
         self._welcomes: dict[tuple[str, str], Mapping[str, str]] = {}
@@ -172,7 +176,8 @@ class Desk:
         # A worker's numbers are its own, those of one that was started anew too.
         step = self.count + 1
         first = number + 1 + step * 1_000_000 * (next(self._generation) - 1 - number)
-        line.put("setup", self.running.config, number, self.count, *self._setup, max(first, number + 1), step)
+        numbers = max(first, number + 1), step
+        line.put("setup", self.running.config, number, self.count, *self._setup, self._tickets, *numbers)
         for verb in self._standing():
             line.put("perform", verb)
 
@@ -561,7 +566,7 @@ class Desk:
     async def gather_sessions(self) -> None:
         found, seen = await self.gather("sessions"), await self.gather("seen")
         self.sessions = [row for rows in found.values() for row in rows]
-        self.seen = list(_seen_together(row for rows in seen.values() for row in rows))
+        self.seen = list(seen_together(row for rows in seen.values() for row in rows))
 
     async def gather_descriptors(self) -> None:
         found = await self.gather("descriptors")
@@ -596,7 +601,8 @@ class Desk:
         self.in_force = self.keep(self._configure())
 
     async def _configure(self) -> None:
-        answers = await self.ask_all("configure", self.running.config)
+        self._tickets = os.urandom(TICKET_KEYS)
+        answers = await self.ask_all("configure", self.running.config, self._tickets)
         for number, answer in answers.items():
             if isinstance(answer, Exception):
                 self.running.say(ERROR, f"worker {number} goes on with the old configuration: {answer}")
@@ -655,20 +661,6 @@ def _rate(worker: Worker, last: Snapshot) -> float:
         return 0.0
     gained = last.total.since(before.total)
     return gained.xact_count / (last.now - before.now) if gained is not None else 0.0
-
-
-def _seen_together(rows: Iterable[SeenStat]) -> Iterable[SeenStat]:
-    groups: dict[tuple[str, ...], SeenStat] = {}
-    for row in rows:
-        key = row.database, row.user, row.kind, row.fate, row.statement
-        other = groups.get(key)
-        groups[key] = row if other is None else SeenStat(
-            *key,
-            row.count + other.count,
-            min(row.first_seen, other.first_seen),
-            max(row.last_seen, other.last_seen),
-        )
-    return groups.values()
 
 
 @dataclass(slots=True)

@@ -385,11 +385,12 @@ class Hand:
     async def perform(self, verb: Verb) -> Remark | None:
         return await self._control.obey(verb)
 
-    async def configure(self, config: Config) -> None:
-        """From now on this is the configuration."""
+    async def configure(self, config: Config, tickets: bytes) -> None:
+        """From now on this is the configuration; `tickets`: by which all workers take up TLS sessions again."""
         running, secured = self._running, None
         try:
             secured = await aside(lambda: tls.renew(config.settings))
+            secured.client.share_tickets(tickets)
         except tls.TlsProblem as problem:
             running.say(ERROR, problem.log)
         self._control.reconfiguration.adopt(dataclasses.replace(config, warnings=()), secured)

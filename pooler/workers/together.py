@@ -25,6 +25,7 @@ from pooler.stats import (
     PeerStat,
     PoolStat,
     ProcessStat,
+    SeenStat,
     Snapshot,
     UserStat,
     Window,
@@ -230,3 +231,18 @@ def _loop(everybody: Sequence[Snapshot]) -> LoopStat:
         max(turn.longest_turn_cpu_us for turn in turns),
         next((turn.no_ring for turn in turns if turn.no_ring), ""),
     )
+
+
+def seen_together(rows: Iterable[SeenStat]) -> Iterable[SeenStat]:
+    """What was seen anywhere, each once."""
+    groups: dict[tuple[str, ...], SeenStat] = {}
+    for row in rows:
+        key = row.database, row.user, row.kind, row.fate, row.statement
+        other = groups.get(key)
+        groups[key] = row if other is None else SeenStat(
+            *key,
+            row.count + other.count,
+            min(row.first_seen, other.first_seen),
+            max(row.last_seen, other.last_seen),
+        )
+    return groups.values()

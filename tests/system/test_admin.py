@@ -110,6 +110,7 @@ def open_sockets(bouncer: Bouncer) -> list[dict[str, Any]]:
     return sorted(bouncer.admin("SHOW FDS"), key=lambda row: (row["task"], row["addr"], row["fd"]))
 
 
+@pytest.mark.one_process("each worker has a server of its own")
 def test_fds_are_the_open_sockets_of_pools_and_listeners(start_suspendable: StartBouncer) -> None:
     bouncer = start_suspendable(server_tls_sslmode="disable")
     with bouncer.connect() as busy, bouncer.connect() as idle:
@@ -154,6 +155,7 @@ def test_fds_never_show_what_is_secret(start_pooler: StartBouncer, cluster: Clus
     assert {tuple(row[name] for name in secret) for row in found} == {(None, None, None, 0)}
 
 
+@pytest.mark.one_process("each worker counts what it has itself")
 def test_mem_counts_the_objects_there_are(start_pooler: StartBouncer) -> None:
     bouncer = start_pooler()
     with bouncer.connect(prepare_threshold=0) as client:

@@ -97,6 +97,7 @@ def test_answers_that_are_none(start_either: StartBouncer, query: str, reason: s
     assert bouncer.pool("app", "postgres")["sv_idle"] == 0
 
 
+@pytest.mark.one_process("each worker asks by a server of its own")
 @pytest.mark.parametrize(
     "query",
     [

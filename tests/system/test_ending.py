@@ -143,7 +143,7 @@ def hang_statement(start: StartBouncer, hanging: Path, silence: int) -> Bouncer:
 
 
 def threads(pooler: Bouncer) -> int:
-    return len(os.listdir(f"/proc/{pooler.pid}/task"))
+    return max(len(os.listdir(f"/proc/{pid}/task")) for pid in pooler.pids)
 
 
 HANGS = {

@@ -53,6 +53,7 @@ def leave(clients: list[psycopg.Connection[Any]]) -> None:
         client.close()
 
 
+@pytest.mark.one_process("each worker takes the addresses of a name in turn by itself")
 def test_all_addresses_of_a_name_are_used_in_turn(named: Named) -> None:
     named.are("127.0.0.1 db.test", "127.0.0.2 db.test")
     bouncer = named.start()

@@ -277,11 +277,16 @@ def name(run: tuple[Scenario, dict[str, Any]]) -> str:
 
 LASTING = (waits, timeouts)
 """Runs of some seconds."""
+ALONE = pytest.mark.one_process("each worker has servers of its own, of which each is told")
+
+
+def marks(scenario: Scenario) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.slow] * (scenario in LASTING) + [ALONE] * (scenario in (plain,))
 
 
 @pytest.mark.parametrize(
     ("scenario", "settings"),
-    [pytest.param(*run, id=name(run), marks=[pytest.mark.slow] * (run[0] in LASTING)) for run in RUNS],
+    [pytest.param(*run, id=name(run), marks=marks(run[0])) for run in RUNS],
 )
 def test_a_run_has_the_same_log(
     start_pooler: StartBouncer,

@@ -68,6 +68,7 @@ class Counted(Stream):
         self.answer()
 
 
+@pytest.mark.one_process("in each worker somebody waits for a first server")
 def test_counted_traffic_is_the_same_on_every_front(start_pooler: StartBouncer, tmp_path: Path) -> None:
     bouncer, url, log = measured(start_pooler, tmp_path, default_pool_size=1)
     with Counted(bouncer.port) as one, Counted(bouncer.port) as two:

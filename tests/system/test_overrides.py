@@ -302,6 +302,7 @@ def test_cancel_wait_timeout(start_pooler: StartBouncer, cluster: Cluster, start
     bouncer.wait_log(r"S-\S+ app/postgres@\S+ closing because: close_needed")
 
 
+@pytest.mark.one_process("each worker opens one server at a time")
 def test_waiting_for_the_first_server(start_pooler: StartBouncer, cluster: Cluster, start_proxy: StartProxy) -> None:
     """A client can be ended, and the place can change, while nobody answers there; then the new place is used."""
     proxy = start_proxy(cluster.port)
@@ -377,7 +378,7 @@ def test_sockets_are_set_up_as_told(start_pooler: StartBouncer) -> None:
     with ExitStack() as stack:
         one = stack.enter_context(client(bouncer))
         one.query("SELECT 1")
-        sockets = [stack.enter_context(each) for each in tcp_sockets(bouncer.pid)]
+        sockets = [stack.enter_context(each) for pid in bouncer.pids for each in tcp_sockets(pid)]
         # The client's and the server's.
         assert len(sockets) == 2
         for each in sockets:

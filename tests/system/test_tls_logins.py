@@ -146,6 +146,18 @@ def test_sessions_are_taken_up_again(start: Start, protocol: ssl.TLSVersion) -> 
 
 
 @pytest.mark.parametrize("protocol", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_sessions_are_taken_up_again_by_another_worker(
+    start_pooler: StartBouncer, cluster: Cluster, protocol: ssl.TLSVersion
+) -> None:
+    """And none of before another configuration, which may trust others."""
+    bouncer = start_pooler(**tls_settings(cluster), sections={"pooler": {"workers": 3}})
+    client = Returning(bouncer, protocol)
+    assert [client.come("postgres") for _ in range(4)] == [(False, "Z"), *[(True, "Z")] * 3]
+    bouncer.admin("RELOAD")
+    assert [client.come("postgres") for _ in range(3)] == [(False, "Z"), (True, "Z"), (True, "Z")]
+
+
+@pytest.mark.parametrize("protocol", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_a_session_that_is_taken_up_again_has_its_certificate(
     start: Start, cluster: Cluster, protocol: ssl.TLSVersion
 ) -> None:
