@@ -51,7 +51,7 @@ class Crew:
         """Have all of them serve before anybody is let in. Raises ServiceError."""
         desk = self.desk
         ending.also(desk.kill)
-        service.gone = dict.fromkeys((Phase.WAIT_FOR_SERVERS, Phase.WAIT_FOR_CLIENTS), lambda: not desk.workers)
+        service.gone = dict.fromkeys((Phase.WAIT_FOR_SERVERS, Phase.WAIT_FOR_CLIENTS), desk.all_gone)
         try:
             desk.start()
         except OSError as error:

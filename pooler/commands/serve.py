@@ -237,7 +237,7 @@ async def _serve(start: Start) -> int:
     running.instruct_relay()
     running.tls = start.secured
     running.rounds.watch_over(loop)
-    crew = staffed(bouncer, config, given, plain) if workers(config, given) > 1 else None
+    crew = staffed(bouncer, start, plain) if workers(config, given) > 1 else None
     service = Service(
         running,
         bouncer.opener,
@@ -299,13 +299,14 @@ def workers(config: Config, given: Flags) -> int:
     return given.workers or config.own.workers
 
 
-def staffed(bouncer: Bouncer, config: Config, given: Flags, plain: bool) -> Crew:
+def staffed(bouncer: Bouncer, start: Start, plain: bool) -> Crew:
     """The workers of this process. Raises ServiceError."""
     from pooler.commands.crew import Crew
 
-    if given.reboot:
+    if start.old is not None:
         raise ServiceError("cannot reboot with workers: restart the service, or run it with one")
-    return Crew(bouncer, workers(config, given), (plain, given.verbose), secrets.token_hex(16), console)
+    given = start.given
+    return Crew(bouncer, workers(start.config, given), (plain, given.verbose), secrets.token_hex(16), console)
 
 
 def learning(

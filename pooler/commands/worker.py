@@ -97,6 +97,7 @@ def run(
             lambda: bouncer.door(aliases_only=True), service.stop_now,
         )  # fmt: skip
         hands.append(hand)
+        service.gone = {phase: hand.tells(gone) for phase, gone in service.gone.items()}
         far = FarHubs(running, bouncer.hubs, secret, hand.say)
         line = Line(sock, loop, {**hand.works, **far.works}, service.stop_now, running.rounds.failed)
         hand.begin(line, {0: door})

@@ -76,6 +76,8 @@ class Worker:
     handed: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Those of them that it has not taken yet: the port they came by, and a descriptor of ours."""
     silent: bool = False
+    gone: bool = False
+    """Whether all are gone there whom an orderly end waits for."""
 
 
 @dataclass(slots=True)
@@ -200,6 +202,7 @@ class Desk:
             "refused": partial(self._refused, number),
             "admit": partial(self._admit, number),
             "left": partial(self._left, number),
+            "gone": partial(self._gone, number),
             "want": partial(self._want, number),
             "unwanted": partial(self._unwanted, number),
             "back": partial(self._back, number),
@@ -304,6 +307,7 @@ class Desk:
             return False
         place = next(self._places)
         worker.coming += 1
+        worker.gone = False
         worker.handed[place] = port, os.dup(descriptor)
         elsewhere = self.ledger.total(CLIENTS) - self.ledger.held(worker.number, CLIENTS)
         worker.line.put("newcomer", place, port, elsewhere, descriptors=[descriptor])
@@ -336,6 +340,15 @@ class Desk:
 
     def _left(self, number: int, database: str | None, user: str) -> None:
         self.ledger.give_back(number, clients_of(database, user))
+
+    def _gone(self, number: int, gone: bool) -> None:
+        self.workers[number].gone = gone
+        self.running.changed.set()
+
+    def all_gone(self) -> bool:
+        """Whether those are gone whom an orderly end waits for. No worker ends before the others: who comes, as for the
+        console, is handed to any."""
+        return all(worker.gone for worker in self.workers.values())
 
     # ---- servers
 

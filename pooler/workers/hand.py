@@ -108,6 +108,8 @@ class Hand:
         self._house = house
         self._new_door = door
         self._end = end
+        self._gone = False
+        """What the desk was told of whom an orderly end waits for."""
         self._line: Line | None = None
         self._doors: dict[int, Door] = {}
         self._sized: Counter[Name] = Counter()
@@ -163,16 +165,27 @@ class Hand:
     def end(self) -> None:
         self._end()
 
+    def tells(self, gone: Callable[[], bool]) -> Callable[[], bool]:
+        """In place of a condition for the end: the desk hears of it, and says when it is for all."""
+        def tell() -> bool:
+            if (now := gone()) != self._gone:
+                self._gone = now
+                self.say("gone", now)
+            return False
+
+        return tell
+
     # ---- clients
 
     def newcomer(self, place: int, port: int, elsewhere: int, descriptors: Sequence[int]) -> None:
         """A client has come; `port`: one of the state's, 0: the pooler's own. `place`: what the desk calls it until it
         was taken."""
+        self._gone = False
         if not descriptors:
             # Our table of descriptors is full; it may go elsewhere, and makes us look who can go.
             self.say("refused", place)
             self._strangers.make_way()
-            return
+            return self._running.changed.set()
         (descriptor,) = descriptors
         self.say("taken", place)
         self.clients = elsewhere

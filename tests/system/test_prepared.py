@@ -215,6 +215,7 @@ def test_sql_level_prepare_belongs_to_the_server(start_pooler: StartBouncer) -> 
         one.rollback()
 
 
+@pytest.mark.one_process("each worker has a server of its own")
 def test_prepare_and_deallocate_with_names_of_ours_cost_nobody_anything(start_pooler: StartBouncer) -> None:
     bouncer = start_pooler(default_pool_size=1)
     with client(bouncer) as one, client(bouncer) as other:

@@ -259,6 +259,7 @@ def test_becoming_that_user(start_pooler: StartBouncer, monkeypatch: pytest.Monk
 # ---- the log
 
 
+@pytest.mark.one_process("a worker's line is written by the desk, a moment later")
 def test_every_line_has_the_prefix_and_comes_before_its_effect(pooler: Bouncer) -> None:
     with pytest.raises(psycopg.OperationalError, match="no such database: nowhere"):
         pooler.sql("SELECT 1", dbname="nowhere")

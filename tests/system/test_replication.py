@@ -192,6 +192,7 @@ def test_who_may(start_pooler: StartBouncer, cluster: Cluster) -> None:
         assert client.rows("SELECT 1") == [[b"1"]]
 
 
+@pytest.mark.one_process("who has come first is known within a worker")
 def test_pool_size_holds_for_those_who_come_first(start_pooler: StartBouncer, cluster: Cluster) -> None:
     """Nobody has been greeted yet, which is no reason to give all of them a server at once."""
     bouncer = replicating(start_pooler, cluster, default_pool_size=2)
