@@ -53,14 +53,15 @@ _FIRST_OWN = 16384
 
 
 def _sql(text: str) -> bytes:
-    """`{=}` and the like: PostgreSQL's own operators; `{oid}` and the like its types."""
+    """`{=}` and the like: PostgreSQL's own operators; `{oid}` and the like its types. (CASE x WHEN y looks for = by the
+    path, which is its session's last client's: CASE WHEN x {=} y does not.)"""
     text = re.sub(r"\{([^\w{}]+)\}", r"OPERATOR(pg_catalog.\1)", text)
     return re.sub(r"\{(\w+)\}", r"pg_catalog.\1", text).encode()
 
 
 def _text(expression: str) -> str:
     """Its bytes, whatever client_encoding says: UTF-8, where the server knows what it has."""
-    encoding = "CASE {getdatabaseencoding}() WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END"
+    encoding = "CASE WHEN {getdatabaseencoding}() {=} 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END"
     return f"{{encode}}({{convert_to}}({expression}, {encoding}), 'escape')"
 
 
@@ -97,10 +98,9 @@ _SOURCES = (
     "WITH own AS (SELECT p.oid, p.proname, l.lanname, CASE WHEN l.lanname {=} 'sql' AND p.prosrc {=} '' "
     "THEN {pg_get_functiondef}(p.oid) ELSE p.prosrc END AS source FROM {pg_proc} p JOIN {pg_language} l "
     "ON l.oid {=} p.prolang WHERE p.oid " + _OWN + " AND l.lanname {<>} 'internal') "
-    "SELECT '1255', oid::{text}, lanname::{text}, " + _text(_LONG) + " FROM own WHERE CASE lanname "
-    "WHEN 'c' THEN proname::{text} {=} ANY (ARRAY[" + ",".join(f"'{name}'" for name in _RUNNERS) + "]) "
-    "WHEN 'sql' THEN source {~*} " + _pattern(_SUSPICIOUS) + " WHEN 'plpgsql' THEN source {~*} " + _pattern(_SUSPICIOUS)
-    + " ELSE true END"
+    "SELECT '1255', oid::{text}, lanname::{text}, " + _text(_LONG) + " FROM own WHERE CASE "
+    "WHEN lanname {=} 'c' THEN proname::{text} {=} ANY (ARRAY[" + ",".join(f"'{name}'" for name in _RUNNERS) + "]) "
+    "WHEN lanname {=} 'sql' OR lanname {=} 'plpgsql' THEN source {~*} " + _pattern(_SUSPICIOUS) + " ELSE true END"
     + "".join(
         f" UNION ALL SELECT '{number}', t.oid::{{text}}, 'sql', {_text(written)} FROM {{{name}}} t "
         f"WHERE t.oid {_OWN} AND {tree}::{{text}} {{~}} {_CALLS}"
@@ -125,16 +125,16 @@ def sources() -> bytes:
 
 
 _NAME = (
-    "CASE hit.class WHEN 1255::{oid} THEN (SELECT proname::{text} FROM {pg_proc} WHERE oid {=} hit.obj) "
-    "WHEN 1259::{oid} THEN (SELECT relname::{text} FROM {pg_class} WHERE oid {=} hit.obj) "
-    "WHEN 1247::{oid} THEN (SELECT typname::{text} FROM {pg_type} WHERE oid {=} hit.obj) END"
+    "CASE WHEN hit.class {=} 1255::{oid} THEN (SELECT proname::{text} FROM {pg_proc} WHERE oid {=} hit.obj) "
+    "WHEN hit.class {=} 1259::{oid} THEN (SELECT relname::{text} FROM {pg_class} WHERE oid {=} hit.obj) "
+    "WHEN hit.class {=} 1247::{oid} THEN (SELECT typname::{text} FROM {pg_type} WHERE oid {=} hit.obj) END"
 )
 _STEPS = (
     # What the server's books say of what needs it; of a relation only rules of views and functions whose body it reads.
     "SELECT d.classid, d.objid, hit.w FROM {pg_depend} d "
-    "WHERE d.refclassid {=} hit.class AND d.refobjid {=} hit.obj AND CASE hit.class "
-    "WHEN 1259::{oid} THEN d.classid {=} 2618::{oid} OR d.classid {=} 1255::{oid} "
-    "WHEN 1247::{oid} THEN d.classid {=} 1259::{oid} OR d.classid {=} 1255::{oid} OR d.classid {=} 1247::{oid} "
+    "WHERE d.refclassid {=} hit.class AND d.refobjid {=} hit.obj AND CASE "
+    "WHEN hit.class {=} 1259::{oid} THEN d.classid {=} 2618::{oid} OR d.classid {=} 1255::{oid} "
+    "WHEN hit.class {=} 1247::{oid} THEN d.classid {=} 1259::{oid} OR d.classid {=} 1255::{oid} OR d.classid {=} 1247::{oid} "
     "ELSE hit.class {=} 1255::{oid} OR hit.class {=} 2617::{oid} END",
     "SELECT 1259::{oid}, ev_class, hit.w OR ev_type {<>} '1' FROM {pg_rewrite} "
     "WHERE hit.class {=} 2618::{oid} AND oid {=} hit.obj",

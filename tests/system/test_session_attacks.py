@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pooler import routines
 from tests.fixtures import stream
 from tests.fixtures.cluster import Cluster
 from tests.fixtures.process import Bouncer, StartBouncer
@@ -133,6 +134,20 @@ CREATE VIEW evil.pg_locks AS SELECT evil.caught('pg_locks')::text AS locktype, 1
 CREATE DOMAIN evil.text AS pg_catalog.text CHECK (evil.caught('text'));
 CREATE DOMAIN evil.oid AS pg_catalog.oid CHECK (evil.caught('oid'));
 """
+
+
+def test_what_is_asked_of_code_calls_nothing_of_a_hostile_path(made: Cluster) -> None:
+    """By any server that comes free, whatever path its last client has set."""
+    made.sql(HOSTILE, dbname="app")
+    try:
+        with Stream(("127.0.0.1", made.port)).login("app") as direct:
+            direct.query("SET search_path = evil, pg_catalog")
+            seeds = {("1255", "16384"): 1, ("1259", "16385"): 1, ("1247", "16386"): 1}
+            for question in (routines.changes(), routines.sources(), routines.callers(seeds)):
+                assert not errors(direct.query(question.decode()))
+        assert made.sql("SELECT * FROM evil.called", dbname="app") == []
+    finally:
+        made.sql("DROP SCHEMA evil CASCADE", dbname="app")
 
 
 def test_nothing_of_a_hostile_path_is_called(start_pooler: StartBouncer, made: Cluster, fresh: Facts) -> None:
