@@ -23,12 +23,15 @@ from pooler.process.service import Service
 from pooler.relay import Relay
 from pooler.verbs import ConsoleSession, House
 from pooler.workers.hand import Hand, LineLog
+from pooler.workers.handover import number_statements
 from pooler.workers.hearing import FarHubs
 from pooler.workers.line import Line, LineClosed, first_message
 
 UNHEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Sent to the whole group by a terminal or a service manager: the desk hears them, and says what is to be done."""
 SWITCH = 0.0005
+NUMBERS = 1_000_000
+"""Connections that one process may number in its time, as the desk has it."""
 
 
 def main(arguments: list[str]) -> int:
@@ -80,6 +83,7 @@ def run(
         running = bouncer.running
         running.registry.part = number, count
         running.number_from(first, step)
+        number_statements(selector, number, count, first // (count * NUMBERS))
         running.instruct_relay()
         running.tls = secured
         running.rounds.watch_over(loop)

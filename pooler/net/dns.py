@@ -73,6 +73,17 @@ class Dns:
         name.turn += 1
         return tuple(with_port(a, port) for a in name.addresses[first:] + name.addresses[:first])
 
+    def take_in(self, host: str, address: Address) -> bool:
+        """There is a connection to this host that was made elsewhere: whether the address is still the name's, as far
+        as is known. If it is found not to be later, that is told."""
+        if isinstance(address.sockaddr, str) or resolve_here(host, address.sockaddr[1]) is not None:
+            return True
+        name = self.names.setdefault(host, Name())
+        if name.known and ip(address) not in name.known:
+            return False
+        name.known |= {ip(address)}
+        return True
+
     def refresh(self, host: str) -> float:
         """Look up again a name that is in use, if what is known of it is too old; until when it is not."""
         name = self.names.get(host)

@@ -26,10 +26,10 @@ class Colleagues(Protocol):
     def left(self, database: str | None, user: str) -> None:
         """That client is gone."""
 
-    def may_open(self, pool: PoolState, *, sized: bool, needed: bool) -> bool:
+    def may_open(self, pool: PoolState, *, sized: bool, needed: bool, own: bool) -> bool:
         """Whether the limits of all leave room for one more server of `pool`. If not, that it is wanted is told, and
         the pool is considered again when there is. `sized`: pool_size counts; `needed`: nobody waits for it, so none
-        goes for it elsewhere."""
+        goes for it elsewhere; `own`: it is to be opened for one alone, so that no other server is of use."""
 
     def settle(self, pool: PoolState) -> None:
         """A server of `pool` is gone: its place is everybody's."""

@@ -66,12 +66,14 @@ cdef Statement share_statement(Client c, Server s, bytes body):
 
 cdef Statement new_statement(Relay relay, tuple key, bytes body):
     cdef Statement stmt = Statement.__new__(Statement)
-    relay.next_statement += 1
+    relay.next_statement += relay.statement_step
     stmt.id = relay.next_statement
     stmt.body = body
     stmt.key = key
     stmt.name = b"PGBOUNCER_%d" % relay.next_statement
     relay.statements[key] = stmt
+    if relay.numbered is not None:
+        relay.numbered[stmt.id] = stmt
     return stmt
 
 

@@ -18,6 +18,9 @@ cdef class Relay:
     cdef bint roused
     cdef object statements
     cdef int64_t next_statement
+    # By how much it goes on, and which statement has which number where others may name ours.
+    cdef int64_t statement_step
+    cdef object numbered
     cdef int64_t tick
     cdef readonly int64_t now
     # When epoll_wait returned last, and the thread's processor time when Python got its turn; the longest turns.

@@ -28,6 +28,7 @@ cdef class Relay:
         self.events = []
         self.stirred = []
         self.statements = WeakValueDictionary()
+        self.statement_step = 1
         self.param_sets = {}
         self.max_packet = 0x7fffffff
         self.max_statement_bytes = 64 << 20

@@ -1,6 +1,6 @@
 # From one process to another: all that a connection is, besides its socket, as plain values, and the connection made
 # again from them. Reading the values changes nothing, so that a handing over that fails leaves everything as it was.
-# TLS cannot be handed over: its state is OpenSSL's own.
+# TLS cannot be handed over: its state is OpenSSL's own. Between two workers servers alone go, that are free (`may_pass`).
 
 cdef dict WAYS = {CL_WAITING: (CL_ACTIVE, CL_WAITING), SV_USED: (SV_IDLE, SV_USED), SV_BEING_CANCELED: (SV_IDLE,)}
 # Through which states a connection made again gets to its own; one that was being cancelled is free by now.
@@ -124,12 +124,52 @@ def statement(Relay relay, int64_t number, bytes body, key, bytes told=None, byt
     stmt.told, stmt.fixed = told, fixed
     if len(stmt.key) > 1:
         relay.statements[stmt.key] = stmt
+    if relay.numbered is not None:
+        relay.numbered[number] = stmt
     return stmt
 
 
 def number_statements_from(Relay relay, int64_t number):
     """No new statement gets a number that some server may know already."""
-    relay.next_statement = max(relay.next_statement, number)
+    while relay.next_statement < number:
+        relay.next_statement += max(1, (number - relay.next_statement) // relay.statement_step) * relay.statement_step
+
+
+def share_numbers(Relay relay, int64_t number, int64_t step):
+    """Statements are numbered from there on in such steps: the numbers between are other workers'."""
+    relay.next_statement, relay.statement_step = number, step
+    relay.numbered = WeakValueDictionary()
+
+
+def same_statement(Relay relay, int64_t number, bytes body, key, bytes told=None, bytes fixed=None):
+    """The statement of this number, which another worker has named: ours, if it came from here or was here before. Of
+    two for the same text the one with the lower number is everybody's, so that all workers come to name it alike."""
+    cdef Statement found = relay.numbered.get(number)
+    cdef Statement ours
+    if found is not None:
+        return found
+    ours = relay.statements.get((body, *key)) if key is not None else None
+    found = statement(relay, number, body, key, told, fixed)
+    if ours is not None and (ours.id < number or told is None):
+        relay.statements[ours.key] = ours
+    return found
+
+
+def may_pass(Server s):
+    """Whether another worker can go on with it: it is free, and nothing of a client is there, or on its way from or to it."""
+    return (not s.lost and s.state in (SV_IDLE, SV_USED) and s.shared() and s.clean() and s.task == NO_TASK and s.cancels == 0
+            and not (s.in_mid_message() or s.hold_len or s.put_off or s.again or s.deaf or s.read_mode != PROMPT)
+            and not (s.ssl is not None or s.broken or s.close_needed or s.parting != STAYS or s.defines)
+            and not (s.pinned or s.touches is not None or s.channels or s.hub is not None or s.epochs or s.notified))
+
+
+def receive_server(Pool pool, int fd, dict state, params, about, dict table):
+    """The server of this `record`, that another worker has handed over: who waits may have it. See `revive_client`."""
+    cdef Server s
+    # Who parsed the unnamed statement there is told by numbers of that worker's own.
+    s = revive_server(pool, fd, {**state, "unnamed_there": (0, 0)}, params, about, table)
+    stirs(pool)
+    return s
 
 
 def last_statement(Relay relay):

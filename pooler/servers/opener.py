@@ -114,7 +114,7 @@ class Opener:
         colleagues = self.running.colleagues
         if colleagues is None or answer not in ALLOWED:
             return answer
-        granted = colleagues.may_open(pool, sized=sized, needed=needed)
+        granted = colleagues.may_open(pool, sized=sized, needed=needed, own=own)
         return answer if granted else Verdict.ELSEWHERE
 
     def _rivals(self, pool: PoolState, answer: Verdict, *, own: bool) -> list[PoolState]:
@@ -255,6 +255,13 @@ class Opener:
         self.greet(pool, dialed.parameters)
         if running.colleagues is not None:
             running.colleagues.learned(pool, dialed.parameters)
+
+    def received(self, pool: PoolState) -> None:
+        """A server of this pool has come from elsewhere: who waits may have it."""
+        pool.failure = pool.engine.failing = None
+        pool.crowded = pool.engine.full = False
+        pool.engine.resume()
+        self.consider(pool)
 
     def greet(self, pool: PoolState, reported: Mapping[str, str]) -> None:
         """This is what a server says of itself: who waits to be told of it is let in."""

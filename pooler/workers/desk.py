@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import field
 from functools import partial
@@ -32,7 +32,8 @@ from pooler.relay import LightTask, Newcomer
 from pooler.stats import Counters, DescriptorStat, SeenStat, SessionStat, Snapshot, Window, WorkerStat
 from pooler.values import dataclass
 from pooler.verbs import ConsoleSession, House, Remark, Verb
-from pooler.workers.ledger import CLIENTS, Account, Ledger, clients_of, servers_of
+from pooler.workers.exchange import Exchange, Want
+from pooler.workers.ledger import CLIENTS, Account, Ledger, clients_of
 from pooler.workers.line import Line, LineClosed
 from pooler.workers.together import Lost, counted, seen_together, together
 
@@ -43,17 +44,13 @@ SILENT, KILLED = 3.0, 15.0
 AGAIN = 0.5
 """Seconds after which another is started in the place of one that has ended young."""
 YOUNG = 5.0
-PRESS = 0.035
-"""Seconds that somebody waits before a server of another worker goes for it: each costs a login at PostgreSQL."""
-SLACK = 0.05
-"""By so much longer than a worker's own clients somebody elsewhere has waited before its only server goes there."""
 PATIENCE = 2.0
 """Seconds for the workers to end."""
 ANSWER = 5.0
 """Seconds for a worker to answer what is asked of all."""
+RECALLS = frozenset(("RECONNECT", "KILL"))
+"""Commands by which the servers that there are go: none is handed over past them."""
 NO_ROOM = "no more connections allowed: no descriptors are left"
-DESK = -1
-"""The desk in the ledger, for connections of its own."""
 PROGRAM = ("-P", "-m", "pooler.commands.worker")
 
 
@@ -80,30 +77,6 @@ class Worker:
     """Whether all are gone there whom an orderly end waits for."""
 
 
-@dataclass(slots=True)
-class Want:
-    """A server that a worker wants."""
-
-    worker: int
-    database: str
-    user: str
-    sized: bool
-    needed: bool
-    """Nobody waits for it: it is given if there is room, and asked for again if not."""
-    limits: tuple[int, int, int]
-    since: float
-    pressed: asyncio.TimerHandle | None = None
-
-    @property
-    def key(self) -> tuple[int, str, str]:
-        return self.worker, self.database, self.user
-
-    @property
-    def accounts(self) -> list[tuple[Account, int]]:
-        pairs = list(zip(servers_of(self.database, self.user), self.limits, strict=True))
-        return pairs if self.sized else pairs[1:]
-
-
 class Desk:
     """All workers. `house`: the desk's own figures, without theirs; `setup`: what each is told first beside the
     configuration; `serve` has a console session."""
@@ -126,6 +99,7 @@ class Desk:
         self.count = count
         self.ledger = Ledger()
         self.workers: dict[int, Worker] = {}
+        self.exchange = Exchange(running.loop, self.ledger, self.workers, self.keep)
         self.lost = Lost()
         self.ending = False
         self.on_ready: list[Callable[[], None]] = []
@@ -138,7 +112,6 @@ class Desk:
         """By which all take up TLS sessions again; others with each configuration, since what was proved by an earlier
         one may prove nothing now."""
         self._serve = serve
-        self._wants: dict[tuple[int, str, str], Want] = {}
         self._welcomes: dict[tuple[str, str], Mapping[str, str]] = {}
         self._consoles: dict[int, ConsoleSession] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -204,8 +177,10 @@ class Desk:
             "left": partial(self._left, number),
             "gone": partial(self._gone, number),
             "want": partial(self._want, number),
-            "unwanted": partial(self._unwanted, number),
-            "back": partial(self._back, number),
+            "unwanted": partial(self.exchange.unwanted, number),
+            "back": partial(self.exchange.back, number),
+            "spare": partial(self.exchange.spare, number),
+            "given": partial(self.exchange.given, number),
             "learned": self._learned,
             "cancel": partial(self._cancel, number),
             "console": partial(self._console, number),
@@ -230,10 +205,7 @@ class Desk:
         self.keep(self._reap(worker))
         if worker.last is not None:
             self.lost.add(worker.last)
-        self.ledger.gone(number)
-        for key in [key for key in self._wants if key[0] == number]:
-            self._forget(key)
-        self.serve_wants()
+        self.exchange.gone(number)
         self._hand_again(worker)
         for listener in self.on_gone:
             listener(number)
@@ -352,111 +324,13 @@ class Desk:
 
     # ---- servers
 
-    def _want(
-        self,
-        number: int,
-        database: str,
-        user: str,
-        sized: bool,
-        needed: bool,
-        limits: tuple[int, int, int],
-        since: float,
-    ) -> None:
-        want = Want(number, database, user, sized, needed, limits, since)
-        self._forget(want.key)
-        self._wants[want.key] = want
-        if self._grant(want) is None:
+    def _want(self, number: int, *facts: Any) -> None:
+        want = Want(number, *facts)
+        if not self.exchange.want(want):
             return
-        if needed:
-            return self._forget(want.key)
-        reported = self._welcomes.get((database, user))
+        reported = self._welcomes.get((want.database, want.user))
         if reported is not None:
-            self.workers[number].line.put("welcome", database, user, reported)
-        self._press_later(want)
-
-    def _unwanted(self, number: int, database: str, user: str) -> None:
-        self._forget((number, database, user))
-
-    def _forget(self, key: tuple[int, str, str]) -> None:
-        want = self._wants.pop(key, None)
-        if want is not None and want.pressed is not None:
-            want.pressed.cancel()
-
-    def _grant(self, want: Want) -> Account | None:
-        """Give what is wanted, if there is room; else the account that has none."""
-        full = self.ledger.take(want.worker, want.accounts)
-        if full is None:
-            self._forget(want.key)
-            self.workers[want.worker].line.put("granted", want.database, want.user, want.sized)
-        return full
-
-    def _back(self, number: int, database: str, user: str, sized: int, unsized: int) -> None:
-        accounts = servers_of(database, user)
-        self.ledger.give_back(number, accounts, sized)
-        self.ledger.give_back(number, accounts[1:], unsized)
-        self.serve_wants()
-
-    def serve_wants(self) -> None:
-        """There may be room: the longest waiting first."""
-        for want in sorted(self._wants.values(), key=lambda want: want.since):
-            if want.key in self._wants:
-                self._grant(want)
-
-    def _press_later(self, want: Want) -> None:
-        want.pressed = self.running.loop.call_later(PRESS, self._press, want)
-
-    def _press(self, want: Want) -> None:
-        self.keep(self._press_for(want))
-
-    async def _press_for(self, want: Want) -> None:
-        """Have another worker give up a server: one that it does not need; else, who has more than its part gives the
-        next that comes free to one that has less."""
-        full = next(self._full(want), None)
-        if full is None or want.key not in self._wants:
-            return
-        others = self._others(full, want.worker)
-        if not await self._one_yields(others, full):
-            part, has = self._part(full, dict(want.accounts)[full]), self.ledger.held(want.worker, full)
-            if others and has < part:
-                worker, count = others[0]
-                await self._asked_to_yield(worker, full, 0.0 if count > part else want.since + SLACK)
-        if self._wants.get(want.key) is want:
-            self._press_later(want)
-
-    async def press(self, account: Account) -> None:
-        """Have a worker give up a server that it does not need, for the desk."""
-        await self._one_yields(self._others(account, DESK), account)
-
-    def _others(self, account: Account, but: int) -> list[tuple[Worker, int]]:
-        return [
-            (worker, count)
-            for number, count in self.ledger.holders(account)
-            if number != but and (worker := self.workers.get(number)) is not None and not worker.silent
-        ]
-
-    async def _one_yields(self, others: Iterable[tuple[Worker, int]], account: Account) -> bool:
-        for worker, _ in others:
-            if await self._asked_to_yield(worker, account, None):
-                return True
-        return False
-
-    async def _asked_to_yield(self, worker: Worker, account: Account, since: float | None) -> bool:
-        try:
-            async with asyncio.timeout(ANSWER):
-                gone: bool = await worker.line.ask("yield", account, since)
-        except (LineClosed, TimeoutError):
-            return False
-        return gone
-
-    def _part(self, account: Account, limit: int) -> int:
-        """What each may have who has some of it, or wants some."""
-        wanting = {want.worker for want in self._wants.values() if account in dict(want.accounts)}
-        having = {number for number, _ in self.ledger.holders(account) if number != DESK}
-        return max(1, limit // len(wanting | having))
-
-    def _full(self, want: Want) -> Iterator[Account]:
-        """What stands in its way."""
-        return (account for account, limit in want.accounts if limit and self.ledger.total(account) >= limit)
+            self.workers[number].line.put("welcome", want.database, want.user, reported)
 
     def _learned(self, database: str, user: str, reported: Mapping[str, str]) -> None:
         self._welcomes[database, user] = reported
@@ -596,7 +470,12 @@ class Desk:
 
     async def perform(self, verb: Verb) -> Remark | None:
         """Have all workers do it; returns when all have. Raises what they raise, if nobody could."""
-        answers = await self.ask_all("perform", verb)
+        recalls = verb.name in RECALLS
+        self.exchange.recalled += recalls
+        try:
+            answers = await self.ask_all("perform", verb)
+        finally:
+            self.exchange.recalled -= recalls
         failed = [answer for answer in answers.values() if isinstance(answer, Exception)]
         good = [answer for answer in answers.values() if not isinstance(answer, Exception)]
         if failed and not good:

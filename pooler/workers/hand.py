@@ -1,7 +1,7 @@
 """A worker's side of the line: what the desk asks of it, and what it asks of the desk (Colleagues).
 
-A worker has no port, no console, no log of its own. The rule: it opens a server only by a right, and has as many rights
-as it has servers, or one more for a moment: what it does not use goes back.
+A worker has no port, no console, no log of its own. The rule: what is everybody's is the desk's to say: who is let in,
+what a console shows, and whether there may be one more server (rights.py).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import socket
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -23,25 +22,16 @@ from pooler.house.control import Control
 from pooler.log import ERROR, Log
 from pooler.net import tls
 from pooler.net.channel import Channel, ConnectionClosed
-from pooler.pools.connection import ServerState
 from pooler.pools.reasons import Reason
 from pooler.pools.refusal import LoginError
 from pooler.pools.registry import PoolState
 from pooler.pools.running import Running
-from pooler.pools.verdict import Standing, standing
 from pooler.servers.opener import Opener
 from pooler.stats import DescriptorStat, SeenStat, SessionStat, Snapshot
 from pooler.verbs import ConsoleSession, House, Remark, Verb
-from pooler.workers.ledger import Account, servers_of
 from pooler.workers.line import Line, LineClosed
+from pooler.workers.rights import Rights
 
-HEARD = 0.002
-RESTED = 5_000
-"""Microseconds for which a server has been free that nobody here needs."""
-STILL = 0.05
-"""Seconds after which it is told anew that a server is wanted, or that it is not."""
-UNSIZED_REST = 1.0
-"""Seconds for which a right to listen is kept for who has asked for it."""
 SETTLES = 1.0
 """Seconds between two looks for rights that nobody has used."""
 LIMITS = {
@@ -112,13 +102,7 @@ class Hand:
         """What the desk was told of whom an orderly end waits for."""
         self._line: Line | None = None
         self._doors: dict[int, Door] = {}
-        self._sized: Counter[Name] = Counter()
-        self._unsized: Counter[Name] = Counter()
-        self._unsized_since = 0.0
-        self._wanted: dict[Name, tuple[bool, bool, tuple[int, int, int]]] = {}
-        """What was told to be wanted: whether pool_size counts, whether nobody waits for it, and the limits."""
-        self._rivals: list[tuple[Account, int]] = []
-        """Accounts of which somebody elsewhere wants a server, and since when (the relay's clock)."""
+        self._rights = Rights(running, opener, self.say)
         self._consoles: dict[int, asyncio.Future[tuple[str, bool]]] = {}
 
     @property
@@ -131,12 +115,11 @@ class Hand:
             "seen": self.seen,
             "perform": self.perform,
             "configure": self.configure,
-            "granted": self.granted,
-            "yield": self.yield_one,
             "welcome": self.welcome,
             "cancel key": self.cancel_key,
             "console over": self.console_over,
             "end": self.end,
+            **self._rights.works,
         }
 
     def begin(self, line: Line, doors: Mapping[int, Door]) -> None:
@@ -150,17 +133,7 @@ class Hand:
 
     async def settle_forever(self) -> None:
         """What was granted and is not used goes back, also where no end has said so."""
-        await self._running.rounds.forever("rights", lambda: asyncio.sleep(SETTLES), self._settle_all)
-
-    def _settle_all(self) -> None:
-        registry = self._running.registry
-        known = {(pool.database.name, pool.user.name): pool for pool in registry.pools()}
-        for name in {*self._sized, *self._unsized}:
-            pool = known.get(name)
-            if pool is not None:
-                self.settle(pool)
-            else:
-                self._give_back(name, self._sized.pop(name, 0), self._unsized.pop(name, 0))
+        await self._running.rounds.forever("rights", lambda: asyncio.sleep(SETTLES), self._rights.settle_all)
 
     def end(self) -> None:
         self._end()
@@ -241,130 +214,14 @@ class Hand:
 
     # ---- servers
 
-    def may_open(self, pool: PoolState, *, sized: bool, needed: bool) -> bool:
-        name = _name(pool)
-        if sized and self._sized[name] > pool.servers:
-            return True
-        if not sized and self._unsized[name] > pool.listening:
-            return True
-        self._want(pool, sized, needed)
-        return False
-
-    def _want(self, pool: PoolState, sized: bool, needed: bool) -> None:
-        registry, name, waited = self._running.registry, _name(pool), pool.oldest_wait(self._running.now())
-        size = registry.pool_size(pool) if sized else 0
-        if size and 0 < registry.config.settings.reserve_pool_timeout <= waited:
-            # The others may have all that there is without it.
-            size += registry.reserve_size(pool)
-        limits = size, registry.database_limit(pool.database), registry.user_limit(pool.user)
-        again = name in self._wanted
-        if again and self._wanted[name] == (sized, needed, limits):
-            return
-        self._wanted[name] = sized, needed, limits
-        since = self._running.now() - waited
-        self.say("want", *name, sized, needed, limits, since)
-        if not again:
-            self._running.loop.call_later(STILL, self._still, pool)
-
-    def _still(self, pool: PoolState) -> None:
-        """Whether it is still wanted."""
-        if self._wanted_no_more(pool):
-            return
-        pool.engine.full = False
-        self._opener.consider(pool)
-        self._running.loop.call_later(STILL, self._still, pool)
-
-    def _wanted_no_more(self, pool: PoolState) -> bool:
-        """Whether no server is wanted there, or none any more, which the desk is told."""
-        name = _name(pool)
-        if name not in self._wanted:
-            return True
-        waits = pool.wanting or any(waiter.claim is not None for waiter in pool.newcomers.values())
-        if waits and not self._opener.rests(pool):
-            return False
-        del self._wanted[name]
-        self.say("unwanted", *name)
-        return True
-
-    def granted(self, database: str, user: str, sized: bool) -> None:
-        """One more server of this pool may be opened."""
-        name = database, user
-        _, needed, _ = self._wanted.pop(name, (sized, False, ()))
-        if sized:
-            self._sized[name] += 1
-        else:
-            self._unsized[name] += 1
-            self._unsized_since = self._running.now()
-        found = self._running.registry.databases.get(database)
-        pool = found.pools.get(user) if found is not None else None
-        if pool is None:
-            return self._give_back(name, self._sized.pop(name, 0), self._unsized.pop(name, 0))
-        pool.engine.full = False
-        self._opener.consider(pool, needed=needed)
-        self.settle(pool)
+    def may_open(self, pool: PoolState, *, sized: bool, needed: bool, own: bool) -> bool:
+        return self._rights.may_open(pool, sized=sized, needed=needed, own=own)
 
     def settle(self, pool: PoolState) -> None:
-        name = _name(pool)
-        spare = self._sized[name] - pool.servers
-        listens = self._unsized[name] - pool.listening
-        if listens > 0 and self._running.now() - self._unsized_since < UNSIZED_REST:
-            listens = 0
-        if spare > 0 or listens > 0:
-            self._sized[name] -= max(spare, 0)
-            self._unsized[name] -= max(listens, 0)
-            self._give_back(name, max(spare, 0), max(listens, 0))
-
-    def _give_back(self, name: Name, sized: int, unsized: int) -> None:
-        if sized or unsized:
-            self.say("back", *name, sized, unsized)
-
-    async def yield_one(self, account: Account, since: float | None) -> bool:
-        """A server of this account is wanted elsewhere: whether one has gone that nobody needs. `since`: if there is
-        none, the next that comes free goes, unless one of ours has waited since before that; None: none."""
-        # Whoever has asked something while this process had no turn is heard first.
-        await asyncio.sleep(HEARD)
-        pools = [pool for pool in self._running.registry.pools() if account in servers_of(*_name(pool))]
-        for pool in pools:
-            if self._drop_spare(pool):
-                return True
-        if since is None:
-            return False
-        stamp = max(1, int(since * 1e6))
-        self._rivals = [(other, then) for other, then in self._rivals if other != account]
-        self._rivals.append((account, stamp))
-        for pool in pools:
-            pool.engine.rival = min(pool.engine.rival or stamp, stamp)
-            pool.stir()
-        return False
-
-    def _drop_spare(self, pool: PoolState) -> bool:
-        if pool.waiting:
-            return False
-        spare = [
-            server
-            for server in standing(pool.engine, Standing.SPARE)
-            if server.state_name != ServerState.TESTED and server.idle_us >= RESTED
-        ]
-        if not spare:
-            return False
-        self._running.evict(max(spare, key=lambda server: server.idle_us), Reason.EVICTED_FOR_POOL)
-        return True
+        self._rights.settle(pool)
 
     def yields(self, pool: PoolState) -> bool:
-        accounts = servers_of(*_name(pool))
-        for place, (account, since) in enumerate(self._rivals):
-            if account not in accounts:
-                continue
-            del self._rivals[place]
-            oldest = self._running.now() - pool.oldest_wait(self._running.now())
-            if pool.waiting and oldest * 1e6 < since:
-                return False
-            spare = standing(pool.engine, Standing.SPARE)
-            if not spare:
-                return False
-            self._running.evict(spare[0], Reason.EVICTED_FOR_POOL)
-            return True
-        return False
+        return self._rights.yields(pool)
 
     def learned(self, pool: PoolState, reported: Mapping[str, str]) -> None:
         self.say("learned", *_name(pool), dict(reported))
@@ -379,7 +236,7 @@ class Hand:
         if pool is not None and pool.welcome is None:
             self._opener.greet(pool, reported)
             # Who has waited for that alone needs none.
-            self._wanted_no_more(pool)
+            self._rights.wanted_no_more(pool)
 
     # ---- what is asked of all
 
@@ -458,10 +315,9 @@ class Hand:
             session.canceled.clear()
             self.say("cancel console", session.id)
 
-    def say(self, name: str, *values: Any) -> None:
-        """To the desk."""
-        if self._line is not None:
-            self._line.put(name, *values)
+    def say(self, name: str, *values: Any, descriptors: Sequence[int] = ()) -> bool:
+        """To the desk; False when it cannot hear."""
+        return self._line is not None and self._line.put(name, *values, descriptors=descriptors)
 
 
 def _name(pool: PoolState) -> Name:
@@ -483,5 +339,3 @@ async def _down(channel: Channel, sock: socket.socket, loop: asyncio.AbstractEve
     """What the desk says, to the client, up to its end."""
     while data := await loop.sock_recv(sock, 1 << 16):
         await channel.send(data)
-
-

@@ -21,8 +21,8 @@ from pooler.pools.running import Running
 from pooler.pools.verdict import Verdict
 from pooler.servers.hubs import DEAF, LOOK, MARK, UNSURE, UNSURE_LOOKS, Hub, Hubs
 from pooler.values import dataclass
-from pooler.workers.desk import DESK, Desk
-from pooler.workers.ledger import servers_of
+from pooler.workers.desk import Desk
+from pooler.workers.ledger import DESK, servers_of
 from pooler.workers.line import LineClosed
 
 Place = tuple[str, int]
@@ -241,12 +241,12 @@ class Ears:
         accounts = servers_of(pool.database.name, pool.user.name)[1:]
         full = ledger.take(DESK, zip(accounts, limits, strict=True))
         if full is not None:
-            self._desk.keep(self._desk.press(full))
+            self._desk.keep(self._desk.exchange.press(full))
         return full is None
 
     def give_back_room(self, pool: PoolState) -> None:
         self._desk.ledger.give_back(DESK, servers_of(pool.database.name, pool.user.name)[1:])
-        self._desk.serve_wants()
+        self._desk.exchange.serve()
 
 
 _serials = itertools.count(1)

@@ -14,6 +14,8 @@ Account = tuple[str, ...]
 """What a limit is of, such as ("database", "app")."""
 
 CLIENTS: Account = ("clients",)
+DESK = -1
+"""Who holds the rights of the desk's own connections."""
 
 
 def clients_of(database: str | None, user: str) -> tuple[Account, Account, Account]:

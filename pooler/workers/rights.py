@@ -1,0 +1,319 @@
+"""A worker's rights to servers: those that it has, wants and gives up, and servers that come and go with theirs.
+
+The rule: it has as many rights as it has servers, or one more for a moment; what it does not use goes back. A server
+that nobody here needs has been free for RESTED; it is offered where it is sought, and goes when it is asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from pooler.pools.connection import ServerState
+from pooler.pools.reasons import Kind, Reason
+from pooler.pools.registry import PoolState
+from pooler.pools.running import Running
+from pooler.pools.verdict import Standing, standing
+from pooler.relay import Server, engine
+from pooler.servers.opener import Opener
+from pooler.workers.handover import Unfit, part_with, receive, server_as_bytes
+from pooler.workers.ledger import Account, servers_of
+
+RESTED = 5_000
+"""Microseconds for which a server has been free that nobody here needs."""
+LOOK = 0.008
+"""Seconds between two looks for one, where it is sought; and for which somebody waits before more is asked for than the
+desk has had."""
+STILL = 0.05
+"""Seconds after which it is told anew that a server is wanted, or that it is not."""
+UNSIZED_REST = 1.0
+"""Seconds for which a right to listen is kept for who has asked for it."""
+Name = tuple[str, str]
+Pool = tuple[str, str] | None
+
+
+class Rights:
+    """`say` puts a message on the line: False when nobody is there to hear it."""
+
+    def __init__(self, running: Running, opener: Opener, say: Callable[..., bool]) -> None:
+        self._running = running
+        self._opener = opener
+        self._say = say
+        self._sized: Counter[Name] = Counter()
+        self._unsized: Counter[Name] = Counter()
+        self._unsized_since = 0.0
+        self._wanted: dict[Name, tuple[bool, bool, bool, tuple[int, int, int]]] = {}
+        """What was told to be wanted: whether pool_size counts, whether nobody waits for it, whether only the right is
+        of use, and the limits."""
+        self._scarce: set[Name] = set()
+        """Pools of which the desk had none to give when it was asked last."""
+        self._waits: set[Name] = set()
+        """Those where it is looked in a moment whether somebody still waits."""
+        self._rivals: list[tuple[Account, int, Pool]] = []
+        """Accounts of which somebody elsewhere wants a server that is in use, since when (the relay's clock), and of
+        which pool it may be handed over."""
+        self._sought: set[Account] = set()
+        """Accounts of which the desk is told when there is one to spare."""
+        self._looking = False
+
+    @property
+    def works(self) -> dict[str, Callable[..., Any]]:
+        return {
+            "granted": self.granted,
+            "sought": self.sought,
+            "yield": self.give_one,
+            "next": self.next_goes,
+            "server": self.server,
+        }
+
+    # ---- what is wanted here
+
+    def may_open(self, pool: PoolState, *, sized: bool, needed: bool, own: bool) -> bool:
+        name = _name(pool)
+        if sized and self._sized[name] > pool.servers:
+            return True
+        if not sized and self._unsized[name] > pool.listening:
+            return True
+        if name in self._scarce and name not in self._wanted and not (needed or own):
+            self._wait_a_moment(pool)
+        else:
+            self._want(pool, sized, needed, own)
+        return False
+
+    def _wait_a_moment(self, pool: PoolState) -> None:
+        """Most who wait have a server of their own worker's before one has come from elsewhere."""
+        name = _name(pool)
+        if name not in self._waits:
+            self._waits.add(name)
+            self._running.loop.call_later(LOOK, self._waited, pool)
+
+    def _waited(self, pool: PoolState) -> None:
+        self._waits.discard(_name(pool))
+        self._scarce.discard(_name(pool))
+        pool.engine.full = False
+        if pool.wanting:
+            self._opener.consider(pool)
+        self._scarce.add(_name(pool))
+
+    def _want(self, pool: PoolState, sized: bool, needed: bool, own: bool) -> None:
+        registry, name, waited = self._running.registry, _name(pool), pool.oldest_wait(self._running.now())
+        size = registry.pool_size(pool) if sized else 0
+        if size and 0 < registry.config.settings.reserve_pool_timeout <= waited:
+            # The others may have all that there is without it.
+            size += registry.reserve_size(pool)
+        limits = size, registry.database_limit(pool.database), registry.user_limit(pool.user)
+        again = name in self._wanted
+        if again and self._wanted[name] == (sized, needed, own, limits):
+            return
+        self._wanted[name] = sized, needed, own, limits
+        self._say("want", *name, sized, needed, own, limits, self._running.now() - waited)
+        if not again:
+            self._running.loop.call_later(LOOK, self._still, pool)
+
+    def _still(self, pool: PoolState) -> None:
+        """Whether it is still wanted."""
+        name = _name(pool)
+        if name not in self._wanted:
+            return
+        self._scarce.add(name)
+        pool.engine.full = False
+        if self.wanted_no_more(pool):
+            return
+        self._opener.consider(pool)
+        self._running.loop.call_later(STILL, self._still, pool)
+
+    def wanted_no_more(self, pool: PoolState) -> bool:
+        """Whether no server is wanted there, or none any more, which the desk is told."""
+        name = _name(pool)
+        if name not in self._wanted:
+            return True
+        waits = pool.wanting or any(waiter.claim is not None for waiter in pool.newcomers.values())
+        if waits and not self._opener.rests(pool):
+            return False
+        del self._wanted[name]
+        self._say("unwanted", *name)
+        return True
+
+    def granted(self, database: str, user: str, sized: bool) -> None:
+        """One more server of this pool may be opened."""
+        name = database, user
+        _, needed, _, _ = self._wanted.pop(name, (sized, False, False, ()))
+        self._scarce.discard(name)
+        if sized:
+            self._sized[name] += 1
+        else:
+            self._unsized[name] += 1
+            self._unsized_since = self._running.now()
+        pool = self._pool(name)
+        if pool is None:
+            return self._give_back(name, self._sized.pop(name, 0), self._unsized.pop(name, 0))
+        pool.engine.full = False
+        self._opener.consider(pool, needed=needed)
+        self.settle(pool)
+
+    # ---- what is not used
+
+    def settle(self, pool: PoolState) -> None:
+        """A server of `pool` is gone: its place is everybody's."""
+        name = _name(pool)
+        spare = self._sized[name] - pool.servers
+        listens = self._unsized[name] - pool.listening
+        if listens > 0 and self._running.now() - self._unsized_since < UNSIZED_REST:
+            listens = 0
+        if spare > 0 or listens > 0:
+            self._sized[name] -= max(spare, 0)
+            self._unsized[name] -= max(listens, 0)
+            self._give_back(name, max(spare, 0), max(listens, 0))
+
+    def settle_all(self) -> None:
+        """The same of all pools, also where no end has said so."""
+        known = {_name(pool): pool for pool in self._running.registry.pools()}
+        for name in {*self._sized, *self._unsized}:
+            pool = known.get(name)
+            if pool is not None:
+                self.settle(pool)
+            else:
+                self._give_back(name, self._sized.pop(name, 0), self._unsized.pop(name, 0))
+                self._scarce.discard(name)
+
+    def _give_back(self, name: Name, sized: int, unsized: int) -> None:
+        if sized or unsized:
+            self._say("back", *name, sized, unsized)
+
+    # ---- what is sought elsewhere
+
+    def sought(self, account: Account) -> None:
+        """A server of this account is sought elsewhere: say so when there is one to spare."""
+        self._sought.add(account)
+        self._look_again()
+
+    def _look_again(self) -> None:
+        if not self._looking and self._sought:
+            self._looking = True
+            self._running.loop.call_later(LOOK, self._look)
+
+    def _look(self) -> None:
+        self._looking = False
+        try:
+            for account in list(self._sought):
+                if next(self._spare(account), None) is not None:
+                    self._sought.discard(account)
+                    self._say("spare", account)
+        finally:
+            self._look_again()
+
+    def _spare(self, account: Account) -> Iterator[Server]:
+        """Servers of the account that nobody here needs."""
+        for pool in self._pools(account):
+            if pool.engine.idle_servers.count + pool.engine.used_servers.count and not pool.waiting:
+                yield from (
+                    server
+                    for server in standing(pool.engine, Standing.SPARE)
+                    if server.state_name != ServerState.TESTED and server.idle_us >= RESTED
+                )
+
+    async def give_one(self, account: Account, wanted: Pool) -> bool:
+        """One that nobody needs goes, if there is any: handed over if it is of the pool that is `wanted`, else closed.
+        Whether there is another; if not, it is told when there is."""
+        # Whoever has asked something while this process had no turn is heard first.
+        await asyncio.sleep(0)
+        spare = sorted(self._spare(account), key=lambda server: (not self._fits(server, wanted), -server.idle_us))
+        if spare:
+            self._part(spare[0], wanted)
+        if len(spare) > 1:
+            return True
+        self.sought(account)
+        return False
+
+    def next_goes(self, account: Account, since: float, wanted: Pool) -> None:
+        """The next of this account that comes free goes, unless one of ours has waited since before that."""
+        stamp = max(1, int(since * 1e6))
+        self._rivals = [rival for rival in self._rivals if rival[0] != account]
+        self._rivals.append((account, stamp, wanted))
+        for pool in self._pools(account):
+            pool.engine.rival = min(pool.engine.rival or stamp, stamp)
+            pool.stir()
+
+    def yields(self, pool: PoolState) -> bool:
+        """A server of `pool` has come free: whether it has gone for somebody who has waited for longer elsewhere."""
+        accounts = servers_of(*_name(pool))
+        for place, (account, since, wanted) in enumerate(self._rivals):
+            if account not in accounts:
+                continue
+            del self._rivals[place]
+            now = self._running.now()
+            if pool.waiting and (now - pool.oldest_wait(now)) * 1e6 < since:
+                return False
+            spare = standing(pool.engine, Standing.SPARE)
+            if not spare:
+                return False
+            self._part(spare[0], wanted)
+            return True
+        return False
+
+    def _fits(self, server: Server, wanted: Pool) -> bool:
+        return wanted == _name(server.pool.owner) and engine.may_pass(server)
+
+    def _part(self, server: Server, wanted: Pool) -> None:
+        if self._fits(server, wanted):
+            self._hand_over(server)
+        else:
+            self._running.evict(server, Reason.EVICTED_FOR_POOL)
+
+    # ---- servers that come and go
+
+    def _hand_over(self, server: Server) -> None:
+        pool: PoolState = server.pool.owner
+        name = _name(pool)
+        if self._say("given", *name, server_as_bytes(self._running, server), descriptors=[server.fd]):
+            self._sized[name] -= 1
+            engine.abandon(server)
+            pool.engine.full = False
+            pool.stir()
+            self._running.changed.set()
+
+    def server(self, database: str, user: str, record: bytes, outdated: bool, descriptors: Sequence[int]) -> None:
+        """A server of another worker's, with its right, or one of ours that nobody wanted. `outdated`: it is to go."""
+        name = database, user
+        self._wanted.pop(name, None)
+        pool = self._pool(name)
+        made = self._received(pool, record, descriptors[0]) if pool is not None and descriptors else None
+        if pool is None or made is None:
+            if pool is None and descriptors:
+                part_with(descriptors[0])
+            return self._give_back(name, 1, 0)
+        self._sized[name] += 1
+        if outdated or pool.engine.paused:
+            self._running.drop(made, Reason.PAUSED if pool.engine.paused else Reason.OUTDATED)
+        self._opener.received(pool)
+
+    def _received(self, pool: PoolState, record: bytes, descriptor: int) -> Server | None:
+        running = self._running
+        try:
+            return receive(running, self._opener, pool, record, descriptor)
+        except Unfit as unfit:
+            running.say_closing(unfit.label, Reason.OUTDATED, unfit.since)
+            running.tally(Kind.CLOSE, pool.database.name, Reason.OUTDATED)
+        except Exception as error:
+            running.rounds.failed("a server from another worker", error)
+        part_with(descriptor)
+        return None
+
+    # ---- who is there
+
+    def _pool(self, name: Name) -> PoolState | None:
+        database, user = name
+        found = self._running.registry.databases.get(database)
+        return found.pools.get(user) if found is not None else None
+
+    def _pools(self, account: Account) -> Iterable[PoolState]:
+        if account[0] == "pool":
+            found = self._pool((account[1], account[2]))
+            return [found] if found is not None else []
+        return [pool for pool in self._running.registry.pools() if account in servers_of(*_name(pool))]
+
+
+def _name(pool: PoolState) -> Name:
+    return pool.database.name, pool.user.name
