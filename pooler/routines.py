@@ -134,7 +134,8 @@ _STEPS = (
     "SELECT d.classid, d.objid, hit.w FROM {pg_depend} d "
     "WHERE d.refclassid {=} hit.class AND d.refobjid {=} hit.obj AND CASE "
     "WHEN hit.class {=} 1259::{oid} THEN d.classid {=} 2618::{oid} OR d.classid {=} 1255::{oid} "
-    "WHEN hit.class {=} 1247::{oid} THEN d.classid {=} 1259::{oid} OR d.classid {=} 1255::{oid} OR d.classid {=} 1247::{oid} "
+    "WHEN hit.class {=} 1247::{oid} "
+    "THEN d.classid {=} 1259::{oid} OR d.classid {=} 1255::{oid} OR d.classid {=} 1247::{oid} "
     "ELSE hit.class {=} 1255::{oid} OR hit.class {=} 2617::{oid} END",
     "SELECT 1259::{oid}, ev_class, hit.w OR ev_type {<>} '1' FROM {pg_rewrite} "
     "WHERE hit.class {=} 2618::{oid} AND oid {=} hit.obj",

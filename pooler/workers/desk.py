@@ -324,12 +324,13 @@ class Desk:
 
     # ---- servers
 
-    def _want(self, number: int, *facts: Any) -> None:
+    def _want(self, number: int, greets: bool, *facts: Any) -> None:
+        """`greets`: it knows what to tell who comes in."""
         want = Want(number, *facts)
         if not self.exchange.want(want):
             return
         reported = self._welcomes.get((want.database, want.user))
-        if reported is not None:
+        if reported is not None and not greets:
             self.workers[number].line.put("welcome", want.database, want.user, reported)
 
     def _learned(self, database: str, user: str, reported: Mapping[str, str]) -> None:

@@ -19,8 +19,8 @@ from pooler.values import dataclass
 from pooler.workers.ledger import DESK, Account, Ledger, servers_of
 from pooler.workers.line import LineClosed
 
-PRESS = 0.01
-"""Seconds that somebody waits before a server of another worker is sought."""
+PRESS = 0.003
+"""Seconds after which a server of another worker is sought."""
 AGAIN = 0.035
 """Seconds until it is looked again whether who has more than its part is to give up one that is in use."""
 CALM = 0.25
@@ -124,7 +124,11 @@ class Exchange:
         if want.needed:
             self._forget(want.key)
             return False
-        want.pressed = self._loop.call_later(PRESS, self._press, want)
+        full = next(self._full(want))
+        if full in self._sought and self._sought[full].spare:
+            self._press(want)
+        else:
+            want.pressed = self._loop.call_later(PRESS, self._press, want)
         return True
 
     def unwanted(self, number: int, database: str, user: str) -> None:

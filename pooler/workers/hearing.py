@@ -256,7 +256,7 @@ class FarHub(Hub):
     """In a worker: who listens here; the connection is the desk's. `say` puts something to the desk."""
 
     def __init__(
-        self, hubs: Hubs, database: Database, host: str, marker: bytes, say: Callable[..., None]
+        self, hubs: Hubs, database: Database, host: str, marker: bytes, say: Callable[..., object]
     ) -> None:
         super().__init__(hubs, database, host, marker)
         self._say = say
@@ -321,7 +321,7 @@ class FarHub(Hub):
 class FarHubs:
     """A worker's side: all of them."""
 
-    def __init__(self, running: Running, hubs: Hubs, secret: str, say: Callable[..., None]) -> None:
+    def __init__(self, running: Running, hubs: Hubs, secret: str, say: Callable[..., object]) -> None:
         self._running = running
         self._hubs = hubs
         self._secret = secret

@@ -18,20 +18,36 @@ from pooler.pools.running import Running
 from pooler.pools.verdict import Standing, standing
 from pooler.relay import Server, engine
 from pooler.servers.opener import Opener
+from pooler.values import dataclass
 from pooler.workers.handover import Unfit, part_with, receive, server_as_bytes
 from pooler.workers.ledger import Account, servers_of
 
 RESTED = 5_000
 """Microseconds for which a server has been free that nobody here needs."""
-LOOK = 0.008
-"""Seconds between two looks for one, where it is sought; and for which somebody waits before more is asked for than the
-desk has had."""
-STILL = 0.05
-"""Seconds after which it is told anew that a server is wanted, or that it is not."""
+TICK = 0.012
+"""Seconds between two looks at what is sought elsewhere and who waits here."""
+PATIENT = 0.012
+"""Seconds that somebody waits before the desk is asked anew that has had none to give: most have one of their own
+worker's by then, and a worker that has all its servers at work asks for nothing with each who comes."""
+CALM = 0.5
+"""Seconds after which nobody has waited of late."""
+STILL = 0.25
+"""Seconds after which a server that is still wanted is thought about anew: limits may be others, the reserve's time has
+come."""
 UNSIZED_REST = 1.0
 """Seconds for which a right to listen is kept for who has asked for it."""
 Name = tuple[str, str]
 Pool = tuple[str, str] | None
+
+
+@dataclass(slots=True)
+class Wanted:
+    """What the desk was told to be wanted, and when it was thought about last."""
+
+    pool: PoolState
+    facts: tuple[bool, bool, bool, tuple[int, int, int]]
+    """Whether pool_size counts, whether nobody waits for it, whether only the right is of use, and the limits."""
+    looked: float
 
 
 class Rights:
@@ -44,19 +60,17 @@ class Rights:
         self._sized: Counter[Name] = Counter()
         self._unsized: Counter[Name] = Counter()
         self._unsized_since = 0.0
-        self._wanted: dict[Name, tuple[bool, bool, bool, tuple[int, int, int]]] = {}
-        """What was told to be wanted: whether pool_size counts, whether nobody waits for it, whether only the right is
-        of use, and the limits."""
-        self._scarce: set[Name] = set()
-        """Pools of which the desk had none to give when it was asked last."""
-        self._waits: set[Name] = set()
-        """Those where it is looked in a moment whether somebody still waits."""
+        self._wanted: dict[Name, Wanted] = {}
+        self._scarce: dict[Name, float] = {}
+        """Pools of which the desk had none to give when it was asked last, and when somebody was seen to wait."""
+        self._waits: dict[Name, PoolState] = {}
+        """Those of them where it is looked whether somebody waits for long."""
         self._rivals: list[tuple[Account, int, Pool]] = []
         """Accounts of which somebody elsewhere wants a server that is in use, since when (the relay's clock), and of
         which pool it may be handed over."""
         self._sought: set[Account] = set()
         """Accounts of which the desk is told when there is one to spare."""
-        self._looking = False
+        self._ticks = False
 
     @property
     def works(self) -> dict[str, Callable[..., Any]]:
@@ -76,53 +90,54 @@ class Rights:
             return True
         if not sized and self._unsized[name] > pool.listening:
             return True
-        if name in self._scarce and name not in self._wanted and not (needed or own):
-            self._wait_a_moment(pool)
+        scarce = name in self._scarce and name not in self._wanted and not (needed or own)
+        if scarce and pool.oldest_wait(self._running.now()) < PATIENT:
+            self._waits[name] = pool
+            self._go_on()
         else:
             self._want(pool, sized, needed, own)
         return False
 
-    def _wait_a_moment(self, pool: PoolState) -> None:
-        """Most who wait have a server of their own worker's before one has come from elsewhere."""
-        name = _name(pool)
-        if name not in self._waits:
-            self._waits.add(name)
-            self._running.loop.call_later(LOOK, self._waited, pool)
-
-    def _waited(self, pool: PoolState) -> None:
-        self._waits.discard(_name(pool))
-        self._scarce.discard(_name(pool))
-        pool.engine.full = False
-        if pool.wanting:
-            self._opener.consider(pool)
-        self._scarce.add(_name(pool))
-
     def _want(self, pool: PoolState, sized: bool, needed: bool, own: bool) -> None:
-        registry, name, waited = self._running.registry, _name(pool), pool.oldest_wait(self._running.now())
+        registry, name, now = self._running.registry, _name(pool), self._running.now()
+        waited = pool.oldest_wait(now)
         size = registry.pool_size(pool) if sized else 0
         if size and 0 < registry.config.settings.reserve_pool_timeout <= waited:
             # The others may have all that there is without it.
             size += registry.reserve_size(pool)
         limits = size, registry.database_limit(pool.database), registry.user_limit(pool.user)
-        again = name in self._wanted
-        if again and self._wanted[name] == (sized, needed, own, limits):
+        facts = sized, needed, own, limits
+        if name in self._wanted and self._wanted[name].facts == facts:
             return
-        self._wanted[name] = sized, needed, own, limits
-        self._say("want", *name, sized, needed, own, limits, self._running.now() - waited)
-        if not again:
-            self._running.loop.call_later(LOOK, self._still, pool)
+        self._wanted[name] = Wanted(pool, facts, now)
+        self._waits.pop(name, None)
+        self._say("want", pool.welcome is not None, *name, *facts, now - waited)
+        self._go_on()
 
-    def _still(self, pool: PoolState) -> None:
+    def _still(self, name: Name, wanted: Wanted, now: float) -> None:
         """Whether it is still wanted."""
-        name = _name(pool)
-        if name not in self._wanted:
-            return
-        self._scarce.add(name)
-        pool.engine.full = False
+        pool = wanted.pool
+        self._scarce[name] = now
         if self.wanted_no_more(pool):
-            return
+            self._waits[name] = pool
+        elif now - wanted.looked >= STILL:
+            wanted.looked = now
+            self._think(pool)
+
+    def _look_at_who_waits(self, name: Name, pool: PoolState, now: float) -> None:
+        """As long as somebody has waited of late the relay need not tell of all who come."""
+        if pool.waiting:
+            self._scarce[name] = now
+            if pool.oldest_wait(now) >= PATIENT and pool.wanting:
+                del self._waits[name]
+                self._think(pool)
+        elif now - self._scarce.get(name, 0.0) > CALM:
+            del self._waits[name]
+            pool.engine.full = False
+
+    def _think(self, pool: PoolState) -> None:
+        pool.engine.full = False
         self._opener.consider(pool)
-        self._running.loop.call_later(STILL, self._still, pool)
 
     def wanted_no_more(self, pool: PoolState) -> bool:
         """Whether no server is wanted there, or none any more, which the desk is told."""
@@ -139,8 +154,8 @@ class Rights:
     def granted(self, database: str, user: str, sized: bool) -> None:
         """One more server of this pool may be opened."""
         name = database, user
-        _, needed, _, _ = self._wanted.pop(name, (sized, False, False, ()))
-        self._scarce.discard(name)
+        wanted = self._wanted.pop(name, None)
+        self._scarce.pop(name, None)
         if sized:
             self._sized[name] += 1
         else:
@@ -150,7 +165,7 @@ class Rights:
         if pool is None:
             return self._give_back(name, self._sized.pop(name, 0), self._unsized.pop(name, 0))
         pool.engine.full = False
-        self._opener.consider(pool, needed=needed)
+        self._opener.consider(pool, needed=wanted is not None and wanted.facts[1])
         self.settle(pool)
 
     # ---- what is not used
@@ -176,7 +191,8 @@ class Rights:
                 self.settle(pool)
             else:
                 self._give_back(name, self._sized.pop(name, 0), self._unsized.pop(name, 0))
-                self._scarce.discard(name)
+        for name in self._scarce.keys() - known.keys():
+            del self._scarce[name]
 
     def _give_back(self, name: Name, sized: int, unsized: int) -> None:
         if sized or unsized:
@@ -187,22 +203,27 @@ class Rights:
     def sought(self, account: Account) -> None:
         """A server of this account is sought elsewhere: say so when there is one to spare."""
         self._sought.add(account)
-        self._look_again()
+        self._go_on()
 
-    def _look_again(self) -> None:
-        if not self._looking and self._sought:
-            self._looking = True
-            self._running.loop.call_later(LOOK, self._look)
+    def _go_on(self) -> None:
+        if not self._ticks and (self._sought or self._waits or self._wanted):
+            self._ticks = True
+            self._running.loop.call_later(TICK, self._tick)
 
-    def _look(self) -> None:
-        self._looking = False
+    def _tick(self) -> None:
+        """One timer for all: with little to do a turn of the loop is what costs."""
+        self._ticks, now = False, self._running.now()
         try:
             for account in list(self._sought):
                 if next(self._spare(account), None) is not None:
                     self._sought.discard(account)
                     self._say("spare", account)
+            for name, wanted in list(self._wanted.items()):
+                self._still(name, wanted, now)
+            for name, pool in list(self._waits.items()):
+                self._look_at_who_waits(name, pool, now)
         finally:
-            self._look_again()
+            self._go_on()
 
     def _spare(self, account: Account) -> Iterator[Server]:
         """Servers of the account that nobody here needs."""

@@ -165,10 +165,7 @@ STARTED: dict[str, str] = {
     "pooler/workers/desk.py Desk._start_again: call_later": CALLBACK,
     "pooler/workers/exchange.py Exchange.want: call_later": CALLBACK,
     "pooler/workers/exchange.py Exchange._press: call_later": CALLBACK,
-    "pooler/workers/rights.py Rights._still: call_later": CALLBACK,
-    "pooler/workers/rights.py Rights._want: call_later": CALLBACK,
-    "pooler/workers/rights.py Rights._wait_a_moment: call_later": CALLBACK,
-    "pooler/workers/rights.py Rights._look_again: call_later": CALLBACK,
+    "pooler/workers/rights.py Rights._go_on: call_later": CALLBACK,
     "pooler/workers/line.py Line.__init__: add_reader": CALLBACK,
     "pooler/workers/line.py Line._writable: add_writer": CALLBACK,
     "pooler/workers/line.py Line._heard: create_task":
