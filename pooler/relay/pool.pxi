@@ -262,7 +262,7 @@ cdef class Pool:
 
     cdef int clean_up(self, Server s) except -1:
         # Its client has gone, and something of it may be left.
-        if s.pinned & touches.STICKY:
+        if sticking(s):
             return self.relay.lose(s, "a library was loaded", True)
         if s.state != SV_TESTED:
             self.move(s, SV_TESTED)

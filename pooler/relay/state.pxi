@@ -300,6 +300,7 @@ cdef int part_from(Server s) except -1:
 cdef int look(Server s) except -1:
     # Ask what is left.
     cdef int looks = s.pinned & ~touches.UNREAD
+    cdef int pins
     names = {}
     if sessions.looks_for_statements(s.session, s.touches) and s.pool.kept & <int>touches.Held.PREPARE:
         looks |= <int>touches.Held.PREPARE
@@ -316,8 +317,9 @@ cdef int look(Server s) except -1:
     place = s.relay.tracked_index.get(b"session_authorization")
     sql = sessions.question(looks, list(names), reported=place is not None and s.told[place] is not None)
     if not sql:
+        pins = s.pinned | sticking(s)
         s.touches = None
-        pin(s, s.pinned)
+        pin(s, pins)
         return part_from(s)
     s.rows = []
     return s.run_task(LOOK_TASK, sql)
@@ -354,7 +356,7 @@ cdef int looked(Server s) except -1:
     if c.channels is not None:
         # What the server listens to by now was listened to again in the same transaction.
         keep_channels(c, sessions.still_heard(c.channels, seen, undone or not silenced) | c.channels.intersection(names))
-    pin(s, pins | s.pinned & (touches.UNREAD | SEQUENCES) | (s.pinned & LISTENS if names else 0))
+    pin(s, pins | s.pinned & (touches.UNREAD | SEQUENCES | <int>touches.STICKY) | (s.pinned & LISTENS if names else 0))
     find_channels(s, names)
     return go_on_with(s) if s.task == NO_TASK else 0
 
@@ -382,6 +384,7 @@ cdef int not_looked(Server s) except -1:
     cdef Client c = s.link
     cdef Pool pool = s.pool
     cdef bint again = not s.look_failed
+    cdef int pins
     s.relay.post(ServerSaid(s, "session state is not known: %s" % s.task_error))
     s.rows = None
     s.look_failed = True
@@ -389,8 +392,9 @@ cdef int not_looked(Server s) except -1:
         return look(s)
     s.look_failed = False
     if s.status == IDLE and (s.pinned or pool.max_pinned < 0 or pool.pinned_count < pool.max_pinned):
+        pins = s.pinned | touches.UNREAD | sticking(s)
         s.touches = None
-        pin(s, s.pinned | touches.UNREAD)
+        pin(s, pins)
         return c.resume()
     return s.relay.lose(s, TASK_FAILED[LOOK_TASK], True)
 
@@ -448,6 +452,14 @@ cdef int pin(Server s, int pins) except -1:
         s.relay.post(ServerPinned(s, s.link, pins))
     s.pinned = pins
     return 0
+
+
+cdef int sticking(Server s) except -1:
+    # What no look finds and no DISCARD ALL ends.
+    cdef int kinds = s.pinned
+    for touch in s.touches or ():
+        kinds |= touch.kinds
+    return kinds & <int>touches.STICKY
 
 
 cdef int weigh(Server s, bint weighs) except -1:
