@@ -13,6 +13,11 @@ cdef inline bint is_collected(Pool pool, uint8_t t, size_t l, bint rewrite) noex
     return t == PARSE and rewrite and l <= READ_BYTES or (t == QUERY or t == PARSE or t == FUNCTION_CALL) and pool.cares()
 
 
+cdef inline bint counts_when_bound(Pool pool, object touch) except -1:
+    # Whether a Parse without a name is nothing yet: its Bind is seen. What pins takes its place among those at once.
+    return pool.max_prepared > 0 and not (<int>touch.kinds) & (PINNING | LISTENS)
+
+
 @cython.no_gc
 cdef class Client(Conn):
     def __dealloc__(self):
@@ -192,7 +197,8 @@ cdef class Client(Conn):
         kinds = forbidden(self, s, touch, t == PARSE and name_end > 0)
         if kinds == 0:
             if name_end == 0:
-                touched(self, s, touch)
+                if t != PARSE or not counts_when_bound(self.pool, touch):
+                    touched(self, s, touch)
                 if t == PARSE and b[pos + 5] != 0 and touch.looks & self.pool.kept and self.pool.max_prepared == 0:
                     # Its name is not ours to keep: who binds it later is not seen.
                     touched(self, s, TOO_LONG)

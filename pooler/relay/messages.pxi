@@ -85,12 +85,23 @@ cdef enum:
     LONGEST_TAG = 64
 
 
+cdef inline bint of_prepared(uint8_t *p, size_t l) noexcept:
+    # What was made in a transaction that was prepared is there by COMMIT PREPARED.
+    return l == 21 and memcmp(p + 5, <char *>b"COMMIT PREPARED", 16) == 0
+
+
+cdef inline bint imports(uint8_t *p, size_t l) noexcept:
+    return l > 12 and memcmp(p + 5, <char *>b"IMPORT ", 7) == 0
+
+
 cdef bint redefines(uint8_t *p, size_t l) noexcept:
     # By the tag of a CommandComplete: whether texts may mean something else from now on. CALL and DO may do anything.
     if l < 8:
         return False
     if p[5] == c'C':
-        return memcmp(p + 6, <char *>b"REATE ", 6) == 0 if l > 12 else memcmp(p + 6, <char *>b"ALL", 4) == 0 and l == 10
+        return memcmp(p + 6, <char *>b"REATE ", 6) == 0 or of_prepared(p, l) if l > 12 else memcmp(p + 6, <char *>b"ALL", 4) == 0 and l == 10
+    if p[5] == c'I':
+        return imports(p, l)
     if p[5] == c'A':
         return l > 12 and memcmp(p + 6, <char *>b"LTER ", 5) == 0
     return p[5] == c'D' and (l == 8 and p[6] == c'O' or l > 12 and memcmp(p + 6, <char *>b"ROP ", 4) == 0)

@@ -114,6 +114,8 @@ cdef object touch_now(Pool pool, Statement stmt):
 cdef bint makes_code(Server s, uint8_t *p, size_t l) noexcept:
     # By the tag of a CommandComplete: whether there may be other code now. No role, database, index or sequence calls any.
     cdef uint8_t *what
+    if of_prepared(p, l) or imports(p, l):
+        return True
     if l < 16 or p[5] != c'C' and p[5] != c'A' or memcmp(p + 5, <char *>b"CREATE ", 7) != 0 and memcmp(p + 5, <char *>b"ALTER ", 6) != 0:
         return False
     what = p + (12 if p[5] == c'C' else 11)

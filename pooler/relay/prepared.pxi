@@ -326,7 +326,7 @@ cdef int command_complete(Server s, uint8_t *b, size_t n) except -1:
     cdef int what
     if b[5] == c'S' or b[5] == c'B':
         return 0
-    if b[5] == c'I':
+    if b[5] == c'I' and b[6] == c'N':
         return sequences_told(s, b, n)
     if s.touches is not None and n >= 13 and memcmp(b + 5, <char *>b"ROLLBACK", 8) == 0:
         s.undone = True
@@ -338,7 +338,8 @@ cdef int command_complete(Server s, uint8_t *b, size_t n) except -1:
     elif b[5] == c'N' and n == 12 and s.task == NO_TASK and memcmp(b + 5, <char *>b"NOTIFY", 7) == 0:
         s.notified = True
     sequences_told(s, b, n)
-    if redefines(b, n):
+    if redefines(b, n) or s.redefines and b[5] == c'R':
+        # Behind a ROLLBACK TO as it was.
         s.redefines = True
         s.relay.statements.clear()
     if makes_code(s, b, n):
