@@ -13,7 +13,7 @@ def record(Conn connection, dict table):
         "id": connection.id, "state": connection.state, "params": list(connection.params), "hold": (<char *>connection.hold)[:connection.hold_len] if connection.hold_len else b"",
         "unsent": (<char *>connection.obuf + connection.ohead)[:connection.olen] if connection.olen else b"", "need": connection.need, "dropping": connection.dropping,
         "connected": connection.connected, "requested": connection.requested, "close_needed": connection.close_needed, "bound": connection.bound,
-        "broken": connection.broken, "session": list(connection.session),
+        "broken": connection.broken, "session": list(connection.session), "recalled": connection.pool.recalls,
     }
     return record_client(<Client>connection, state, table) if isinstance(connection, Client) else record_server(<Server>connection, state, table)
 
@@ -40,14 +40,45 @@ cdef dict UNTOUCHED = {
     "undone": False, "silenced": False, "look_failed": False, "touches": None, "rows": None, "doubted": (), "checked": (), "types": None, "redefines": False, "strays": False, "forgets_all": False, "defines": False,
     "unnamed": (0, b"", None, None, None), "unnamed_there": (0, 0), "hub": None, "marks": [], "inbox": [], "channels": [], "mark": None,
     "marked": False, "last_pid": 0, "early": None, "early_at": -1, "epochs": None, "notified": False, "to_make": None, "made": 0, "said": None,
-    "unmade": (),
+    "unmade": (), "unproven": (), "known": None, "counted": (), "draws": False, "recalls": False, "sole": SEVERAL, "asked": False, "heard_at": None, "taken": 0,
+    "recalled": None,
 }
 # The state of a connection that comes from a process which knows nothing of session state.
 
 
 cdef tuple recorded_unnamed(Client c):
     kept = (<char *>c.kept)[:c.kept_len] if c.kept_len else b""
-    return c.unnamed, kept, recorded_touch(c.unnamed_touch), *((c.shown.told, c.shown.fixed) if c.shown is not None else (None, None))
+    return c.unnamed, kept, recorded_touch(c.unnamed_touch), *recorded_shown(c.shown)
+
+
+cdef tuple recorded_shown(Statement shown):
+    return (None, None) if shown is None else (shown.told, shown.fixed)
+
+
+cdef Statement revived_shown(Relay relay, bytes kept, told, fixed):
+    # How an unnamed statement was described; one whose answer is to come the ledger has (`find_watched`).
+    cdef Statement stmt
+    if told is None:
+        return None
+    stmt = missing_statement(relay)
+    stmt.name, stmt.body, stmt.key, stmt.told, stmt.fixed = b"", kept, (kept,), told, fixed
+    return stmt
+
+
+cdef object recorded_name(uint8_t act, name):
+    # Of an UNNAMED, what there was before.
+    if act != UNNAMED or name is None:
+        return name
+    number, was, kept, shown, touch, there = name
+    return [number, was, kept, *recorded_shown(shown), recorded_touch(touch), there]
+
+
+cdef object revived_name(Relay relay, uint8_t act, name):
+    if act != UNNAMED or name is None:
+        return name
+    number, was, kept, told, fixed, touch, there = name
+    relay.tick = max(relay.tick, number)
+    return number, was, kept, revived_shown(relay, kept, told, fixed), revived_touch(touch), there
 
 
 cdef int revive_unnamed(Client c, state) except -1:
@@ -57,9 +88,7 @@ cdef int revive_unnamed(Client c, state) except -1:
     c.relay.tick = max(c.relay.tick, c.unnamed)
     if kept:
         keep_unnamed(c, <uint8_t *>PyBytes_AS_STRING(kept), PyBytes_GET_SIZE(kept))
-    if told is not None:
-        c.shown = Statement.__new__(Statement)
-        c.shown.name, c.shown.body, c.shown.key, c.shown.told, c.shown.fixed = b"", kept, (kept,), told, fixed
+    c.shown = revived_shown(c.relay, kept, told, fixed)
     return 0
 
 
@@ -81,7 +110,7 @@ cdef dict record_client(Client c, dict state, dict table):
         judgement=recorded_touch(c.judgement), unnamed=recorded_unnamed(c), reading=[c.reading, c.first_word, c.anywhere],
         refusals=[[kinds, recorded_touch(touch)] for kinds, touch in (c.refusals or {}).items()], server=c.link.id if c.link is not None else None,
         hub=c.hub.marker if c.hub is not None else None, marks=c.hub.marks_of(c) if c.hub is not None else [], inbox=c.inbox or [], early=c.early,
-        early_at=c.early_at,
+        early_at=c.early_at, unproven=sorted(c.unproven or ()),
     )
     return state
 
@@ -95,10 +124,11 @@ cdef dict record_server(Server s, dict state, dict table):
     for place, (kind, act, skipped, stmt, name) in enumerate(ledger["entries"]):
         if stmt is not None:
             note_statement(s.relay, stmt, table)
-        ledger["entries"][place] = (kind, act, skipped, (<Statement>stmt).id if stmt is not None else None, name if act != UNNAMED else None)
+        ledger["entries"][place] = (kind, act, skipped, (<Statement>stmt).id if stmt is not None else None, recorded_name(act, name))
     state.update(
         told=list(s.told), statements=[(<Held>each).stmt.id for each in there], doubted=[(<Held>each).stmt.id for each in there if (<Held>each).state in (STALE_THERE, DOUBTED)],
-        checked=[(<Held>each).stmt.id for each in there if (<Held>each).state == BEING_READ], types=s.types, redefines=s.redefines, strays=s.strays, forgets_all=s.forgets_all, unnamed_there=(s.unnamed, s.unnamed_state),
+        checked=[(<Held>each).stmt.id for each in there if (<Held>each).state == BEING_READ], known=[(<Held>each).known for each in there],
+        counted=[(<Held>each).stmt.id for each in there if (<Held>each).counted], types=s.types, redefines=s.redefines, strays=s.strays, forgets_all=s.forgets_all, unnamed_there=(s.unnamed, s.unnamed_state),
         to_make=None if s.to_make is None else [list(pair) for pair in s.to_make], made=s.made, said=s.said, unmade=list((s.unmade or {}).items()), ledger=ledger, pid=s.pid, cancel_key=s.cancel_key,
         status=s.status, task=s.task, task_error=s.task_error, parting=s.parting, released=s.released,
         unsure=s.unsure, said_farewell=s.said_farewell, pinned=s.pinned, pinned_since=s.pinned_since, undone=s.undone, silenced=s.silenced,
@@ -106,7 +136,7 @@ cdef dict record_server(Server s, dict state, dict table):
         touches=None if s.touches is None else [recorded_touch(touch) for touch in s.touches],
         rows=None if s.rows is None else [list(row) for row in s.rows],
         channels=list(s.channels), hub=s.hub.marker if s.hub is not None else None, mark=s.mark, marked=s.marked, last_pid=s.last_pid,
-        epochs=s.epochs, notified=s.notified,
+        epochs=s.epochs, notified=s.notified, draws=s.draws, recalls=s.recalls, sole=s.sole, asked=s.asked, heard_at=s.heard_at, taken=s.taken,
     )
     return state
 
@@ -116,6 +146,7 @@ def statement(Relay relay, int64_t number, bytes body, key, bytes told=None, byt
     text; None, and the truth values of older versions, of nobody who comes. `told`, `fixed`: how it was described."""
     cdef Statement stmt = Statement.__new__(Statement)
     stmt.id = number
+    relay.tick = max(relay.tick, -number)
     stmt.body = body
     stmt.name = b"" if number < 0 and body else b"PGBOUNCER_%d" % number
     stmt.touch = touches.judge(text_of(body))
@@ -188,9 +219,10 @@ def revive_client(Pool pool, int fd, dict state, params, about, dict table):
     c.base, c.base_params = pool.relay.intern(tuple(state["base"])), pool.relay.intern(tuple(state["base_params"]))
     revive_unnamed(c, state["unnamed"])
     c.told_kinds, c.judgement = state["told_kinds"], revived_touch(state["judgement"])
-    if c.told_kinds & SEQUENCES:
+    if state["recalled"] is None and c.told_kinds & SEQUENCES:
         # It may be one that asks.
         pool.recalls = BEHIND
+    c.unproven = set(state["unproven"]) or None
     c.reading, c.first_word, c.anywhere = state["reading"]
     c.refusals = {kinds: revived_touch(touch) for kinds, touch in state["refusals"]} or None
     if state["hub"] in pool.relay.hubs:
@@ -223,21 +255,20 @@ def revive_server(Pool pool, int fd, dict state, params, about, dict table):
     s.rows = None if state["rows"] is None else [tuple(row) for row in state["rows"]]
     s.channels, s.mark, s.marked, s.last_pid = tuple(state["channels"]), state["mark"], state["marked"], state["last_pid"]
     s.hub, s.epochs, s.notified = pool.relay.hubs.get(state["hub"]), state["epochs"], state["notified"]
-    s.sole = SEVERAL
+    s.draws, s.recalls, s.sole, s.asked, s.taken = state["draws"], state["recalls"], state["sole"], state["asked"], state["taken"]
+    s.heard_at = pool.relay.now if state["heard_at"] is None else state["heard_at"]
     pin(s, state["pinned"])
     for touch in s.touches or ():
         if touch.kinds & pool.kept & pinning(pool):
             weigh(s, True)
-    for number in state["statements"]:
-        hold_statement(s, table[number])
-        (<Held>s.stmts[table[number]]).state = BEING_READ if number in state["checked"] else DOUBTED if number in state["doubted"] else HOLDS
+    revive_statements(s, state, table)
     s.types, s.redefines, s.strays = state["types"], state["redefines"], state["strays"]
     s.forgets_all = state["forgets_all"]
     s.unnamed, s.unnamed_state = state["unnamed_there"]
     s.to_make = None if state["to_make"] is None else [tuple(pair) for pair in state["to_make"]]
     s.made, s.said, s.unmade = state["made"], state["said"], dict(state["unmade"]) or None
     pool.relay.tick = max(pool.relay.tick, s.unnamed)
-    entries = [(kind, act, skipped, table[number] if number is not None else None, name)
+    entries = [(kind, act, skipped, table[number] if number is not None else None, revived_name(pool.relay, act, name))
                for kind, act, skipped, number, name in state["ledger"]["entries"]]
     s.ledger.revive({**state["ledger"], "entries": entries})
     settle(s, state["state"])
@@ -247,6 +278,19 @@ def revive_server(Pool pool, int fd, dict state, params, about, dict table):
     return s
 
 
+cdef int revive_statements(Server s, dict state, dict table) except -1:
+    # Of one whose process did not say when it was looked at, that was long ago.
+    cdef Held held
+    cdef size_t place
+    for place, number in enumerate(state["statements"]):
+        hold_statement(s, table[number])
+        held = s.stmts[table[number]]
+        held.state = BEING_READ if number in state["checked"] else DOUBTED if number in state["doubted"] else HOLDS
+        held.known = 0 if state["known"] is None else state["known"][place]
+        held.counted = number in state["counted"]
+    return 0
+
+
 cdef int revive(Conn c, Pool pool, int fd, dict state, params, about) except -1:
     cdef bytes unsent = state["unsent"]
     pool.relay.take_fd(c, pool, state["id"], fd, None, state["hold"], params, about, state["connected"])
@@ -254,6 +298,7 @@ cdef int revive(Conn c, Pool pool, int fd, dict state, params, about) except -1:
     c.need, c.dropping, c.broken = state["need"], state["dropping"], state["broken"]
     c.close_needed, c.bound = state["close_needed"], state["bound"]
     c.session = pool.relay.intern(tuple(state["session"]))
+    pool.recalls = max(pool.recalls, state["recalled"] or 0)
     if unsent:
         c.queue(<uint8_t *>PyBytes_AS_STRING(unsent), PyBytes_GET_SIZE(unsent))
     return 0
@@ -288,8 +333,23 @@ def link_again(Client client, Server server):
         server.sole = client.id
     client.link = server
     server.link = client
+    find_watched(client, server)
+    if client.reading:
+        # By what names the rest of its text was looked through nobody knows here.
+        touched(client, server, UNREAD_CODE)
     if server.channels:
         client.relay.post(WantChannels(server, server.channels))
+
+
+cdef int find_watched(Client c, Server s) except -1:
+    # The statement without a name of which it is to be told what it is.
+    cdef Owed *o
+    cdef int i
+    for i in range(s.ledger.length):
+        o = s.ledger.at(i)
+        if o.kind == DESCRIBE and o.act == WATCHED and c.shown is None and (<Statement>o.stmt).body == (<char *>c.kept)[:c.kept_len]:
+            c.shown = <Statement>o.stmt
+    return 0
 
 
 def abandon(Conn connection):
