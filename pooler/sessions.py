@@ -12,8 +12,8 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 
 from pooler import wire
-from pooler.lexer import TooMuch, Unterminated, split
-from pooler.touches import ALL, MOST_TOKENS, STICKY, WORDS, Held, Touch
+from pooler.lexer import Kind, Token, TooMuch, Unterminated, split
+from pooler.touches import ALL, MOST_TOKENS, RECALLING, STICKY, WORDS, Held, Touch
 
 Session = tuple[bytes, ...]
 """Parameters by name, in lower case and in order: name, value, name, value. And statements of PREPARE, by PREPARED and
@@ -389,3 +389,57 @@ def refusal(kinds: int, statement: str, by_policy: bool) -> bytes:
     return wire.error_response(
         "ERROR", "0A000", f"session state is refused in this pool ({names}): {statement}", detail=why, hint=hint
     )
+
+
+TAKEN_BACK = b"ROLLBACK TO SAVEPOINT pooler_asks; RELEASE SAVEPOINT pooler_asks"
+"""Behind a question of `asks_whose` that has failed: a transaction goes on where it was."""
+_TOUCHED = (
+    "SELECT (SELECT pg_catalog.string_agg(relation::pg_catalog.text, ',' ORDER BY relation::pg_catalog.text)"
+    " FROM pg_catalog.pg_locks WHERE pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()"
+    " AND locktype OPERATOR(pg_catalog.=) 'relation' AND mode OPERATOR(pg_catalog.=) 'RowExclusiveLock')"
+)
+"""Whoever draws from a sequence locks it up to the end of the transaction, and so does who asks for its value."""
+_OF_ARGUMENTS = frozenset({"regclass", "text", "pg_get_serial_sequence"})
+
+
+def asks_whose(text: bytes) -> bytes | None:
+    """What tells, in a transaction, whether the values that currval and lastval in `text` are to give were drawn in it;
+    None where that cannot be asked without doing more than `text` does: their arguments are no constants."""
+    try:
+        tokens = [token for statement in split(text.decode("ascii"), MOST_TOKENS) for token in statement.tokens]
+    except (UnicodeDecodeError, Unterminated, TooMuch):
+        return None
+    calls = {_call(tokens, at) for at, token in enumerate(tokens) if token.value.lower() in RECALLING}
+    if not calls or "" in calls or b"\\" in text:
+        return None
+    asked = "; ".join(f"SELECT {call}" for call in sorted(calls))
+    lone = f", {str(len(calls) == 1).lower()}"
+    return f"SAVEPOINT pooler_asks; {_TOUCHED}{lone}; {asked}; {_TOUCHED}{lone}; RELEASE SAVEPOINT pooler_asks".encode()
+
+
+def _call(tokens: Sequence[Token], at: int) -> str:
+    """The call that begins there, by names that nothing can be in the way of; empty where it may be anything."""
+    said, depth = [f"pg_catalog.{tokens[at].value}"], 0
+    if tokens[at].kind is not Kind.WORD or (at > 1 and tokens[at - 1] == "." and tokens[at - 2] != "pg_catalog"):
+        return ""
+    for token in tokens[at + 1 :]:
+        depth += (token == "(") - (token == ")")
+        if token.kind is Kind.STRING or token.value in ("(", ")", ",", "::"):
+            said.append(token.text)
+        elif token.kind is Kind.WORD and token.value in _OF_ARGUMENTS:
+            said.append(f"pg_catalog.{token.value}")
+        elif token.value not in ("pg_catalog", "."):
+            return ""
+        if depth == 0:
+            return "".join(said) if len(said) > 1 else ""
+    return ""
+
+
+def is_drawn_here(rows: Sequence[Row]) -> bool:
+    """Of the whole answer to `asks_whose`: asking has touched nothing that the transaction had not."""
+    return len(rows) > 1 and rows[0] == rows[-1]
+
+
+def draws_nothing(rows: Sequence[Row], said: bytes) -> bool:
+    """Of an answer that is an error: nobody has drawn from the one that was asked for."""
+    return len(rows) == 1 and rows[0][1] == b"t" and b"\0C55000\0" in said

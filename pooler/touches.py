@@ -468,6 +468,8 @@ def judge_call(number: int) -> Touch | None:
     """What the function of this number, in a FunctionCall, may leave behind."""
     if number in LARGE_OBJECTS:
         return None
+    if number in RECALLING_NUMBERS:
+        return Touch(Held.SEQUENCE, Held.SEQUENCE | RECALLS, f"(function {number})")
     return Touch(Held.UNSEEN, Held.UNSEEN, f"(function {number})")
 
 
@@ -507,6 +509,7 @@ FORGETS = 1 << 18
 """In `looks`: code that may deallocate statements, without a tag that tells so."""
 FORGETTING = "deallocate"
 RECALLING = frozenset({"currval", "lastval"})
+RECALLING_NUMBERS = frozenset({1575, 2559})
 DRAWING = frozenset({"nextval", "setval"})
 FILLING = frozenset({"insert", "merge", "copy"})
 """What may have a column's default draw from a sequence."""

@@ -155,4 +155,4 @@ class Sessions:
 
 
 def kind_words(kinds: int) -> list[str]:
-    return [WORDS[kind] for kind in Held if kinds & kind] or ["a statement too long to be read"]
+    return [WORDS[kind] for kind in Held if kinds & kind] or ["state that is not known"]

@@ -1,6 +1,8 @@
 @cython.final
 cdef class Client(Conn):
     cdef Server link
+    # The server it had last, by its id.
+    cdef int64_t home
     cdef int64_t query_start
     cdef int64_t xact_start
     cdef int64_t wait_start
@@ -46,6 +48,7 @@ cdef class Client(Conn):
     cdef dict refusals
     cdef bint ask(self, uint8_t t) except -1
     cdef bint refuses(self, Out *out, uint8_t *b, size_t *run, size_t pos, uint8_t t, size_t l, size_t have, ssize_t name_end) except -1
+    cdef bytes text_in(self, uint8_t t, uint8_t *p, size_t l, size_t name_end)
     cdef bint binds_late(self, ssize_t name_end) except -1
     cdef object touch_of_unnamed(self)
     cdef object touch_of(self, bytes name)

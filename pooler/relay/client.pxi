@@ -194,6 +194,12 @@ cdef class Client(Conn):
             self.judgement = touch
         if touch is None:
             return False
+        if (<int>touch.kinds) & SEQUENCES and have >= l and t != FUNCTION_CALL and asks_whose(
+                self, s, touch, self.text_in(t, b + pos, l, name_end), t == PARSE and name_end > 0):
+            # It comes again, when the server has answered.
+            self.submit(out, b, run[0], pos)
+            run[0] = pos
+            return True
         kinds = forbidden(self, s, touch, t == PARSE and name_end > 0)
         if kinds == 0:
             if name_end == 0:
@@ -216,6 +222,13 @@ cdef class Client(Conn):
                 run[0] = pos + have
             self.submit_instead(QUERY if t == FUNCTION_CALL else t, refusal(self, t, b + pos, l, touch, kinds), name_end if t == PARSE else 0)
         return True
+
+    cdef bytes text_in(self, uint8_t t, uint8_t *p, size_t l, size_t name_end):
+        # Of a Query, of a Parse, and of the statement that a Bind names.
+        cdef Statement stmt = self.stmts.get(self.name_in(t, p, l, name_end)) if t == BIND and self.stmts is not None else None
+        if t == BIND:
+            return text_of(stmt.body) if stmt is not None else b""
+        return (<char *>p)[5:l].partition(b"\0")[2 if t == PARSE else 0].partition(b"\0")[0]
 
     cdef bint binds_late(self, ssize_t name_end) except -1:
         # Whether a Bind says more of a statement than its Parse did.

@@ -181,7 +181,7 @@ cdef class Pool:
         s.asked = False
         s.requested = s.heard_at = s.taken = self.relay.now
         s.notified = False
-        if s.sole != c.id:
+        if s.sole != c.id or c.home != s.id:
             change_hands(s, c)
         self.counts.assignments += 1
         self.counts.wait_time += waited

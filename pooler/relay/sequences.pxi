@@ -1,8 +1,9 @@
 # currval and lastval of a value that was drawn in an earlier transaction. Which sequences a session has drawn from nobody
 # can ask, and a stranger's value is told like one's own. So, from the first of these words in a pool on, a server on which
 # several have been forgets all values (DISCARD SEQUENCES) ahead of its next client's; and from the first that asks behind
-# its own transaction on, who may have drawn keeps its server for its next transaction. That first one is refused, where
-# the server is not its client's alone.
+# its own transaction on, who may have drawn keeps its server for its next transaction. That first one finds everything
+# forgotten, where its text begins a transaction; behind something that may have drawn the server is asked whether that
+# value is of this transaction (RECALL_TASK); else it is refused.
 
 cdef enum:
     # Whose values a server may have, beside one client's, whose id that is then.
@@ -11,6 +12,10 @@ cdef enum:
     # What the clients of a pool were seen to ask for: values of the same transaction, of an earlier one.
     WITHIN = 1
     BEHIND = 2
+    # What the server has said of the values that a text asks for.
+    UNASKED = 0
+    OWN = 1
+    NOT_OWN = 2
 
 cdef int SEQUENCES = touches.Held.SEQUENCE
 cdef int DRAWS = touches.DRAWS
@@ -19,7 +24,9 @@ cdef object DRAWN = touches.Touch(touches.Held.SEQUENCE, 0, "(INSERT or nextval)
 
 
 cdef int change_hands(Server s, Client c) except -1:
-    # It was not the last one's server, or nobody's, before.
+    # It was not the last one's server, or nobody's, before; or it was, and its client has drawn elsewhere since, maybe.
+    c.home = s.id
+    s.vouched = UNASKED
     if s.sole == NOBODYS:
         s.sole = c.id
     elif s.pool.recalls and s.pool.kept & SEQUENCES and s.shared():
@@ -41,11 +48,45 @@ cdef int note_sequences(Server s, object touch) except -1:
 
 
 cdef bint is_own(Server s, object touch) except -1:
-    # Whether what this text asks for is its client's, if there is any: it has just been drawn, or nobody else was here.
-    cdef bint own = s.sole == s.link.id or s.draws or touch.looks & RECALLS == 0
+    # Whether what this text asks for is its client's, if there is any: nobody else was here, or the server has said so.
+    cdef bint own = touch.kinds & SEQUENCES == 0 or s.sole == s.link.id or s.vouched == OWN
+    if s.vouched == OWN:
+        s.vouched = UNASKED
     if not own:
         note_sequences(s, touch)
     return own
+
+
+cdef bint asks_whose(Client c, Server s, object touch, bytes text, bint later) except -1:
+    # Whether the message has to wait: the server, on which others were, forgets their values first, or, where its client
+    # may have drawn in this transaction, is asked whether it has. `later`: it is carried out when it is bound.
+    cdef bytes asked
+    if (<int>touch.kinds) & c.pool.kept & SEQUENCES == 0 or s.sole == c.id or s.vouched != UNASKED or not s.shared() or not s.ledger.at_rest():
+        return False
+    if s.status == IDLE:
+        s.sole = c.id
+        s.run_task(SET_TASK, b"DISCARD SEQUENCES;")
+        return True
+    asked = sessions.asks_whose(text) if s.status == IN_TRANSACTION and s.draws and not later else None
+    if asked is None:
+        return False
+    s.rows = []
+    s.run_task(RECALL_TASK, asked)
+    return True
+
+
+cdef int whose_told(Server s) except -1:
+    # The answer. A question that has failed is taken back; one that has not may have marked what it has asked for as the
+    # transaction's own, so that another in the same transaction would be believed: it is not asked.
+    if s.task_error is not None and s.status == IN_FAILED and s.vouched == UNASKED:
+        s.vouched = OWN if sessions.draws_nothing(s.rows, s.said) else NOT_OWN
+        return s.run_task(RECALL_TASK, sessions.TAKEN_BACK)
+    if s.task_error is not None or s.status != IN_TRANSACTION:
+        return s.relay.lose(s, TASK_FAILED[RECALL_TASK], True)
+    if s.vouched == UNASKED:
+        s.vouched = OWN if sessions.is_drawn_here(s.rows) else NOT_OWN
+    s.rows = None
+    return s.link.resume()
 
 
 cdef int sequences_told(Server s, uint8_t *p, size_t n) except -1:

@@ -50,6 +50,8 @@ cdef class Server(Conn):
     cdef bint forgets
     cdef bint draws
     cdef bint recalls
+    # Whose it has said to be what its client asks for next.
+    cdef uint8_t vouched
     # Channels that it listens to for its client, the listening server that they go over to, and the mark in both streams.
     cdef tuple channels
     cdef Hub hub

@@ -415,7 +415,7 @@ cdef class Server(Conn):
             c.xact_start = 0
         if pool.recalls == BEHIND:
             keep_sequences(self)
-        self.draws = self.recalls = False
+        self.draws = self.recalls = self.vouched = 0
         if self.shared() and self.clean():
             part_from(self)
         elif pool.mode == MODE_SESSION and self.close_needed and pool.fast_close and self.clean():
@@ -500,7 +500,7 @@ cdef class Server(Conn):
                 command_complete(self, b + pos, l)
             elif self.answers_look(t, l):
                 row_of_look(self, b + pos, l)
-            elif t == DATA_ROW and (self.task == LOOK_TASK or self.task == ASK_TASK):
+            elif t == DATA_ROW and asks_for_rows(self.task):
                 self.task_error = "a value is too long"
             elif t == NOTIFICATION_RESPONSE and self.link is not None:
                 if is_for_client(self, b + pos, l):
@@ -530,7 +530,7 @@ cdef class Server(Conn):
         return pos
 
     cdef bint answers_look(self, uint8_t t, size_t l) noexcept:
-        return t == DATA_ROW and (self.task == LOOK_TASK or self.task == ASK_TASK) and l <= LONGEST_ROW
+        return t == DATA_ROW and asks_for_rows(self.task) and l <= LONGEST_ROW
 
     cdef int pass_on(self, uint8_t *p, size_t l) except -1:
         # A notification that comes while it answers a query of ours.
@@ -562,7 +562,7 @@ cdef class Server(Conn):
         # Keep the message for the log; what it means is decided when the server is ready, or gone.
         cdef str message = error_message(<bytes>(<char *>b)[5:n])
         self.task_error = message
-        if self.task == PREPARE_TASK:
+        if self.task == PREPARE_TASK or self.task == RECALL_TASK:
             self.said = (<char *>b)[:n]
         if self.task == NO_TASK:
             # An idle server that speaks of an error is about to go (a restart, an administrator): nobody gets it.
@@ -591,6 +591,8 @@ cdef class Server(Conn):
             return statements_made(self, c)
         if task == ASK_TASK:
             return told(self)
+        if task == RECALL_TASK:
+            return whose_told(self)
         if task == EPOCH_TASK and self.status == IDLE:
             return epoch_ended(self)
         if self.task_error is not None:
@@ -694,5 +696,5 @@ cdef class Server(Conn):
 cdef str LISTENING_FAILED = "channels could not be handed over"
 cdef tuple TASK_FAILED = ("failure", "invalid server parameter", "reset query failed", "test query failed", "bad packet",
                            "session state is not known", "rollback failed", "discard failed", "bad packet", LISTENING_FAILED,
-                           LISTENING_FAILED, LISTENING_FAILED, LISTENING_FAILED, "invalid server parameter")
+                           LISTENING_FAILED, LISTENING_FAILED, LISTENING_FAILED, "invalid server parameter", "session state is not known")
 # By task.

@@ -170,6 +170,10 @@ cdef object as_encoded(Client c, object touch):
     return touch._replace(kinds=touch.kinds | touches.Held.UNSEEN, looks=touch.looks | touches.Held.UNSEEN)
 
 
+cdef inline bint asks_for_rows(uint8_t task) noexcept:
+    return task == LOOK_TASK or task == ASK_TASK or task == RECALL_TASK
+
+
 cdef inline int pinning(Pool pool) noexcept:
     # Kinds that keep a server. Channels do so only where no listening server can be had.
     return PINNING if pool.hears else PINNING | LISTENS

@@ -213,6 +213,8 @@ cdef enum:
     EPOCH_TASK = 12
     # What its client has prepared in SQL is made there, behind SET_TASK.
     PREPARE_TASK = 13
+    # Whether the values of sequences that its client asks for were drawn in its transaction.
+    RECALL_TASK = 14
 
 cdef enum:
     # For so long after a server has changed hands a notification may be of the one who had it before.

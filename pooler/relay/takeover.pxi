@@ -331,6 +331,7 @@ def link_again(Client client, Server server):
     """These two were linked."""
     if server.pinned & SEQUENCES:
         server.sole = client.id
+        client.home = server.id
     client.link = server
     server.link = client
     find_watched(client, server)

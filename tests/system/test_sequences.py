@@ -17,10 +17,12 @@ from tests.system.test_session_functions import known
 from tests.system.test_session_state import client
 
 MADE = """
-DROP TABLE IF EXISTS drawn, drawn_too; DROP SEQUENCE IF EXISTS drawn_by_name;
+DROP TABLE IF EXISTS drawn, drawn_too, undrawn; DROP SEQUENCE IF EXISTS drawn_by_name CASCADE;
+CREATE TABLE undrawn (x int); GRANT ALL ON undrawn TO PUBLIC;
 CREATE TABLE drawn (id serial, x int); CREATE TABLE drawn_too (id serial, x int); CREATE SEQUENCE drawn_by_name;
 GRANT ALL ON drawn, drawn_too TO PUBLIC; GRANT ALL ON drawn_id_seq, drawn_too_id_seq, drawn_by_name TO PUBLIC;
 SELECT setval('drawn_too_id_seq', 1000); SELECT setval('drawn_by_name', 2000);
+CREATE FUNCTION drawn_by_code() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT nextval('drawn_by_name'); END;
 """
 INSERT = "INSERT INTO drawn (x) VALUES (1)"
 NOT_DEFINED = psycopg.errors.ObjectNotInPrerequisiteState
@@ -32,7 +34,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     made: Cluster = request.getfixturevalue(request.param)
     made.sql(MADE, dbname="app")
     yield made
-    made.sql("DROP TABLE drawn, drawn_too; DROP SEQUENCE drawn_by_name", dbname="app")
+    made.sql("DROP TABLE drawn, drawn_too, undrawn; DROP SEQUENCE drawn_by_name CASCADE", dbname="app")
 
 
 def keeping(start: StartBouncer, server: Cluster, size: int, policy: str = "keep", **own: str) -> Bouncer:
@@ -236,3 +238,102 @@ def test_other_policies(start_pooler: StartBouncer, server: Cluster, policy: str
         assert value(one, "SELECT lastval()")
         other.execute(INSERT)
         until(lambda: bouncer.pool()["sv_active"] == 0)
+
+
+FIRST_ASKED: dict[str, tuple[str, ...]] = {
+    "another's, behind an INSERT": ("BEGIN", INSERT, "SELECT currval('drawn_too_id_seq')"),
+    "in one text": (f"{INSERT}; SELECT currval('drawn_too_id_seq')",),
+    "an INSERT that draws nothing": ("BEGIN", "INSERT INTO undrawn VALUES (1)", "SELECT lastval()"),
+    "the same in one text": ("INSERT INTO undrawn VALUES (1); SELECT lastval()",),
+    "a number": ("BEGIN", INSERT, "SELECT currval('drawn_too_id_seq'::regclass::oid::regclass)"),
+    "put together": ("BEGIN", INSERT, "SELECT currval('drawn_' || 'too_id_seq')"),
+    "behind a setval": ("BEGIN", "SELECT setval('drawn_by_name', 5)", "SELECT lastval()"),
+}
+
+
+@sizes
+@pytest.mark.parametrize("prepare", [False, True])
+@pytest.mark.parametrize("pattern", FIRST_ASKED)
+def test_the_first_that_asks_in_a_pool_is_told_nobody_elses(
+    start_pooler: StartBouncer, server: Cluster, size: int, prepare: bool, pattern: str
+) -> None:
+    *before, asks = FIRST_ASKED[pattern]
+    if prepare and not before:
+        pytest.skip("several statements")
+    bouncer = keeping(start_pooler, server, size)
+    strange(bouncer, size)
+    with client(bouncer.port) as one:
+        for text in before:
+            one.execute(text)
+        with pytest.raises(NOT_DEFINED):
+            one.execute(asks, prepare=prepare)
+        one.execute("ROLLBACK")
+
+
+def test_nor_is_who_asks_again_behind_a_savepoint(start_pooler: StartBouncer, server: Cluster) -> None:
+    """To ask for a value marks its sequence as one that the transaction has drawn from."""
+    bouncer = keeping(start_pooler, server, 1)
+    strange(bouncer, 1)
+    with client(bouncer.port) as one, one.transaction():
+        (drawn,) = one.execute(INSERT + " RETURNING id").fetchone() or (0,)
+        for _ in range(2):
+            with pytest.raises(NOT_DEFINED), one.transaction():
+                one.execute("SELECT currval('drawn_too_id_seq')")
+        with pytest.raises(NOT_DEFINED), one.transaction():
+            # All the same: nobody can tell any more.
+            one.execute("SELECT currval('drawn_id_seq')")
+    with client(bouncer.port) as one, one.transaction():
+        (drawn,) = one.execute(INSERT + " RETURNING id").fetchone() or (0,)
+        assert value(one, "SELECT currval(pg_get_serial_sequence('drawn', 'id'))") == drawn
+        assert value(one, "SELECT currval('drawn_id_seq')") == drawn
+
+
+@pytest.mark.parametrize("asked", ["lastval()", "currval(pg_get_serial_sequence('drawn', 'id'))"])
+def test_where_the_server_may_not_be_asked_nothing_is_told(
+    start_pooler: StartBouncer, server: Cluster, asked: str
+) -> None:
+    """And the transaction goes on from its savepoint."""
+    server.sql("REVOKE SELECT ON pg_locks FROM PUBLIC", dbname="app")
+    bouncer = keeping(start_pooler, server, 1)
+    try:
+        strange(bouncer, 1)
+        with client(bouncer.port, user="trusty"):
+            known(bouncer)
+        with client(bouncer.port, user="trusty") as one, client(bouncer.port, user="trusty") as other:
+            other.execute("INSERT INTO drawn_too (x) VALUES (1)")
+            with one.transaction():
+                one.execute(INSERT)
+                with pytest.raises(NOT_DEFINED), one.transaction():
+                    one.execute(f"SELECT {asked}")
+                one.execute("SELECT 1")
+    finally:
+        server.sql("GRANT SELECT ON pg_locks TO PUBLIC", dbname="app")
+
+
+def test_what_was_drawn_since_on_another_server_is_not_forgotten_silently(
+    start_pooler: StartBouncer, server: Cluster
+) -> None:
+    """A server where nobody else was has its client's values of then, not those that it drew elsewhere, by code."""
+    bouncer = start_pooler(
+        server=server, default_pool_size=2, pool_mode="transaction", server_round_robin=1,
+        sections={"pooler": {"session_state": "keep", "max_pinned": "100"}},
+    )  # fmt: skip
+    with client(bouncer.port) as one, client(bouncer.port) as other:
+        other.execute("SELECT 1")
+        with other.transaction():
+            other.execute("SELECT 1")
+            with pytest.raises(NOT_DEFINED):
+                one.execute("SELECT lastval()")
+        told: list[object] = []
+        for _ in range(4):
+            with other.transaction():
+                other.execute("SELECT 1")
+                one.execute(INSERT)
+                one.execute("SELECT 1")
+        for _ in range(4):
+            (drawn,) = one.execute("SELECT drawn_by_code()").fetchone() or (None,)
+            try:
+                told.append(value(one, "SELECT lastval()") == drawn)
+            except NOT_DEFINED:
+                told.append(None)
+        assert False not in told

@@ -230,3 +230,58 @@ def test_what_could_not_be_made_its_client_still_has() -> None:
     # What it has made anew by that name counts; of a name that it never had there is nothing.
     assert sessions.with_unmade(wanted, before, [b"q", b"r", b"work_mem"]) == wanted
     assert sessions.without((p, PLAIN, *wanted), [b"p"]) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "calls"),
+    [
+        ("SELECT lastval()", ["pg_catalog.lastval()"]),
+        ("select LASTVAL ( ) , lastval()", ["pg_catalog.lastval()"]),
+        ("SELECT pg_catalog.currval('a b')", ["pg_catalog.currval('a b')"]),
+        ("SELECT currval('x'::pg_catalog.regclass), 1", ["pg_catalog.currval('x'::pg_catalog.regclass)"]),
+        (
+            "INSERT INTO t VALUES (currval(pg_get_serial_sequence('t', 'id')), lastval())",
+            ["pg_catalog.currval(pg_catalog.pg_get_serial_sequence('t','id'))", "pg_catalog.lastval()"],
+        ),
+    ],
+)
+def test_what_is_recalled_by_a_constant_can_be_asked_for(text: str, calls: list[str]) -> None:
+    asked = (sessions.asks_whose(text.encode()) or b"").decode()
+    assert [part[7:] for part in asked.split("; ") if part.startswith("SELECT pg_catalog.")] == calls
+    assert asked.startswith("SAVEPOINT")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT 1",
+        "SELECT currval($1)",
+        "SELECT currval(name) FROM names",
+        "SELECT currval('a' || 'b')",
+        "SELECT mine.currval('a')",
+        "SELECT currval(mine('a'))",
+        "SELECT \"currval\"('a')",
+        "SELECT currval('a'",
+        "SELECT currval('a",
+        "SELECT currval",
+        "SELECT currval(E'\\'')",
+        "SELECT currval('ä')",
+        "SELECT currval(U&'a')",
+    ],
+)
+def test_what_is_recalled_by_anything_else_cannot(text: str) -> None:
+    assert sessions.asks_whose(text.encode()) is None
+
+
+def test_whose_is_only_told_by_a_whole_answer() -> None:
+    there, lone = b"1,2", b"t"
+    assert sessions.is_drawn_here([(there, lone), (b"5",), (there, lone)])
+    assert not sessions.is_drawn_here([(there, lone), (b"5",), (b"1,2,3", lone)])
+    assert not sessions.is_drawn_here([(there, lone)])
+    assert not sessions.is_drawn_here([(there, lone), (b"5",)])
+    assert not sessions.is_drawn_here([])
+    said = b"E\0\0\0\x20SERROR\0VERROR\0C55000\0Mx\0\0"
+    assert sessions.draws_nothing([(there, b"t")], said)
+    assert not sessions.draws_nothing([(there, b"f")], said)
+    assert not sessions.draws_nothing([], said)
+    assert not sessions.draws_nothing([(there, b"t")], said.replace(b"55000", b"42501"))

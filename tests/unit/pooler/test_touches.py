@@ -271,6 +271,10 @@ def test_what_runs_a_text_is_code(text: str) -> None:
 def test_a_function_called_by_its_number_is_code() -> None:
     assert all(judge_call(number) is None for number in LARGE_OBJECTS)
     assert judge_call(2078) == (Held.UNSEEN, Held.UNSEEN, "(function 2078)", frozenset(), frozenset(), frozenset())
+    for recalls in (1575, 2559):
+        called = judge_call(recalls)
+        assert called is not None
+        assert called[:2] == (Held.SEQUENCE, Held.SEQUENCE | RECALLS)
 
 
 def test_names_that_come_with_the_values() -> None:

@@ -8,4 +8,4 @@ from pooler.touches import Held
 
 def test_kinds_are_named() -> None:
     assert kind_words(Held.LOCK | Held.TEMP) == ["advisory_lock", "temp"]
-    assert kind_words(1 << 14) == ["a statement too long to be read"]
+    assert kind_words(1 << 14) == ["state that is not known"]

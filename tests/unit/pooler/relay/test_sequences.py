@@ -8,6 +8,7 @@ import pytest
 
 from pooler import wire
 from pooler.relay.engine import TRANSACTION
+from pooler.sessions import TAKEN_BACK, asks_whose
 from pooler.touches import Held
 from tests.unit.stage import Peer, Stage, stage
 
@@ -46,11 +47,11 @@ def refused(got: bytes) -> bool:
     return b"POOLER_REFUSES_128" in got
 
 
-def test_the_first_that_asks_for_what_others_may_have_drawn_is_refused() -> None:
+def test_the_first_that_asks_for_what_others_may_have_drawn_finds_it_forgotten() -> None:
     with stage(TRANSACTION, **keeping()) as s:
         server, one, two = begun(s)
-        assert refused(run(s, one, server, LASTVAL))
-        assert run(s, one, server, LASTVAL).startswith(wire.query("DISCARD SEQUENCES;"))
+        assert run(s, one, server, LASTVAL) == wire.query("DISCARD SEQUENCES;") + wire.query(LASTVAL)
+        assert run(s, one, server, LASTVAL) == wire.query(LASTVAL)
         assert run(s, one, server, OTHER) == wire.query(OTHER)
         assert run(s, two, server, OTHER) == wire.query("DISCARD SEQUENCES;") + wire.query(OTHER)
 
@@ -67,11 +68,74 @@ def test_behind_what_was_drawn_in_the_same_transaction_it_is_answered_and_nothin
         server, one, two = begun(s)
         run(s, one, server, "BEGIN", "BEGIN", b"T")
         run(s, one, server, INSERT, "INSERT 0 1", b"T")
-        assert not refused(run(s, one, server, LASTVAL, status=b"T"))
+        assert not refused(asked(s, one, server, OWN))
         run(s, one, server, "COMMIT", "COMMIT")
         run(s, two, server, INSERT, "INSERT 0 1")
         assert s.pool.pinned_count == 0
         assert s.pool.idle_servers.count == 1
+
+
+OWN, ANOTHERS = ("1", "1"), ("1", "1,2")
+
+
+def rows(locks: tuple[str, ...]) -> bytes:
+    """The answer to which sequences the transaction has touched, its own question in between."""
+    before, after = locks
+    return wire.data_row([before, "t"]) + wire.data_row(["5"]) + wire.data_row([after, "t"])
+
+
+def asked(s: Stage, client: Peer, server: Peer, said: tuple[str, str] | bytes, *, restart: bool = False) -> bytes:
+    """Ask for the last value, in a transaction; what the server gets when it has `said` this of whose it is."""
+    client.send(wire.query(LASTVAL))
+    s.settle()
+    assert server.take() == wire.query((asks_whose(LASTVAL.encode()) or b"").decode())
+    if restart:
+        s.restart()
+    if isinstance(said, bytes):
+        server.send(said + wire.ready_for_query(b"E"))
+        s.settle()
+        assert server.take() == wire.query(TAKEN_BACK.decode())
+        server.send(wire.command_complete("RELEASE") + wire.ready_for_query(b"T"))
+    else:
+        server.send(rows(said) + wire.command_complete("RELEASE") + wire.ready_for_query(b"T"))
+    s.settle()
+    got = server.take()
+    server.send(wire.command_complete("SELECT 1") + wire.ready_for_query(b"T"))
+    s.settle()
+    return got
+
+
+NOTHING_DRAWN = wire.data_row(["1", "t"]) + wire.error_response("ERROR", "55000", "not yet defined")
+NO_RIGHT = wire.error_response("ERROR", "42501", "permission denied")
+
+
+@pytest.mark.parametrize(("said", "own"), [(OWN, True), (ANOTHERS, False), (NOTHING_DRAWN, True), (NO_RIGHT, False)])
+@pytest.mark.parametrize("restart", [False, True])
+def test_whose_it_is_the_server_says_once(said: tuple[str, str] | bytes, own: bool, restart: bool) -> None:
+    """What it has refused it is not asked again: to ask has marked it as the transaction's."""
+    with stage(TRANSACTION, **keeping()) as s:
+        server, one, two = begun(s)
+        run(s, one, server, "BEGIN", "BEGIN", b"T")
+        run(s, one, server, INSERT, "INSERT 0 1", b"T")
+        assert refused(asked(s, one, server, said, restart=restart)) is not own
+        if own and not restart:
+            assert not refused(asked(s, one, server, OWN))
+        elif not own:
+            assert refused(run(s, one, server, LASTVAL, status=b"T"))
+        run(s, one, server, "COMMIT", "COMMIT")
+        run(s, two, server, OTHER)
+
+
+def test_who_was_elsewhere_meanwhile_finds_nothing_of_before() -> None:
+    with stage(TRANSACTION, **keeping()) as s:
+        first, one = s.server(), s.client()
+        run(s, one, first, LASTVAL)
+        run(s, one, first, OTHER)
+        second, two = s.server(), s.client()
+        assert run(s, one, second, OTHER) == wire.query(OTHER)
+        assert run(s, two, second, "BEGIN", "BEGIN", b"T").startswith(wire.query("DISCARD SEQUENCES;"))
+        assert run(s, one, first, OTHER) == wire.query("DISCARD SEQUENCES;") + wire.query(OTHER)
+        assert run(s, one, first, OTHER) == wire.query(OTHER)
 
 
 def test_who_draws_keeps_its_server_for_the_next_transaction() -> None:
