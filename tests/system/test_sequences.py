@@ -325,11 +325,8 @@ def test_what_was_drawn_since_on_another_server_is_not_forgotten_silently(
             with pytest.raises(NOT_DEFINED):
                 one.execute("SELECT lastval()")
         told: list[object] = []
-        for _ in range(4):
-            with other.transaction():
-                other.execute("SELECT 1")
-                one.execute(INSERT)
-                one.execute("SELECT 1")
+        for text in 4 * (INSERT, "SELECT 1"):
+            one.execute(text)
         for _ in range(4):
             (drawn,) = one.execute("SELECT drawn_by_code()").fetchone() or (None,)
             try:
