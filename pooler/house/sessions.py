@@ -19,7 +19,7 @@ from pooler.pools.registry import PoolState
 from pooler.pools.running import Running
 from pooler.relay.engine import Instant
 from pooler.stats import Event, SeenStat, SessionStat
-from pooler.touches import PINNING, WORDS, Held, Touch
+from pooler.touches import PINNING, UNREAD, WORDS, Held, Touch
 from pooler.values import dataclass
 
 MOST_SEEN = 5_000
@@ -27,6 +27,8 @@ MOST_SEEN = 5_000
 EVENT = "session_state"
 """The kind of these among the events."""
 UNTOLD = "(others)"
+FOUND = "(found afterwards)"
+"""As a statement: code has made it, of which nothing was seen."""
 
 
 @dataclass(slots=True)
@@ -72,7 +74,13 @@ class Sessions:
                 running.say(level, f"{client_label(client.about)} {said}")
 
     def pinned(self, server: relay.Server, client: relay.Client, pins: int) -> None:
-        """A server stays with its client, or no longer."""
+        """A server stays with its client, or no longer. What only a look has found is noted behind it."""
+        now, marks = self._running.wall(), self._marks.get(client.id, {})
+        found = [kind for kind in Held if kind & pinning(pins) and kind not in marks]
+        for kind in found:
+            self._clients[client.id] = client
+            self._marks.setdefault(client.id, {})[kind] = Mark(FOUND, now)
+            self._count(client.pool.owner, kind, FOUND, 1, now)
         what = f"stays with it for {', '.join(kind_words(pins))}" if pins else "is free again"
         self._running.say(LOG, f"{client_label(client.about)} its server {what}")
 
@@ -126,7 +134,7 @@ class Sessions:
             client = self._clients[number]
             server, pool = client.linked, client.pool.owner
             for kind, mark in marks.items():
-                pins = server is not None and bool(server.pinned & kind)
+                pins = server is not None and bool(pinning(server.pinned) & kind)
                 yield SessionStat(
                     database=pool.database.name,
                     user=client.about.user,
@@ -135,7 +143,7 @@ class Sessions:
                     port=client.about.peer.port,
                     id=client.id,
                     kind=WORDS[kind],
-                    fate=self.fate(pool, kind),
+                    fate="pins" if pins else self.fate(pool, kind),
                     statement=mark.statement,
                     since=mark.since,
                     pinned_us=instant.stamp - server.pinned_since if server is not None and pins else None,
@@ -152,6 +160,11 @@ class Sessions:
         self.collect()
         for (database, what), count in self._counts.items():
             yield Event(EVENT, database, what, count)
+
+
+def pinning(pins: int) -> int:
+    """Kinds by which a server stays with its client: what could not be read, or asked for, is code."""
+    return pins | Held.UNSEEN if pins & UNREAD else pins
 
 
 def kind_words(kinds: int) -> list[str]:

@@ -132,6 +132,28 @@ def test_what_is_over_gives_the_server_back(start_pooler: StartBouncer) -> None:
         until(lambda: bouncer.pool()["sv_active"] == 0)
 
 
+def test_what_only_a_look_has_found_is_told_too(start_pooler: StartBouncer) -> None:
+    """By code that hides it: what pins, since when, and how often there was such a thing."""
+    bouncer = start_pooler(default_pool_size=2, **KEEP)
+    lock = "DO $$ BEGIN EXECUTE 'SELECT pg_advi' || 'sory_lock(7)'; END $$"
+    with client(bouncer.port) as one:
+        one.execute(lock)
+        until(lambda: "advisory_lock" in [row["kind"] for row in bouncer.admin("SHOW SESSION_STATE")])
+        rows = {row["kind"]: row for row in bouncer.admin("SHOW SESSION_STATE")}
+        assert (rows["advisory_lock"]["fate"], rows["advisory_lock"]["statement"]) == ("pins", "(found afterwards)")
+        assert rows["advisory_lock"]["pinned_us"] > 0
+        assert rows["code"]["pinned_us"] is None
+        one.execute("SELECT pg_advisory_unlock(7)")
+        until(lambda: bouncer.pool()["sv_active"] == 0)
+        one.execute(lock)
+        until(lambda: bouncer.pool()["sv_active"] == 1)
+        seen = {(row["kind"], row["fate"]): row["count"] for row in bouncer.admin("SHOW SESSION_STATE_SEEN")}
+        assert seen["advisory_lock", "pins"] == 1
+    with client(bouncer.port) as one:
+        one.execute("SELECT '" + "x" * 3_000_000 + "' FROM set_config('work_mem', '7MB', false)", prepare=False)
+        until(lambda: [(row["kind"], row["fate"]) for row in bouncer.admin("SHOW SESSION_STATE")] == [("code", "pins")])
+
+
 @pytest.mark.parametrize("kind", ["a lock", "set", "a channel", "a code block", "a role"])
 def test_refused_is_an_error_and_no_more(start_pooler: StartBouncer, kind: str) -> None:
     refusing = {"pooler": {"session_state": "refuse"}}
