@@ -5,7 +5,11 @@ Loaded only where there are any.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import field
 from typing import Any
 
 from pooler.ending import Ending
@@ -13,10 +17,35 @@ from pooler.house.bouncer import Bouncer
 from pooler.net.channel import Channel
 from pooler.pools.running import Phase
 from pooler.process.service import Service, ServiceError
+from pooler.relay import LightTask, Newcomer
+from pooler.values import dataclass
 from pooler.verbs import ConsoleSession, House
 from pooler.workers.chief import Chief, Summed, Union
-from pooler.workers.desk import Desk, HandOut
+from pooler.workers.desk import Desk
 from pooler.workers.hearing import Ears
+
+
+@dataclass(slots=True)
+class Names:
+    """What databases are called at a port; the workers know it by the configuration."""
+
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+
+class HandOut:
+    """The entrance of a port: whoever comes is handed to a worker."""
+
+    def __init__(self, desk: Desk, port: int = 0) -> None:
+        self._desk = desk
+        self._port = port
+        self.tasks: set[LightTask | asyncio.Task[None]] = set()
+        self.on_successor: Callable[[Channel], Coroutine[Any, Any, None]] | None = None
+        self.reception = Names()
+
+    def arrived(self, sock: socket.socket | Newcomer) -> bool:
+        handed = self._desk.hand_on(self._port, sock.fileno())
+        os.close(sock.detach())
+        return handed
 
 
 class Crew:

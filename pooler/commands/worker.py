@@ -103,7 +103,8 @@ def run(
         hands.append(hand)
         service.gone = {phase: hand.tells(gone) for phase, gone in service.gone.items()}
         far = FarHubs(running, bouncer.hubs, secret, hand.say)
-        line = Line(sock, loop, {**hand.works, **far.works}, service.stop_now, running.rounds.failed)
+        works = {**hand.works, **far.works, "code made": lambda place: bouncer.survey.made_at(place, running.now())}
+        line = Line(sock, loop, works, service.stop_now, running.rounds.failed)
         hand.begin(line, {0: door})
         log.begin(line)
         line.put("ready")

@@ -56,6 +56,12 @@ class Survey:
     def made(self, pool: PoolState, now: float) -> None:
         """There may be other code now: in every entry that leads there."""
         place = _place(pool.database)
+        self.made_at(place, now)
+        if self._running.colleagues is not None:
+            self._running.colleagues.code_made(place)
+
+    def made_at(self, place: tuple[object, ...], now: float) -> None:
+        """The same, by somebody of whom nothing else is known here."""
         for database in self._running.registry.databases.values():
             if _place(database) == place:
                 database.inquiry.made()

@@ -43,5 +43,8 @@ class Colleagues(Protocol):
     def opened(self, place: tuple[str, int], pid: int) -> None:
         """There is a server here, of this process id at that place: what it notifies is of our clients."""
 
+    def code_made(self, place: tuple[object, ...]) -> None:
+        """There may be other code in the database at that place."""
+
     async def cancel(self, key: bytes) -> str | None:
         """Have the query cancelled that this key belongs to; what became of it, None when nobody knows the key."""

@@ -402,12 +402,13 @@ class Registry:
         return own or pool.database.config.session_state or self.config.own.session_state
 
     def max_pinned(self, size: int) -> int:
-        """Of a pool of this size; below 0: no limit."""
+        """Of a pool of this size; below 0: no limit. Where there may be any each worker has one: its clients could
+        never keep a server otherwise."""
         most = self.config.own.max_pinned
         if most < 0:
             most = max(1, size // 2) if size else -1
         number, workers = self.part
-        return (most + workers - 1 - number) // workers if most > 0 else most
+        return max(1, (most + workers - 1 - number) // workers) if most > 0 else most
 
     def own_manners(self) -> Manners:
         """As a pool's, of a client whose server is its own."""

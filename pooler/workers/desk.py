@@ -28,7 +28,6 @@ from pooler.net.channel import Channel, ConnectionClosed
 from pooler.net.tls import TICKET_KEYS
 from pooler.pools.refusal import LoginError
 from pooler.pools.running import Running
-from pooler.relay import LightTask, Newcomer
 from pooler.stats import Counters, DescriptorStat, SeenStat, SessionStat, Snapshot, Window, WorkerStat
 from pooler.values import dataclass
 from pooler.verbs import ConsoleSession, House, Remark, Verb
@@ -182,6 +181,7 @@ class Desk:
             "spare": partial(self.exchange.spare, number),
             "given": partial(self.exchange.given, number),
             "learned": self._learned,
+            "code made": partial(self._pass_on, number, "code made"),
             "cancel": partial(self._cancel, number),
             "console": partial(self._console, number),
             "cancel console": self._cancel_console,
@@ -339,6 +339,12 @@ class Desk:
     def forget_welcomes(self) -> None:
         """What was learnt of servers may hold no more."""
         self._welcomes.clear()
+
+    def _pass_on(self, number: int, name: str, *values: Any) -> None:
+        """To all the others."""
+        for worker in self.workers.values():
+            if worker.number != number:
+                worker.line.put(name, *values)
 
     # ---- what is asked of all
 
@@ -554,26 +560,3 @@ def _rate(worker: Worker, last: Snapshot) -> float:
         return 0.0
     gained = last.total.since(before.total)
     return gained.xact_count / (last.now - before.now) if gained is not None else 0.0
-
-
-@dataclass(slots=True)
-class Names:
-    """What databases are called at a port; the workers know it by the configuration."""
-
-    aliases: Mapping[str, str] = field(default_factory=dict)
-
-
-class HandOut:
-    """The entrance of a port: whoever comes is handed to a worker."""
-
-    def __init__(self, desk: Desk, port: int = 0) -> None:
-        self._desk = desk
-        self._port = port
-        self.tasks: set[LightTask | asyncio.Task[None]] = set()
-        self.on_successor: Callable[[Channel], Coroutine[Any, Any, None]] | None = None
-        self.reception = Names()
-
-    def arrived(self, sock: socket.socket | Newcomer) -> bool:
-        handed = self._desk.hand_on(self._port, sock.fileno())
-        os.close(sock.detach())
-        return handed

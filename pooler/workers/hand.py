@@ -229,6 +229,9 @@ class Hand:
     def opened(self, place: tuple[str, int], pid: int) -> None:
         self.say("opened", place, pid)
 
+    def code_made(self, place: tuple[object, ...]) -> None:
+        self.say("code made", place)
+
     def welcome(self, database: str, user: str, reported: Mapping[str, str]) -> None:
         """A server elsewhere has said this of itself."""
         found = self._running.registry.databases.get(database)

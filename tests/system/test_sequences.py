@@ -153,6 +153,7 @@ PATTERNS: dict[str, tuple[str, ...]] = {
 }
 
 
+@pytest.mark.one_process("each worker learns by itself what clients ask for")
 @sizes
 @pytest.mark.parametrize("prepare", [False, True])
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -181,6 +182,7 @@ def test_what_was_drawn_in_the_transaction_before_is_told(
     until(lambda: bouncer.pool()["sv_active"] == 0, "all servers to be free")
 
 
+@pytest.mark.one_process("what was drawn is lost by who has the same server")
 def test_a_server_stays_for_the_next_transaction_or_for_a_while(start_pooler: StartBouncer, server: Cluster) -> None:
     bouncer = keeping(start_pooler, server, 4, sequence_timeout="1")
     with client(bouncer.port) as one, client(bouncer.port) as two:
@@ -213,6 +215,7 @@ def test_a_server_stays_for_the_next_transaction_or_for_a_while(start_pooler: St
     assert said == 0
 
 
+@pytest.mark.one_process("of what may be pinned each worker has one at least")
 def test_no_more_stay_than_may_be_pinned(start_pooler: StartBouncer, server: Cluster) -> None:
     """Who finds no room goes without: an error for its next currval, not for its INSERT."""
     bouncer = keeping(start_pooler, server, 4, max_pinned="1", sequence_timeout="5")
@@ -226,6 +229,7 @@ def test_no_more_stay_than_may_be_pinned(start_pooler: StartBouncer, server: Clu
         assert value(one, "SELECT lastval()")
 
 
+@pytest.mark.one_process("what leaks is seen by who has the same server")
 @pytest.mark.parametrize("policy", ["refuse", "leak", "keep sequence:leak"])
 def test_other_policies(start_pooler: StartBouncer, server: Cluster, policy: str) -> None:
     bouncer = keeping(start_pooler, server, 1, policy)

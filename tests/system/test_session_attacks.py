@@ -303,6 +303,7 @@ def test_a_path_to_temporary_tables_from_the_start(start_pooler: StartBouncer, m
 # ---- the configuration changes
 
 
+@pytest.mark.one_process("what leaks is seen by who has the same server")
 @pytest.mark.parametrize("policy", ["keep", "refuse"])
 def test_what_has_leaked_goes_when_nothing_may_leak_any_more(
     start_pooler: StartBouncer, made: Cluster, fresh: Facts, policy: str
@@ -333,6 +334,7 @@ def test_a_statement_of_before_is_refused_where_it_is_bound(
             assert facts(stranger) == facts(one) == fresh
 
 
+@pytest.mark.one_process("of what may be pinned each worker has one at least")
 def test_a_prepared_lock_counts_as_one(start_pooler: StartBouncer, made: Cluster) -> None:
     bouncer = start_pooler(default_pool_size=2, **keep(most=1))
     with come(bouncer) as one, come(bouncer) as two:

@@ -203,6 +203,7 @@ def test_who_leaves_at_once_is_told_of_too(start_pooler: StartBouncer) -> None:
     assert bouncer.admin("SHOW SESSION_STATE") == []
 
 
+@pytest.mark.one_process("of what may be pinned each worker has one at least")
 def test_no_more_are_pinned_than_may_be(start_pooler: StartBouncer) -> None:
     bouncer = start_pooler(default_pool_size=2, pool_mode="transaction", sections={"pooler": {"session_state": "keep"}})
     with client(bouncer.port) as one, client(bouncer.port) as two:
@@ -240,6 +241,7 @@ def test_nobody_suffers_from_what_another_has_set(start_pooler: StartBouncer, ha
             assert stays.execute("SELECT pg_sleep(0.005)", prepare=False).rowcount == 1, round_
 
 
+@pytest.mark.one_process("each worker has a server of its own")
 def test_a_client_that_leaves_in_a_transaction_costs_no_server(start_pooler: StartBouncer) -> None:
     bouncer = start_pooler(default_pool_size=1, **KEEP)
     with client(bouncer.port) as stays:
