@@ -53,12 +53,22 @@ class Packer(pickle.Pickler):
     """Our frozen values, whose methods may not have been made yet, go by their fields."""
 
     def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, MappingProxyType):
-            return read_only, (dict(value),)
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            names = [field.name for field in dataclasses.fields(value)]
-            return remade, (type(value), tuple(getattr(value, name) for name in names))
-        return NotImplemented
+        kind = type(value)
+        fields = FIELDS.get(kind)
+        if fields is None:
+            fields = FIELDS[kind] = fields_of(kind)
+        if fields:
+            return remade, (kind, tuple([getattr(value, name) for name in fields]))
+        return (read_only, (dict(value),)) if kind is MappingProxyType else NotImplemented
+
+
+FIELDS: dict[type[Any], tuple[str, ...]] = {}
+"""Looked up once: what goes over a line most often is figures, of the same few kinds."""
+
+
+def fields_of(kind: type[Any]) -> tuple[str, ...]:
+    """The names of a dataclass's fields; of anything else there are none."""
+    return tuple(field.name for field in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else ()
 
 
 def read_only(values: dict[Any, Any]) -> MappingProxyType[Any, Any]:
@@ -68,8 +78,9 @@ def read_only(values: dict[Any, Any]) -> MappingProxyType[Any, Any]:
 def remade(kind: type[Any], values: tuple[object, ...]) -> object:
     """A value of a dataclass with these fields."""
     made: object = object.__new__(kind)
-    for field, value in zip(dataclasses.fields(kind), values, strict=True):
-        object.__setattr__(made, field.name, value)
+    names = FIELDS.get(kind) or FIELDS.setdefault(kind, fields_of(kind))
+    for name, value in zip(names, values, strict=True):
+        object.__setattr__(made, name, value)
     return made
 
 
