@@ -10,8 +10,8 @@ import hashlib
 import hmac
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from functools import lru_cache
-from typing import NamedTuple
+from functools import lru_cache, partial
+from typing import NamedTuple, Protocol
 
 from pooler import wire
 from pooler.clients.startup import REMEMBERED
@@ -31,6 +31,8 @@ from pooler.wire import TooLong
 MAX_SASL_MESSAGE = 10_000
 """Longest message of a client that answers with a digest."""
 
+MAX_PASSWORD_MESSAGE = MAX_PASSWORD + len(b"\0\0\0\0\0")
+"""Longest one with a password, or what stands for it."""
 ANSWER = ord("p")
 """Type of a client's messages here."""
 ASK_SCRAM = wire.authentication_sasl([scram.MECHANISM])
@@ -71,7 +73,6 @@ class Claim:
     """Somebody claims to be `user`. `secret` is what is stored of them, if they are `known`, else their
     `stand_in`."""
 
-    channel: Channel
     user: str
     secret: Secret | StandIn
     stand_in: StandIn
@@ -96,29 +97,32 @@ PROVED = Proof()
 """Nothing was learnt of it."""
 
 
-def authenticate(method: AuthType, claim: Claim) -> Awaitable[Proof]:
+def authenticate(method: AuthType, channel: Channel, claim: Claim) -> Awaitable[Proof]:
     """Raises LoginError unless the claim holds."""
-    if method is AuthType.md5 and claim.secret.kind is SecretKind.scram:
-        method = AuthType.scram_sha_256
-    return METHODS.get(method, _reject)(claim)
+    return METHODS.get(asked_by(method, claim), _reject)(channel, claim)
+
+
+def asked_by(method: AuthType, claim: Claim) -> AuthType:
+    """The method by which the secret is asked for."""
+    return AuthType.scram_sha_256 if method is AuthType.md5 and claim.secret.kind is SecretKind.scram else method
 
 
 # ---- without a password
 
 
-async def _trust(claim: Claim) -> Proof:
+async def _trust(channel: Channel, claim: Claim) -> Proof:
     """Whoever is known is in already."""
     raise LoginError('"trust" authentication failed')
 
 
-async def _reject(claim: Claim) -> Proof:
+async def _reject(channel: Channel, claim: Claim) -> Proof:
     raise LoginError("login rejected")
 
 
-async def _cert(claim: Claim) -> Proof:
-    if claim.channel.ssl_object is None:
+async def _cert(channel: Channel, claim: Claim) -> Proof:
+    if channel.ssl_object is None:
         raise _bad_certificate("TLS connection required")
-    certificate = claim.channel.peer_certificate()
+    certificate = channel.peer_certificate()
     if certificate is None:
         raise _bad_certificate("TLS client certificate required")
     fits = any([identity.names(certificate, name) for name in claim.names])
@@ -132,10 +136,10 @@ def _bad_certificate(log: str) -> LoginError:
     return LoginError("certificate authentication failed", log=log, level=ERROR)
 
 
-async def _peer(claim: Claim) -> Proof:
+async def _peer(channel: Channel, claim: Claim) -> Proof:
     import pwd
 
-    peer = claim.channel.peer
+    peer = channel.peer
     try:
         name = pwd.getpwuid(peer.uid).pw_name if peer.is_unix and peer.uid >= 0 else ""
     except KeyError:
@@ -149,8 +153,8 @@ async def _peer(claim: Claim) -> Proof:
 # ---- with a clear password
 
 
-async def _plain(claim: Claim) -> Proof:
-    password = await _ask_password(claim.channel, wire.authentication_cleartext())
+async def _plain(channel: Channel, claim: Claim) -> Proof:
+    password = await _ask_password(channel, wire.authentication_cleartext())
     fits = await password_fits(password, claim.secret)
     if not fits or not claim.known:
         raise _wrong_password()
@@ -166,23 +170,23 @@ async def password_fits(password: str, secret: Secret | StandIn) -> bool:
     return bool(secret.text) and _same(password, secret.text)
 
 
-async def _pam(claim: Claim) -> Proof:
+async def _pam(channel: Channel, claim: Claim) -> Proof:
     from pooler.clients import pam
 
-    password = await _ask_password(claim.channel, wire.authentication_cleartext())
-    if not await while_there(claim.channel, pam.check(claim.user, password)):
+    password = await _ask_password(channel, wire.authentication_cleartext())
+    if not await while_there(channel, pam.check(claim.user, password)):
         raise _wrong_password()
     return Proof(Credentials(password=password))
 
 
-async def _ldap(claim: Claim) -> Proof:
+async def _ldap(channel: Channel, claim: Claim) -> Proof:
     from pooler.clients import ldap
 
     options = claim.options or claim.settings.auth_ldap_options
     if not options:
         raise LoginError("auth_ldap_options is null")
-    password = await _ask_password(claim.channel, wire.authentication_cleartext())
-    if not await while_there(claim.channel, ldap.check(options, claim.user, password)):
+    password = await _ask_password(channel, wire.authentication_cleartext())
+    if not await while_there(channel, ldap.check(options, claim.user, password)):
         raise LoginError(ldap.FAILED)
     return Proof(Credentials(password=password))
 
@@ -190,32 +194,110 @@ async def _ldap(claim: Claim) -> Proof:
 # ---- with a digest
 
 
-async def _md5(claim: Claim) -> Proof:
-    salt = random_bytes(4)
-    answer = await _ask_password(claim.channel, wire.authentication_md5(salt))
-    secret = claim.secret
-    stored = secret.text if secret.kind is SecretKind.md5 else md5_secret(secret.text, claim.user)
-    if not _same(answer, md5_answer(stored, salt)) or not claim.known or not secret.text:
-        raise _wrong_password()
-    return Proof(good_for(secret.text))
+class Exchange(Protocol):
+    """The messages by which a claim is proved, without the channel that they go by."""
+
+    most: int
+    """The longest answer that is read, as its length field has it."""
+    proof: Proof | None
+    """Once it is proved."""
+
+    def begin(self) -> bytes:
+        """What is sent first."""
+
+    def take(self, body: bytes) -> bytes | None:
+        """What is sent next; None when the claim is proved. Raises LoginError or ProtocolError."""
 
 
-async def _scram(claim: Claim) -> Proof:
-    exchange = scram.ServerExchange(await _verifier(claim))
-    await claim.channel.send(ASK_SCRAM)
-    mechanism, data = wire.read_sasl_initial_response(await _read_answer(claim.channel))
-    if mechanism != scram.MECHANISM:
-        raise LoginError("client selected an invalid SASL authentication mechanism")
-    try:
-        await claim.channel.send(wire.authentication_sasl_continue(exchange.first(data)))
-        last = exchange.final(await _read_answer(claim.channel))
-    except scram.ScramError as error:
-        raise _sasl_failed(error) from None
-    if not claim.known or exchange.client_key is None or not claim.secret.text:
-        raise _sasl_failed(WrongPassword("nobody's password"))
-    shown = exchange.client_key, exchange.verifier.server_key
-    credentials = _keys(*shown) if claim.secret.scram is not None else good_for(claim.secret.text)
-    return Proof(credentials, wire.authentication_sasl_final(last))
+class Md5Exchange:
+    """The digest of what is stored and a salt of this login's own."""
+
+    __slots__ = ("_claim", "_salt", "proof")
+    most = MAX_PASSWORD_MESSAGE
+
+    def __init__(self, claim: Claim) -> None:
+        self._claim = claim
+        self._salt = random_bytes(4)
+        self.proof: Proof | None = None
+
+    def begin(self) -> bytes:
+        return wire.authentication_md5(self._salt)
+
+    def take(self, body: bytes) -> None:
+        claim, answer = self._claim, _password(body)
+        secret = claim.secret
+        stored = secret.text if secret.kind is SecretKind.md5 else md5_secret(secret.text, claim.user)
+        if not _same(answer, md5_answer(stored, self._salt)) or not claim.known or not secret.text:
+            raise _wrong_password()
+        self.proof = Proof(good_for(secret.text))
+
+
+class ScramExchange:
+    """SCRAM-SHA-256; `verifier` is what the secret is verified by."""
+
+    __slots__ = ("_begun", "_claim", "_server", "proof")
+    most = MAX_SASL_MESSAGE
+
+    def __init__(self, claim: Claim, verifier: ScramSecret) -> None:
+        self._claim = claim
+        self._server = scram.ServerExchange(verifier)
+        self._begun = False
+        self.proof: Proof | None = None
+
+    def begin(self) -> bytes:
+        return ASK_SCRAM
+
+    def take(self, body: bytes) -> bytes | None:
+        try:
+            if self._begun:
+                self._finish(self._server.final(body))
+                return None
+            self._begun = True
+            mechanism, data = wire.read_sasl_initial_response(body)
+            if mechanism != scram.MECHANISM:
+                raise LoginError("client selected an invalid SASL authentication mechanism")
+            return wire.authentication_sasl_continue(self._server.first(data))
+        except scram.ScramError as error:
+            raise _sasl_failed(error) from None
+
+    def _finish(self, last: bytes) -> None:
+        claim, key = self._claim, self._server.client_key
+        if not claim.known or key is None or not claim.secret.text:
+            raise WrongPassword("nobody's password")
+        stored = claim.secret.scram
+        credentials = good_for(claim.secret.text) if stored is None else _keys(key, stored.server_key)
+        self.proof = Proof(credentials, wire.authentication_sasl_final(last))
+
+
+def exchange_at_hand(method: AuthType, claim: Claim) -> Callable[[], Exchange] | None:
+    """What begins the exchange of a claim; None where there is none, or keys have to be derived for it first."""
+    method = asked_by(method, claim)
+    if method is AuthType.md5:
+        return partial(Md5Exchange, claim)
+    verifier = _verifier_at_hand(claim) if method is AuthType.scram_sha_256 else None
+    return None if verifier is None else partial(ScramExchange, claim, verifier)
+
+
+async def carry_on(channel: Channel, exchange: Exchange) -> Proof:
+    """The rest of an exchange in which an answer is due."""
+    while (proof := exchange.proof) is None:
+        said = exchange.take(await _read_answer(channel, exchange.most))
+        if said is not None:
+            await channel.send(said)
+    return proof
+
+
+async def _md5(channel: Channel, claim: Claim) -> Proof:
+    return await _prove(channel, Md5Exchange(claim))
+
+
+async def _scram(channel: Channel, claim: Claim) -> Proof:
+    return await _prove(channel, ScramExchange(claim, await _verifier(claim)))
+
+
+async def _prove(channel: Channel, exchange: Exchange) -> Proof:
+    await channel.send(exchange.begin())
+    return await carry_on(channel, exchange)
 
 
 @lru_cache(REMEMBERED)
@@ -230,17 +312,33 @@ def good_for(text: str) -> Credentials:
     return Credentials.of(Secret("", text))
 
 
-async def _verifier(claim: Claim) -> ScramSecret:
-    """The stored verifier, or one made from a plain secret, its salt the same as long as we run. Nobody meets what
-    those get who have none: a user that does not exist, and an md5 secret, which cannot do SCRAM."""
+def _verifier_at_hand(claim: Claim) -> ScramSecret | None:
+    """The stored verifier, or one made from a plain secret, its salt the same as long as we run; None when its keys
+    have yet to be derived. Nobody meets what those get who have none: a user that does not exist, and an md5 secret,
+    which cannot do SCRAM."""
     if claim.secret.scram is not None:
         return claim.secret.scram
-    work = derivation.Work(claim.secret.text, claim.stand_in.salt, claim.settings.scram_iterations)
+    work = _work(claim)
     keys = OWN_KEYS.recall(work)
-    if keys is None:
-        can = claim.known and claim.secret.kind is SecretKind.plain
-        keys = await OWN_KEYS.derive(work) if can else NOBODYS_KEYS
-    return scram.verifier(keys, work.salt, work.iterations)
+    if keys is None and not _can_derive(claim):
+        keys = NOBODYS_KEYS
+    return None if keys is None else scram.verifier(keys, work.salt, work.iterations)
+
+
+async def _verifier(claim: Claim) -> ScramSecret:
+    found = _verifier_at_hand(claim)
+    if found is None:
+        work = _work(claim)
+        found = scram.verifier(await OWN_KEYS.derive(work), work.salt, work.iterations)
+    return found
+
+
+def _work(claim: Claim) -> derivation.Work:
+    return derivation.Work(claim.secret.text, claim.stand_in.salt, claim.settings.scram_iterations)
+
+
+def _can_derive(claim: Claim) -> bool:
+    return claim.known and claim.secret.kind is SecretKind.plain
 
 
 def prepare_keys(config: Config) -> None:
@@ -260,10 +358,11 @@ def prepare_keys(config: Config) -> None:
 async def _ask_password(channel: Channel, request: bytes) -> str:
     """The text of the PasswordMessage that answers `request`."""
     await channel.send(request)
-    try:
-        body = await _read_answer(channel, MAX_PASSWORD + len(b"\0\0\0\0\0"))
-    except TooLong:
-        raise LoginError("password too long") from None
+    return _password(await _read_answer(channel, MAX_PASSWORD_MESSAGE))
+
+
+def _password(body: bytes) -> str:
+    """The text of a PasswordMessage."""
     password = wire.read_password(body)
     if not password:
         raise LoginError("empty password returned by client")
@@ -275,8 +374,13 @@ async def _read_answer(channel: Channel, most: int = MAX_SASL_MESSAGE) -> bytes:
     while (kind := channel.next_byte()) < 0:
         await channel.more()
     if kind == ANSWER:
-        body = channel.packet(1, 4, most)
-        return await channel.read_body(most) if body is None else body
+        try:
+            body = channel.packet(1, 4, most)
+            return await channel.read_body(most) if body is None else body
+        except TooLong:
+            if most == MAX_PASSWORD_MESSAGE:
+                raise LoginError("password too long") from None
+            raise
     if kind == 0:
         raise LoginError("client re-sent startup pkt")
     if kind == ord("X"):
@@ -298,7 +402,7 @@ def _sasl_failed(error: scram.ScramError) -> LoginError:
     return LoginError("SASL authentication failed", log=log, level="ERROR")
 
 
-METHODS: Mapping[AuthType, Callable[[Claim], Awaitable[Proof]]] = {
+METHODS: Mapping[AuthType, Callable[[Channel, Claim], Awaitable[Proof]]] = {
     AuthType.trust: _trust,
     AuthType.plain: _plain,
     AuthType.md5: _md5,

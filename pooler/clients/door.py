@@ -16,22 +16,25 @@ from typing import Any
 
 from pooler import wire
 from pooler.clients import peers
+from pooler.clients.auth import PROVED, Exchange, Proof, carry_on
 from pooler.clients.cancel import Canceller
-from pooler.clients.login import Admitted, Cancel, is_own_user, login
+from pooler.clients.login import Admitted, Cancel, is_own_user, login, prove, told
 from pooler.clients.reception import Reception
-from pooler.clients.strangers import Strangers, Visit
+from pooler.clients.regulars import Regular, Regulars
+from pooler.clients.strangers import Strangers
 from pooler.config.settings import Settings
 from pooler.log import DEBUG, ERROR, NOISE
+from pooler.net.address import Peer
 from pooler.net.channel import Channel, ConnectionClosed, while_there
 from pooler.net.credentials import NOTHING
 from pooler.net.tcp import Choice, SocketOptions
 from pooler.pools.connection import NOBODY, ClientFacts, Replication, client_label
 from pooler.pools.reasons import Kind, Reason
 from pooler.pools.refusal import Left, LoginError
-from pooler.pools.registry import PoolState, User, Waiter
+from pooler.pools.registry import Database, PoolState, User, Waiter
 from pooler.pools.running import ConsoleClient, Running
-from pooler.pools.welcome import Greeting, Welcome, ending
-from pooler.relay import Client, LightTask, Newcomer
+from pooler.pools.welcome import KEY_HEADER, Greeting, Welcome, ending
+from pooler.relay import Client, LightTask, Newcomer, Place, Visit
 from pooler.relay.engine import clock
 from pooler.servers.opener import Opener
 from pooler.sessions import Session
@@ -39,9 +42,12 @@ from pooler.verbs import ConsoleSession
 
 Console = Callable[[Channel, ConsoleSession], Awaitable[None]]
 """Serves a session on the admin database."""
+Steps = Coroutine[Any, Any, None]
 AUTHENTICATION_OK = wire.authentication_ok()
 """With the welcome and not before: who is refused for want of a server has not been let in."""
 NOT_REPLICATION = Replication.NONE
+UNNAMED = ClientFacts(Peer("", 0, "", 0))
+"""What is known of everybody at first."""
 SUCCESSOR = "pooler -R"
 """application_name of a new process's login on the admin database of the one that it is to replace."""
 
@@ -64,6 +70,8 @@ class Door:
     ) -> None:
         self.running = running
         self.reception = reception
+        self._regulars = Regulars(reception)
+        self.known = self._regulars.known
         self.tasks = tasks
         self.on_successor: Callable[[Channel], Coroutine[Any, Any, None]] | None = None
         """Called with the new process of an online restart."""
@@ -80,45 +88,163 @@ class Door:
         """A client has been accepted; False when the next one should be accepted in another turn."""
         running = self.running
         settings = running.registry.config.settings
-        tcp = isinstance(sock, Newcomer) or sock.family != socket.AF_UNIX
-        channel = Channel(sock, running.loop)
-        channel.longest = settings.max_packet_size
         if settings is not self._choices_of:
             self._choose_options(settings)
         try:
-            channel.tune(self._choices[tcp])
-            arrival = ClientFacts(channel.peer, number=running.next_number())
+            visit = self._visit(sock, settings)
         except OSError:
             # It left before we could look at it.
             os.close(sock.detach())
             return True
         if running.log_file.wordy:
-            self.reception.log(arrival, DEBUG, f"P: got connection: {arrival.peer.way}")
-        visit, strangers = Visit(channel, arrival, clock()), self._strangers
-        if strangers.too_many(channel.fileno()) and strangers.make_way(partial(self._take_place, visit)):
+            self.reception.log(visit.arrival, DEBUG, f"P: got connection: {visit.arrival.peer.way}")
+        strangers = self._strangers
+        if strangers.too_many(sock.fileno()) and strangers.make_way(partial(self._take_place, visit)):
             return strangers.at_ease
-        self._let_in(visit)
+        # Often all that is needed is here already: then it is let in at once.
+        visit.go_on()
         return True
+
+    def _visit(self, sock: socket.socket | Newcomer, settings: Settings) -> Visit:
+        running = self.running
+        if isinstance(sock, Newcomer):
+            choices, longest = self._choices[True], settings.max_packet_size
+            return Visit.of(self, sock, running.next_number(), UNNAMED, Channel, Peer, choices, longest)
+        channel = Channel(sock, running.loop)
+        channel.longest = settings.max_packet_size
+        channel.tune(self._choices[sock.family != socket.AF_UNIX])
+        return Visit(self, channel, ClientFacts(channel.peer, number=running.next_number()), clock())
 
     def _take_place(self, visit: Visit) -> None:
         """Somebody has gone for this one."""
+        channel: Channel = visit.channel
         if self.running.ending:
-            return visit.channel.abort()
-        visit.channel.take_lowest()
-        self._let_in(visit)
-
-    def _let_in(self, visit: Visit) -> None:
-        """Often all that is needed is here already: then it is let in at once."""
-        self._strangers.come(visit)
-        visit.steps = steps = self._admit(visit)
-        visit.task = task = LightTask(self._receive(visit, steps), self.tasks, self.running.loop)
-        task.go_on()
+            return channel.abort()
+        channel.take_lowest()
+        visit.go_on()
 
     def _choose_options(self, settings: Settings) -> None:
         options = SocketOptions.of(settings)
         self._choices_of, self._choices = settings, {tcp: options.choices(tcp=tcp) for tcp in (True, False)}
 
-    async def _receive(self, visit: Visit, steps: Coroutine[Any, Any, None]) -> None:
+    # ---- what a visit asks
+
+    def came(self, visit: Visit) -> None:
+        """There is one more stranger."""
+        self._strangers.come(visit)
+
+    def regular(self, visit: Visit, packet: bytes) -> Regular | None:
+        """Who says this, if it is one."""
+        return self._regulars.find(packet, visit.channel, visit.arrival)
+
+    def enter(self, visit: Visit) -> Steps | None:
+        """A regular has proved what there was to prove; what is left to be waited for."""
+        exchange: Exchange | None = visit.exchange
+        proof = PROVED if exchange is None or exchange.proof is None else exchange.proof
+        try:
+            admitted = visit.regular.admit(self.reception, visit.arrival, proof)
+        except LoginError as error:
+            return self.failing(visit, error)
+        if proof.farewell:
+            visit.channel.put(proof.farewell)
+        if visit.stranger:
+            self.no_stranger(visit)
+        if self.running.colleagues is not None:
+            return self._join_pool(visit, admitted)
+        rest = self._join(visit, admitted)
+        if rest is None:
+            regular: Regular = visit.regular
+            if regular.place is None or not regular.place.stands:
+                regular.place = self._place(visit.arrival, admitted)
+        return rest
+
+    def _place(self, arrival: ClientFacts, admitted: Admitted) -> Place | None:
+        """Where this one has gone, with all that it went there by; None where that differs from one to the next."""
+        running, registry, reception = self.running, self.running.registry, self.reception
+        settings = registry.config.settings
+        database, user = registry.databases[arrival.database], registry.user(arrival.user)
+        pool = registry.pool(database, admitted.user)
+        welcome = pool.welcome
+        if welcome is None or welcome.of_standby or not reception.lets_all_in_alike:
+            return None
+        facts: tuple[tuple[object, str, object], ...] = (
+            (registry, "config", registry.config),
+            (running, "tls", running.tls),
+            (running, "shutting", False),
+            (running, "colleagues", None),
+            (running, "neighbour_id", running.neighbour_id),
+            (running.log_file, "wordy", False),
+            (reception, "aliases", reception.aliases),
+            (self._strangers, "mark", self._strangers.mark),
+            (database, "config", database.config),
+            (database, "removed", False),
+            (database, "disabled", False),
+            (user, "config", user.config),
+            (pool, "welcome", welcome),
+            (pool, "manners", pool.manners),
+            (pool, "credentials", pool.credentials),
+            (pool, "forgotten", False),
+        )
+        counted = (
+            (registry, settings.max_client_conn),
+            (database, registry.database_client_limit(database)),
+            (user, registry.user_client_limit(user)),
+        )
+        greeting = welcome.greeting(admitted.parameters, pool.manners)
+        said, last = AUTHENTICATION_OK + greeting.messages, ending(b"", settings.login_notify_message)
+        head = len(KEY_HEADER)
+        return Place(
+            running.relay,
+            pool.engine,
+            facts,
+            counted,
+            registry.users,
+            admitted.credentials,
+            database.name,
+            user.name,
+            greeting.tracked,
+            admitted.session,
+            said + last[:head],
+            last[head:],
+            running.peer_id,
+            self._strangers.mark,
+            not settings.log_connections,
+        )
+
+    def begin(self, visit: Visit) -> Steps:
+        """It is no regular, or says what is not ordinary."""
+        return self._admit(visit, login(visit.channel, self.reception, visit.arrival))
+
+    def carry_on(self, visit: Visit, sent: Awaitable[None] | None) -> Steps:
+        """A regular's answer is not in one piece, or none at all; `sent`: what has to be sent first."""
+
+        async def proving() -> Proof:
+            if sent is not None:
+                await sent
+            return await carry_on(visit.channel, visit.exchange)
+
+        return self._admit(visit, self._rest(visit, proving()))
+
+    def failing(self, visit: Visit, error: BaseException) -> Steps:
+        """A login ends with this error."""
+
+        async def proving() -> Proof:
+            raise error
+
+        return self._admit(visit, self._rest(visit, proving()))
+
+    async def _rest(self, visit: Visit, proving: Coroutine[Any, Any, Proof]) -> Admitted:
+        """Of a login that `proving` is left of."""
+        asked, arrival, regular = self.reception, visit.arrival, visit.regular
+        if regular is None:
+            await told(asked, arrival, proving)
+            raise ValueError("nobody's proof")
+        proof = await told(asked, arrival, prove(asked, arrival, regular.claim, proving))
+        admitted: Admitted = regular.admit(asked, arrival, proof)
+        visit.channel.put(proof.farewell)
+        return admitted
+
+    async def receive(self, visit: Visit, steps: Steps) -> None:
         """Go through with `steps` of the visit; it ends with them, unless others have become its steps meanwhile."""
         try:
             await steps
@@ -127,9 +253,9 @@ class Door:
         except ConnectionClosed:
             self._refuse(visit, LoginError(Reason.CLIENT_EOF, notify=False))
         except asyncio.CancelledError:
-            if visit.ended is None:
+            if visit.sentence is None:
                 raise
-            self._refuse(visit, visit.ended)
+            self._refuse(visit, visit.sentence)
         except Exception as error:
             label = client_label(visit.arrival)
             self.running.say(ERROR, f"{label} fault in the login: {type(error).__name__}: {error}")
@@ -137,47 +263,47 @@ class Door:
         finally:
             self._leave(visit, steps)
 
-    def _leave(self, visit: Visit, steps: Coroutine[Any, Any, None]) -> None:
+    def _leave(self, visit: Visit, steps: Steps) -> None:
         """These steps are done, and the visit with them, unless it is others' now."""
         if visit.steps is steps:
             visit.steps = None
             if not visit.channel.closed:
                 visit.channel.abort()
             if visit.stranger:
-                self._no_stranger(visit)
+                self.no_stranger(visit)
             if self.running.shutting:
                 # It may be the last one: who waited for a first server was no stranger any more, and no client yet.
                 self.running.changed.set()
 
-    def _pass_on(self, visit: Visit, steps: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _pass_on(self, visit: Visit, steps: Steps) -> asyncio.Task[None]:
         """The rest of a visit needs a task of asyncio's."""
         visit.steps = steps
-        visit.task = task = self.running.loop.create_task(self._receive(visit, steps))
+        visit.task = task = self.running.loop.create_task(self.receive(visit, steps))
         self.tasks.add(task)
 
         def done(_: asyncio.Task[None]) -> None:
             # Of a task that is ended before it has begun nothing is run, not even what comes last.
             steps.close()
             self.tasks.discard(task)
-            if task.cancelled() and visit.ended is not None:
-                self._refuse(visit, visit.ended)
+            if task.cancelled() and visit.sentence is not None:
+                self._refuse(visit, visit.sentence)
             self._leave(visit, steps)
 
         task.add_done_callback(done)
         return task
 
-    def _no_stranger(self, visit: Visit) -> None:
+    def no_stranger(self, visit: Visit) -> None:
         """It has logged in, or is gone."""
         visit.stranger = False
         self._strangers.gone(visit)
 
-    async def _admit(self, visit: Visit) -> None:
-        outcome = await login(visit.channel, self.reception, visit.arrival)
+    async def _admit(self, visit: Visit, steps: Coroutine[Any, Any, Admitted | Cancel]) -> None:
+        outcome = await steps
         if isinstance(outcome, Cancel):
             visit.cancels = visit.channel.at_work = True
             self._pass_on(visit, self._canceller.cancel(visit.channel, visit.arrival, outcome.key))
             return
-        self._no_stranger(visit)
+        self.no_stranger(visit)
         if outcome.database is None:
             if self.running.colleagues is not None:
                 await self.running.colleagues.admit(None, visit.arrival.user, bounded=outcome.rights != "admin")
@@ -203,8 +329,6 @@ class Door:
     # ---- a pool's client
 
     async def _join_pool(self, visit: Visit, admitted: Admitted) -> None:
-        """Counted in at once, since its limits were checked a moment ago; out again unless it is handed over (then its
-        end counts it out)."""
         running, registry, arrival = self.running, self.running.registry, visit.arrival
         assert admitted.database is not None
         if running.colleagues is not None:
@@ -213,6 +337,14 @@ class Door:
                 # It has left the configuration, or is another one, while the others were asked.
                 running.colleagues.left(admitted.database.name, arrival.user)
                 raise LoginError(Reason.REMOVED)
+        if (rest := self._join(visit, admitted)) is not None:
+            await rest
+
+    def _join(self, visit: Visit, admitted: Admitted) -> Steps | None:
+        """Counted in at once, since its limits were checked a moment ago; out again unless it is handed over (then its
+        end counts it out). What is left to be waited for."""
+        running, registry, arrival = self.running, self.running.registry, visit.arrival
+        assert admitted.database is not None
         database = running.entry(admitted.database, arrival)
         user = registry.user(arrival.user)
         # The names that others have too: ten thousand clients need not keep their own copies.
@@ -224,17 +356,31 @@ class Door:
             if learnt is not NOTHING and learnt is not pool.credentials and pool.user.name == admitted.user:
                 # Never what another user proved with: a forced user's servers are logged in to as configured.
                 pool.credentials = learnt.joined(pool.credentials)
-            if admitted.replication is NOT_REPLICATION:
-                welcome = pool.welcome or await self._first_server(visit, pool)
-                if welcome.of_standby:
-                    pool.engine.try_one()
-                greeting = welcome.greeting(admitted.parameters, pool.manners)
-                self._hand_over(visit, pool, greeting, admitted.session)
-            else:
-                await self._replicate(visit, pool, admitted)
+            if admitted.replication is not NOT_REPLICATION or pool.welcome is None:
+                return self._join_later(visit, pool, admitted, database, user)
+            self._greet(visit, pool, pool.welcome, admitted)
         except BaseException:
             registry.count_out(database, user)
             raise
+        return None
+
+    async def _join_later(
+        self, visit: Visit, pool: PoolState, admitted: Admitted, database: Database, user: User
+    ) -> None:
+        """As above, of who is counted in."""
+        try:
+            if admitted.replication is NOT_REPLICATION:
+                self._greet(visit, pool, await self._first_server(visit, pool), admitted)
+            else:
+                await self._replicate(visit, pool, admitted)
+        except BaseException:
+            self.running.registry.count_out(database, user)
+            raise
+
+    def _greet(self, visit: Visit, pool: PoolState, welcome: Welcome, admitted: Admitted) -> None:
+        if welcome.of_standby:
+            pool.engine.try_one()
+        self._hand_over(visit, pool, welcome.greeting(admitted.parameters, pool.manners), admitted.session)
 
     async def _first_server(self, visit: Visit, pool: PoolState) -> Welcome:
         """Wait until it is known what to tell a client of this pool about its server."""
@@ -280,7 +426,7 @@ class Door:
         running, notice = self.running, self.running.registry.config.settings.login_notify_message
         key = peers.new_key(running.peer_id)
         said = AUTHENTICATION_OK + greeting.messages + ending(key, notice)
-        client = visit.channel.hand_over(
+        client: Client = visit.channel.hand_over(
             running.relay, pool.engine, visit.arrival, greeting.tracked, key, visit.since, session, said
         )
         self._say_welcome(visit)

@@ -15,7 +15,7 @@ from collections.abc import Awaitable
 from dataclasses import field
 from functools import lru_cache
 from ssl import SSLContext
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from pooler import wire
 from pooler.clients import auth
@@ -55,6 +55,7 @@ REPLICATION_WORDS = {Replication.NONE: "no", Replication.LOGICAL: "database", Re
 """As the log has them."""
 
 Rights = Literal["", "admin", "stats"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,9 @@ class LoginQuestions(Protocol):
     def likeness(self, user: str) -> Likeness:
         """What this user's secret would look like, if it does not exist: like another one's."""
 
+    def must_ask(self, database: DatabaseConfig | None, user: str) -> bool:
+        """Whether `find_secret` has to ask auth_query; if not, what it finds are the grounds."""
+
     async def find_secret(
         self, database: DatabaseConfig | None, attempt: ClientFacts, channel: Channel
     ) -> Secret | None:
@@ -150,11 +154,20 @@ class LoginQuestions(Protocol):
 async def login(channel: Channel, asked: LoginQuestions, attempt: ClientFacts | None = None) -> Admitted | Cancel:
     """Raises LoginError, and nothing else, whatever the client does."""
     attempt = attempt or ClientFacts(channel.peer)
+    return await told(asked, attempt, _begin(channel, asked, attempt))
+
+
+async def _begin(channel: Channel, asked: LoginQuestions, attempt: ClientFacts) -> Admitted | Cancel:
+    request = await _first_packet(channel, asked, attempt)
+    if isinstance(request, wire.CancelRequest):
+        return Cancel(request.key)
+    return await _start(channel, asked, attempt, request)
+
+
+async def told(asked: LoginQuestions, attempt: ClientFacts, steps: Awaitable[T]) -> T:
+    """What the steps of a login come to: whatever goes wrong in them is a LoginError, and the log has been told."""
     try:
-        request = await _first_packet(channel, asked, attempt)
-        if isinstance(request, wire.CancelRequest):
-            return Cancel(request.key)
-        return await _start(channel, asked, attempt, request)
+        return await steps
     except LoginError as error:
         if error.log:
             asked.log(attempt, error.level, error.log)
@@ -182,7 +195,7 @@ async def _first_packet(
             else:
                 await _refuse_message(channel)
         packet = channel.packet(0, 8, MAX_STARTUP_PACKET) or await channel.read_startup()
-        request = _known(packet) if is_ordinary(packet) else wire.parse_startup(packet)
+        request = startup_of(packet) if is_ordinary(packet) else wire.parse_startup(packet)
         if isinstance(request, (wire.Startup, wire.CancelRequest)):
             return request
         if isinstance(request, wire.SSLRequest):
@@ -193,7 +206,7 @@ async def _first_packet(
     raise ProtocolError("bad packet")
 
 
-_known = lru_cache(REMEMBERED)(wire.parse_startup)
+startup_of = lru_cache(REMEMBERED)(wire.parse_startup)
 
 
 def is_ordinary(packet: bytes) -> bool:
@@ -251,7 +264,7 @@ async def _start(channel: Channel, asked: LoginQuestions, attempt: ClientFacts, 
     if asked.wordy:
         for line in heard(startup.params, asked.config.settings):
             asked.log(attempt, DEBUG, line)
-    _name(attempt, startup.params)
+    name_in(attempt, startup.params)
     if not attempt.tls and asked.tls_required(attempt.peer) and not attempt.peer.is_unix:
         raise LoginError("SSL required")
     if startup.minor or startup.protocol_options:
@@ -270,7 +283,7 @@ async def _start(channel: Channel, asked: LoginQuestions, attempt: ClientFacts, 
     return await _admit(channel, asked, attempt, config, parameters, tracked)
 
 
-def _name(attempt: ClientFacts, given: dict[str, str]) -> None:
+def name_in(attempt: ClientFacts, given: dict[str, str]) -> None:
     """So that a complaint about a parameter names its client."""
     user = given.get("user")
     if user:
@@ -296,13 +309,26 @@ async def _admit(
         # Whoever it says it is: here it is this one, in the limits and in the views.
         attempt.user = _forced_user(database)
     proof, database = await _authenticate(channel, asked, attempt, config, database)
+    admitted = admitted_by(asked, attempt, database, parameters, tracked, proof)
+    if proof.farewell:
+        channel.put(proof.farewell)
+    return admitted
+
+
+def admitted_by(
+    asked: LoginQuestions,
+    attempt: ClientFacts,
+    database: DatabaseConfig | None,
+    parameters: Parameters,
+    tracked: dict[str, str],
+    proof: Proof,
+) -> Admitted:
+    """Somebody is who they claim to be: raises LoginError unless they may come in."""
     if database is None:
         if asked.config.settings.log_connections:
             asked.log(attempt, "LOG", f"login failed: db={attempt.database} user={attempt.user}")
         raise LoginError(f"no such database: {attempt.database}")
     asked.check_limits(database, attempt.user)
-    if proof.farewell:
-        channel.put(proof.farewell)
     return Admitted(
         database,
         attempt.user,
@@ -362,7 +388,7 @@ def console_rights(settings: Settings, user: str) -> Rights:
     return "stats" if open_to_all or user in settings.stats_users else ""
 
 
-def _log_attempt(asked: LoginQuestions, attempt: ClientFacts) -> None:
+def log_attempt(asked: LoginQuestions, attempt: ClientFacts) -> None:
     replication = REPLICATION_WORDS[attempt.replicates]
     who = f"db={attempt.database} user={attempt.user}"
     asked.log(attempt, "LOG", f"login attempt: {who} tls={attempt.tls or 'no'} replication={replication}")
@@ -376,11 +402,7 @@ async def _authenticate(
 ) -> tuple[Proof, DatabaseConfig | None]:
     """By the method of auth_type or of the HBA rule; the database as it is then."""
     user = attempt.user
-    method, rule = config.settings.auth_type, None
-    if method is HBA:
-        rule = _rule(config, attempt)
-        method = AuthType.reject if rule is None else rule.method
-    method = guarded(method, database)
+    method, rule = method_of(config, attempt, database)
     needed = method not in NO_SECRET_NEEDED
     grounds = asked.grounds(database, user)
     secret: Secret | None
@@ -395,14 +417,30 @@ async def _authenticate(
         # auth_query may know the user by another name than the client.
         attempt.user = secret.user
     if config.settings.log_connections:
-        _log_attempt(asked, attempt)
+        log_attempt(asked, attempt)
     if rule is None and config.settings.auth_type is HBA:
         raise LoginError("no authentication method is found")
     if secret is not None and method in UNGUARDED:
         return PROVED, _again(asked, attempt, database) if waited else database
+    claim = claim_of(asked, config, user, secret, method, rule)
+    proof = await prove(asked, attempt, claim, auth.authenticate(method, channel, claim))
+    return proof, unchanged(asked, attempt, user, database, grounds if waited else None)
+
+
+def method_of(config: Config, attempt: ClientFacts, database: DatabaseConfig | None) -> tuple[AuthType, HbaRule | None]:
+    """How this client is asked who it is, and the HBA rule that says so, if one does."""
+    method, rule = config.settings.auth_type, None
+    if method is HBA:
+        rule = _rule(config, attempt)
+        method = AuthType.reject if rule is None else rule.method
+    return guarded(method, database), rule
+
+
+def claim_of(
+    asked: LoginQuestions, config: Config, user: str, secret: Secret | None, method: AuthType, rule: HbaRule | None
+) -> Claim:
     stand_in = StandIn(user, asked.likeness(user)) if method in SECRET_ASKED else auth.NOBODYS
-    claim = Claim(
-        channel,
+    return Claim(
         user,
         secret or stand_in,
         stand_in,
@@ -412,17 +450,27 @@ async def _authenticate(
         map=rule.map if rule else None,
         options=rule.options if rule else "",
     )
+
+
+async def prove(asked: LoginQuestions, attempt: ClientFacts, claim: Claim, steps: Awaitable[Proof]) -> Proof:
+    """The steps of a proof. Who does not exist is told of in the log some time after they have been answered: what a
+    line takes would tell them."""
     try:
-        proof = await auth.authenticate(method, claim)
-        database = _again(asked, attempt, database)
-        if waited and asked.grounds(database, user) != grounds:
-            # What it has proved to know was withdrawn meanwhile, or counts for something else.
-            raise LoginError("password authentication failed")
-        return proof, database
+        return await steps
     except BaseException:
-        # Some time after they have been answered: what a line takes would tell them.
         asyncio.get_running_loop().call_later(DISCREET, _say_if_unknown, asked, attempt, claim)
         raise
+
+
+def unchanged(
+    asked: LoginQuestions, attempt: ClientFacts, user: str, database: DatabaseConfig | None, grounds: Grounds | None
+) -> DatabaseConfig | None:
+    """The database as it is after the proof. Raises LoginError where the grounds, if they count, are not what they
+    were: what somebody has proved to know was withdrawn meanwhile, or counts for something else."""
+    now = _again(asked, attempt, database)
+    if grounds is not None and asked.grounds(now, user) != grounds:
+        raise LoginError("password authentication failed")
+    return now
 
 
 def _again(asked: LoginQuestions, attempt: ClientFacts, database: DatabaseConfig | None) -> DatabaseConfig | None:

@@ -66,6 +66,12 @@ class Reception:
             return True
         return self._plain_on_loopback_only and not peer.is_loopback
 
+    @property
+    def lets_all_in_alike(self) -> bool:
+        """Whether nothing but what is in force decides about who comes in: not the address, nor other names."""
+        only = self._aliases_only or self._plain_on_loopback_only or self.aliases
+        return not only and self._running.tls.client.mode not in TLS_ONLY
+
     def find_database(self, name: str) -> DatabaseConfig | None:
         if self.aliases or self._aliases_only:
             known = self.aliases.get(name)
@@ -82,17 +88,17 @@ class Reception:
     def likeness(self, user: str) -> Likeness:
         return self._lookup.likeness(user)
 
+    def must_ask(self, database: DatabaseConfig | None, user: str) -> bool:
+        own = database is not None and database.secrets is not None
+        return self._lookup.asks and not own and self._listed(database, user) is None
+
     async def find_secret(
         self, database: DatabaseConfig | None, attempt: ClientFacts, channel: Channel
     ) -> Secret | None:
-        known = self._listed(database, attempt.user)
-        if database is not None and database.secrets is not None:
-            return known
-        if known is None and self._lookup.asks:
-            known = await self._lookup.secret(database, attempt, channel)
-        if known is None and database is None:
-            known = self._known_elsewhere(attempt.user)
-        return known
+        if not self.must_ask(database, attempt.user):
+            return self.grounds(database, attempt.user).secret
+        found = await self._lookup.secret(database, attempt, channel)
+        return self._known_elsewhere(attempt.user) if found is None and database is None else found
 
     def _listed(self, database: DatabaseConfig | None, user: str) -> Secret | None:
         """Of the database's own users, if it has such, else from auth_file."""

@@ -12,20 +12,17 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from itertools import chain, islice
-from typing import Any
 
 from pooler import kernel, wire
 from pooler.config.whole import Config
 from pooler.net.channel import Channel, hang_up
-from pooler.pools.connection import ClientFacts
 from pooler.pools.reasons import Reason
 from pooler.pools.refusal import LoginError
-from pooler.relay import LightTask
+from pooler.relay import Visit
 from pooler.relay.engine import clock
-from pooler.values import dataclass
 
 LEAST = 1000
 """Strangers there may be whatever max_client_conn says: clients come in bursts."""
@@ -43,31 +40,6 @@ TIME_ENOUGH = 1_000_000
 """Microseconds in which a login is done."""
 CROWDED = "no more connections allowed (too many that have not logged in)"
 FULL = "no more connections allowed (file descriptor limit)"
-
-
-@dataclass(slots=True)
-class Visit:
-    """A client from its accept to its hand-over; `since` is on the relay's clock."""
-
-    channel: Channel
-    arrival: ClientFacts
-    since: int
-    steps: Coroutine[Any, Any, None] | None = None
-    """What is done about it at present."""
-    task: LightTask | asyncio.Task[None] | None = None
-    """Who carries that on, once there was something to wait for."""
-    stranger: bool = True
-    """It has not logged in."""
-    cancels: bool = False
-    """It wants to cancel a query: that has its own time limit, and no answer."""
-    ended: LoginError | None = None
-    """Why it has to go: its time is over, or others need its place."""
-
-    def end(self, why: LoginError) -> None:
-        """Have it refused, in the next turn of the loop."""
-        assert self.task is not None
-        self.ended = why
-        self.task.cancel()
 
 
 class Strangers:

@@ -155,6 +155,7 @@ class PoolState:
     told_pins: set[int] = field(default_factory=set)
     """Clients of whose idle pinned servers the log knows."""
     born: int = field(default_factory=_births.__next__)
+    forgotten: bool = False
 
     @property
     def name(self) -> str:
@@ -320,6 +321,7 @@ class Registry:
 
     def forget_pool(self, pool: PoolState) -> None:
         """Drop a pool that nobody uses. Its counts stay with its database."""
+        pool.forgotten = True
         pool.database.retired += pool.counters
         del pool.database.pools[pool.user.name]
         pool.user.pools.remove(pool)
@@ -355,7 +357,8 @@ class Registry:
             database.clients -= 1
         if self.on_left is not None:
             self.on_left(None if database is None else database.name, user.name)
-        self.forget_if_unused(user)
+        if not user.clients:
+            self.forget_if_unused(user)
 
     def forget_if_unused(self, user: User) -> None:
         """Names come from clients, with auth_type any from anybody: who has nothing here is not kept."""

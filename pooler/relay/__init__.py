@@ -8,12 +8,28 @@ socket), openssl (its cipher), context (what Python's ssl leaves out of a TLS co
 two directions of the protocol, and how long results are read), prepared (named statements), parameters (tracked
 settings), state (what sessions hold), names (code that holds some), unnamed (statements without a name), hub (who
 listens to what), pool (queue, link, release), newcomer (sockets that still log in), wait (what a coroutine awaits of a
-socket, and what carries it on), inlet (their packets), selector (the loop), takeover (connections from and for another
-process), rows (what the views show of connections).
+socket, and what carries it on), inlet (their packets), visit (an ordinary login), selector (the loop), takeover
+(connections from and for another process), rows (what the views show of connections).
 """
 
-from pooler.relay.engine import NARROW, Client, Conn, Hub, Inlet, LightTask, Newcomer, Pool, Relay, Server, Socket, Wait
+from pooler.relay.engine import (
+    NARROW,
+    Client,
+    Conn,
+    Hub,
+    Inlet,
+    LightTask,
+    Newcomer,
+    Place,
+    Pool,
+    Relay,
+    Server,
+    Socket,
+    Visit,
+    Wait,
+)
 
 __all__ = [
-    "NARROW", "Client", "Conn", "Hub", "Inlet", "LightTask", "Newcomer", "Pool", "Relay", "Server", "Socket", "Wait",
+    "NARROW", "Client", "Conn", "Hub", "Inlet", "LightTask", "Newcomer", "Place", "Pool", "Relay", "Server", "Socket",
+    "Visit", "Wait",
 ]  # fmt: skip

@@ -247,6 +247,87 @@ class LightTask:
     def future(self) -> Future[None]: ...
     def __await__(self) -> Generator[Any, Any]: ...
 
+class _Exchange(Protocol):
+    @property
+    def most(self) -> int: ...
+    def begin(self) -> bytes: ...
+    def take(self, body: bytes, /) -> bytes | None: ...
+
+class _Regular(Protocol):
+    @property
+    def exchange(self) -> Callable[[], _Exchange] | None: ...
+    @property
+    def place(self) -> Place | None: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def user(self) -> str: ...
+
+_Steps = Coroutine[Any, Any, None]
+
+class _Door(Protocol):
+    @property
+    def tasks(self) -> set[Any]: ...
+    @property
+    def known(self) -> dict[Any, Any]: ...
+    def no_stranger(self, visit: Visit, /) -> None: ...
+    def came(self, visit: Visit, /) -> None: ...
+    def regular(self, visit: Visit, packet: bytes, /) -> _Regular | None: ...
+    def enter(self, visit: Visit, /) -> _Steps | None: ...
+    def begin(self, visit: Visit, /) -> _Steps: ...
+    def carry_on(self, visit: Visit, sent: Awaitable[None] | None, /) -> _Steps: ...
+    def failing(self, visit: Visit, error: BaseException, /) -> _Steps: ...
+    def receive(self, visit: Visit, steps: _Steps, /) -> _Steps: ...
+
+@final
+class Place:
+    stands: bool
+    def __init__(
+        self,
+        relay: Relay,
+        pool: Pool,
+        facts: tuple[tuple[object, str, object], ...],
+        counted: tuple[tuple[object, int], ...],
+        users: dict[str, Any],
+        credentials: object,
+        database: str,
+        user: str,
+        tracked: tuple[bytes | None, ...],
+        session: tuple[bytes, ...],
+        greeting: bytes,
+        ending: bytes,
+        peer: int,
+        mark: int,
+        silent: bool,
+    ) -> None: ...
+
+@disjoint_base
+class Visit(LightTask):
+    door: Any
+    channel: Any
+    arrival: Any
+    since: int
+    steps: Any
+    task: Any
+    stranger: bool
+    cancels: bool
+    sentence: Any
+    regular: Any
+    exchange: Any
+    def __init__(self, door: _Door, channel: Inlet, arrival: object, since: int) -> None: ...
+    def end(self, why: Exception) -> None: ...
+    @staticmethod
+    def of(
+        door: Any,
+        line: Newcomer,
+        number: int,
+        mould: object,
+        kind: type[Inlet],
+        end_of: type[Any],
+        choices: tuple[tuple[int, int, int], ...],
+        longest: int,
+    ) -> Visit: ...
+
 class ScramError(Exception):
     message: str
     def __init__(self, message: str) -> None: ...

@@ -124,7 +124,8 @@ cdef class Relay:
         if s is not None and (s.said_farewell or s.need and s.task == NO_TASK):
             # An error in the middle of a row would be read as a part of it, and nothing comes behind the server's FATAL.
             tell = False
-        self.post(ClientLost(c, reason, tell, sqlstate))
+        # As ClientLost(…) makes it, which is written in Python.
+        self.post(new_tuple(ClientLost, (c, reason, tell, sqlstate)))
         c.stmts = None
         c.inbox = c.early = None
         if c.hub is not None:
@@ -294,7 +295,7 @@ cdef class Relay:
         raises, nothing is left here, and `fd` is still the caller's."""
         cdef Client c = Client.__new__(Client)
         self.take_fd(c, pool, number, fd, tls, leftover, params, about, since)
-        c.key = int.from_bytes(key, "big")
+        c.key = be64(key)
         c.base_params = c.params
         c.session = c.base = self.intern(tuple(session))
         try:

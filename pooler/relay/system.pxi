@@ -225,6 +225,7 @@ cdef enum:
     MOST_EARLY = 10000
     MOST_EPOCHS = 1000
 
+cdef object new_tuple = tuple.__new__
 READ_MODES = ("prompt", "lazy", "pulled")
 STATES = ("new", "active", "waiting", "idle", "used", "tested", "active", "being_canceled")
 
@@ -246,6 +247,12 @@ cdef inline uint32_t be32(const uint8_t *p) noexcept nogil:
     cdef uint32_t v
     memcpy(&v, p, 4)
     return ntohl(v)
+
+
+cdef inline uint64_t be64(bytes text) noexcept:
+    # Of eight bytes.
+    cdef uint8_t *p = <uint8_t *>PyBytes_AS_STRING(text)
+    return <uint64_t>be32(p) << 32 | be32(p + 4)
 
 
 cdef inline void put32(uint8_t *p, uint32_t v) noexcept nogil:

@@ -27,5 +27,5 @@ cdef class LightTask:
     cdef readonly bint ended
     cpdef go_on(self, _=*)
     cdef int wait(self, object awaited) except -1
-    cdef int end(self) except -1
+    cdef int over(self) except -1
     cdef int fail(self, object error) except -1

@@ -91,7 +91,7 @@ cdef class LightTask:
             try:
                 self.wait(self.coroutine.throw(CancelledError()))
             except StopIteration:
-                self.end()
+                self.over()
             except BaseException as error:
                 self.fail(error)
             return
@@ -105,7 +105,7 @@ cdef class LightTask:
         result = <object>raw
         Py_DECREF(result)
         if how == PYGEN_RETURN:
-            self.end()
+            self.over()
         else:
             self.wait(result)
 
@@ -128,7 +128,7 @@ cdef class LightTask:
             awaited.add_done_callback(self.go_on)
         return 0
 
-    cdef int end(self) except -1:
+    cdef int over(self) except -1:
         self.ended = True
         if self.begun:
             self.tasks.discard(self)
@@ -137,7 +137,7 @@ cdef class LightTask:
         return 0
 
     cdef int fail(self, object error) except -1:
-        self.end()
+        self.over()
         if isinstance(error, CancelledError):
             return 0
         if not isinstance(error, Exception):

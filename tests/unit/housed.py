@@ -65,6 +65,9 @@ class House:
     def likeness(self, user: str) -> Likeness:
         return next(map(Likeness.of, self.config.secrets.values()), Likeness(SecretKind.scram))
 
+    def must_ask(self, database: DatabaseConfig | None, user: str) -> bool:
+        return False
+
     async def find_secret(
         self, database: DatabaseConfig | None, attempt: ClientFacts, channel: Channel
     ) -> Secret | None:

@@ -97,8 +97,6 @@ STARTED: dict[str, str] = {
     "admin/platform/running/supervision.py Supervisor._release.look: to_thread":
         "test_goes_on::test_an_app_lives_on_when_a_look_for_releases_fails",
     # One connection's, one server's: it is over when that fails, and nothing else is.
-    "pooler/clients/door.py Door._let_in: LightTask":
-        "pooler.house.test_bouncer::test_a_client_that_the_relay_does_not_take_is_closed_and_counted_out",
     "pooler/clients/door.py Door._pass_on: create_task":
         "pooler.house.test_bouncer::test_a_client_that_the_relay_does_not_take_is_closed_and_counted_out",
     "pooler/servers/hubs.py Hub._serve: ensure_future":
@@ -138,7 +136,7 @@ STARTED: dict[str, str] = {
         "pooler.net.test_derivation::test_work_that_failed_is_tried_again",
     "pooler/net/derivation.py _in_thread: submit": OWNER + "the login",
     "pooler/net/derivation.py _threads: ThreadPoolExecutor": OWNER + "the login",
-    "pooler/clients/login.py _authenticate: call_later":
+    "pooler/clients/login.py prove: call_later":
         "pooler.test_rounds::test_what_fails_in_a_callback_is_told_by_its_name_and_without_its_arguments",
     "pooler/net/channel.py LoopSocket.watch: add_reader": OWNER + "the login",
     "pooler/net/channel.py while_there: ensure_future": OWNER + "the login",

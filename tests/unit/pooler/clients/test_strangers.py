@@ -23,11 +23,11 @@ class Visit:
         self.arrival = SimpleNamespace(number=number)
         self.channel = SimpleNamespace(heard=heard, at_work=at_work, fileno=lambda: descriptor)
         self.since = clock()
-        self.ended: LoginError | None = None
+        self.sentence: LoginError | None = None
 
     def end(self, why: LoginError) -> None:
-        assert self.ended is None, "told twice"
-        self.ended = why
+        assert self.sentence is None, "told twice"
+        self.sentence = why
 
 
 def crowd(*visits: Visit, max_client_conn: int = 100) -> Any:
@@ -38,7 +38,7 @@ def crowd(*visits: Visit, max_client_conn: int = 100) -> Any:
 
 
 def gone(*visits: Visit) -> list[int]:
-    return [visit.arrival.number for visit in visits if visit.ended is not None]
+    return [visit.arrival.number for visit in visits if visit.sentence is not None]
 
 
 def test_the_silent_go_first_then_those_we_wait_for_then_the_others() -> None:

@@ -1,0 +1,47 @@
+cdef class Visit
+
+
+@cython.final
+cdef class Place:
+    cdef tuple facts
+    cdef tuple counted
+    cdef dict users
+    cdef Pool pool
+    cdef Relay relay
+    cdef object credentials
+    cdef str database
+    cdef str user
+    cdef tuple tracked
+    cdef object session
+    cdef bytes greeting
+    cdef bytes ending
+    cdef int peer
+    cdef int mark
+    cdef bint silent
+    cdef bint holds(self) except -1
+    cdef bint has_room(self, Inlet inlet) except -1
+    cdef bytes new_key(self)
+    cdef int admit(self, Visit visit, bytes farewell) except -1
+
+
+cdef class Visit(LightTask):
+    cdef readonly object door
+    cdef readonly Inlet channel
+    cdef readonly object arrival
+    cdef readonly int64_t since
+    cdef public object steps
+    cdef public object task
+    cdef public bint stranger
+    cdef public bint cancels
+    cdef public object sentence
+    cdef readonly object regular
+    cdef readonly object exchange
+    cdef object step(self)
+    cdef object greet(self)
+    cdef object enter(self, Place place)
+    cdef int begin(self, door, Inlet channel, arrival, int64_t since) except -1
+    cdef Place place(self)
+    cdef object prove(self)
+    cdef object say(self, bytes data)
+    cdef bint something(self) except -1
+    cdef int settle(self) except -1

@@ -1,0 +1,257 @@
+# A client from its accept to its hand-over, and what carries it on. An ordinary login is taken by steps, here: a startup
+# packet that is one piece, and answers that are. Python is asked who that is (`door.regular`), for each answer what is said
+# to it (the exchange), and to let it in (`door.enter`). For all that is not ordinary Python has a coroutine, which finds
+# every byte where it was and is carried on as by any LightTask.
+
+cdef enum:
+    # Bytes of a startup packet that is ordinary, its length among them.
+    LONGEST_GREETING = 516
+    PROTOCOL_3_0 = 0x30000
+    # Where the user is in what a Place counts.
+    USER = 2
+
+
+@cython.final
+cdef class Place:
+    """Where one who was let in has gone, and by what: whoever comes in the same way goes there as long as all of that is the
+    same, and nothing of it has to be found again. `facts`: of each an object, an attribute and its value at the time, every one
+    that had a part in it; `counted`: who counts its `clients`, and how many it may have (0: any number): the registry, the
+    database, and the user, of the `users` that are known. `peer`: our number
+    among peers, 0 for none; `mark`: of which descriptor there is room for nobody; `silent`: the log hears nothing of it."""
+
+    def __init__(self, Relay relay, Pool pool, tuple facts, tuple counted, dict users, credentials, str database, str user,
+                 tuple tracked, session, bytes greeting, bytes ending, int peer, int mark, bint silent):
+        self.relay = relay
+        self.pool = pool
+        self.facts = facts
+        self.counted = counted
+        self.users = users
+        self.credentials = credentials
+        self.database = database
+        self.user = user
+        self.tracked = tracked
+        self.session = session
+        self.greeting = greeting
+        self.ending = ending
+        self.peer = peer
+        self.mark = mark
+        self.silent = silent
+
+    @property
+    def stands(self):
+        """Whether all is as it was."""
+        return self.holds()
+
+    cdef bint holds(self) except -1:
+        cdef tuple fact
+        for fact in self.facts:
+            if getattr(<object>fact[0], <str>fact[1]) is not fact[2]:
+                return False
+        known = self.users.get(self.user)
+        return known is None or known is self.counted[USER][0]
+
+    cdef bint has_room(self, Inlet inlet) except -1:
+        # Nobody's limit is reached.
+        cdef object whose
+        cdef int64_t most
+        if <int>inlet.fileno() >= self.mark:
+            return False
+        for whose, most in self.counted:
+            if most and <int64_t>whose.clients >= most:
+                return False
+        return True
+
+    cdef bytes new_key(self):
+        # See pooler/clients/peers.py.
+        cdef bytes key = random_bytes(8)
+        cdef uint8_t *raw = <uint8_t *>PyBytes_AS_STRING(key)
+        if self.peer:
+            # It is nobody's yet.
+            raw[0] = self.peer & 0xff
+            raw[1] = self.peer >> 8 & 0xff
+            raw[7] |= 3
+        return key
+
+    cdef int admit(self, Visit visit, bytes farewell) except -1:
+        # Counted in, and out again unless it is handed over: then its end does that.
+        cdef object about = visit.arrival, whose
+        cdef bytes key = self.new_key()
+        about.database = self.database
+        about.user = self.user
+        # Who had nothing here any more was forgotten.
+        self.users[self.user] = self.counted[USER][0]
+        for whose, _ in self.counted:
+            whose.clients += 1
+        try:
+            visit.channel.hand_over(self.relay, self.pool, about, self.tracked, key, visit.since, self.session,
+                                    farewell + self.greeting + key + self.ending)
+        except BaseException:
+            for whose, _ in self.counted:
+                whose.clients -= 1
+            raise
+        return 0
+
+
+cdef class Visit(LightTask):
+    """`since` is on the relay's clock. `steps`: the coroutine about it, once there is one, and `task`, who carries that on if
+    not this. `stranger`: it has not logged in, and is counted; `cancels`: it wants to cancel a query, which has its own
+    time limit, and no answer; `sentence`: why it has to go, because its time is over or others need its place."""
+
+    def __init__(self, door, Inlet channel, arrival, int64_t since):
+        self.begin(door, channel, arrival, since)
+
+    @staticmethod
+    def of(door, Newcomer line, number, mould, kind, end_of, tuple choices, int64_t longest):
+        """The visit of one who has come by TCP: its channel of this `kind`, tuned, and its facts as those of `mould`; the
+        classes are written in Python, and so are the methods that would do this. Raises OSError."""
+        cdef Visit made = Visit.__new__(Visit)
+        cdef Inlet channel = kind.__new__(kind)
+        cdef type facts = type(mould)
+        channel._line = line
+        channel._loop = door.running.loop
+        channel.longest = longest
+        line.tune(choices)
+        channel._peer = line.peer(end_of)
+        about = facts.__new__(facts)
+        PyObject_GenericSetAttr(about, "peer", channel._peer)
+        PyObject_GenericSetAttr(about, "number", number)
+        PyObject_GenericSetAttr(about, "database", mould.database)
+        PyObject_GenericSetAttr(about, "user", mould.user)
+        PyObject_GenericSetAttr(about, "tls", mould.tls)
+        PyObject_GenericSetAttr(about, "replicates", mould.replicates)
+        made.begin(door, channel, about, now_us())
+        return made
+
+    cdef int begin(self, door, Inlet channel, arrival, int64_t since) except -1:
+        self.door = door
+        self.channel = channel
+        self.arrival = arrival
+        self.since = since
+        self.tasks = door.tasks
+        self.loop = channel._loop
+        return 0
+
+    def end(self, why):
+        """Have it refused, in the next turn of the loop."""
+        self.sentence = why
+        if self.task is not None:
+            self.task.cancel()
+        else:
+            self.cancel()
+
+    cpdef go_on(self, _=None):
+        cdef object steps
+        if self.coroutine is not None or self.ended:
+            LightTask.go_on(self)
+            return
+        try:
+            steps = self.step()
+        except Exception as error:
+            steps = self.door.failing(self, error)
+        if steps is None:
+            if self.waits_for is None:
+                self.over()
+            return
+        self.settle()
+        self.steps = steps
+        self.coroutine = self.door.receive(self, steps)
+        LightTask.go_on(self)
+
+    cdef object step(self):
+        # The coroutine for the rest; None: it waits, or that was all.
+        cdef Wait wait = self.waits_for
+        if wait is not None:
+            self.waits_for = None
+            wait.close()
+        if self.doomed or wait is not None and wait.cancelled:
+            self.doomed = False
+            return self.door.failing(self, CancelledError())
+        if wait is not None and self.channel._end is not None:
+            return self.door.failing(self, self.channel._end)
+        return self.greet() if self.exchange is None else self.prove()
+
+    cdef object greet(self):
+        # The startup packet.
+        cdef Inlet inlet = self.channel
+        cdef Py_ssize_t n
+        cdef uint8_t *b
+        cdef bytes packet
+        cdef Place place
+        if not PyByteArray_GET_SIZE(inlet._buffer) and not self.something():
+            return None
+        n = PyByteArray_GET_SIZE(inlet._buffer)
+        b = <uint8_t *>PyByteArray_AS_STRING(inlet._buffer)
+        if n < 9 or n > LONGEST_GREETING or n > inlet.longest or be32(b) != <uint32_t>n or be32(b + 4) != PROTOCOL_3_0:
+            return self.door.begin(self)
+        packet = (<char *>b)[4:n]
+        self.regular = self.door.known.get(packet)
+        place = None if self.regular is None else self.place()
+        if place is not None and place.silent:
+            self.arrival.database = self.regular.name
+            self.arrival.user = self.regular.user
+        else:
+            place = None
+            self.regular = self.door.regular(self, packet)
+            if self.regular is None:
+                return self.door.begin(self)
+        PyByteArray_Resize(inlet._buffer, 0)
+        if self.regular.exchange is None:
+            return self.enter(place)
+        self.exchange = self.regular.exchange()
+        return self.say(self.exchange.begin())
+
+    cdef object prove(self):
+        # An answer of the client's.
+        cdef Inlet inlet = self.channel
+        cdef Py_ssize_t n = PyByteArray_GET_SIZE(inlet._buffer)
+        cdef uint8_t *b = <uint8_t *>PyByteArray_AS_STRING(inlet._buffer)
+        cdef int64_t most = self.exchange.most
+        cdef object said
+        if n < 5 or b[0] != c"p" or n > inlet.longest or n > most + 1 or be32(b + 1) + <uint32_t>1 != <uint32_t>n:
+            return self.door.carry_on(self, None)
+        said = self.exchange.take(inlet.out(5, n))
+        return self.enter(self.place()) if said is None else self.say(said)
+
+    cdef Place place(self):
+        # Where this regular has gone before, if that stands, there is room, and nothing has to be said of it.
+        cdef Place found = self.regular.place
+        return found if found is not None and found.holds() and found.has_room(self.channel) else None
+
+    cdef object enter(self, Place place):
+        # It has proved who it is.
+        cdef bytes farewell = b""
+        if place is None:
+            return self.door.enter(self)
+        if self.exchange is not None:
+            proof = self.exchange.proof
+            if proof.credentials is not place.credentials:
+                return self.door.enter(self)
+            farewell = proof.farewell
+        if self.stranger:
+            self.door.no_stranger(self)
+        place.admit(self, farewell)
+        return None
+
+    cdef object say(self, bytes data):
+        # And wait for what it says to that.
+        cdef object sent = self.channel.send(data)
+        if sent is not DONE:
+            return self.door.carry_on(self, sent)
+        self.something()
+        return None
+
+    cdef bint something(self) except -1:
+        # Whether there is something to read; else it is waited for. Raises what ends the connection.
+        cdef object awaited = self.channel._feed()
+        if awaited is DONE:
+            return True
+        self.settle()
+        self.wait(awaited)
+        return False
+
+    cdef int settle(self) except -1:
+        # It is counted from the first time that something is to be waited for: an ordinary login by trust is over before.
+        if not self.stranger:
+            self.stranger = True
+            self.door.came(self)
+        return 0
