@@ -41,7 +41,7 @@ cdef dict UNTOUCHED = {
     "unnamed": (0, b"", None, None, None), "unnamed_there": (0, 0), "hub": None, "marks": [], "inbox": [], "channels": [], "mark": None,
     "marked": False, "last_pid": 0, "early": None, "early_at": -1, "epochs": None, "notified": False, "to_make": None, "made": 0, "said": None,
     "unmade": (), "unproven": (), "known": None, "counted": (), "draws": False, "recalls": False, "sole": SEVERAL, "asked": False, "heard_at": None, "taken": 0,
-    "recalled": None,
+    "recalled": None, "home": 0,
 }
 # The state of a connection that comes from a process which knows nothing of session state.
 
@@ -110,7 +110,7 @@ cdef dict record_client(Client c, dict state, dict table):
         judgement=recorded_touch(c.judgement), unnamed=recorded_unnamed(c), reading=[c.reading, c.first_word, c.anywhere],
         refusals=[[kinds, recorded_touch(touch)] for kinds, touch in (c.refusals or {}).items()], server=c.link.id if c.link is not None else None,
         hub=c.hub.marker if c.hub is not None else None, marks=c.hub.marks_of(c) if c.hub is not None else [], inbox=c.inbox or [], early=c.early,
-        early_at=c.early_at, unproven=sorted(c.unproven or ()),
+        early_at=c.early_at, unproven=sorted(c.unproven or ()), home=c.home,
     )
     return state
 
@@ -227,7 +227,7 @@ def revive_client(Pool pool, int fd, dict state, params, about, dict table):
     c.refusals = {kinds: revived_touch(touch) for kinds, touch in state["refusals"]} or None
     if state["hub"] in pool.relay.hubs:
         (<Hub>pool.relay.hubs[state["hub"]]).take_back(c, state["marks"])
-    c.inbox, c.early, c.early_at = state["inbox"] or None, state["early"], state["early_at"]
+    c.inbox, c.early, c.early_at, c.home = state["inbox"] or None, state["early"], state["early_at"], state["home"]
     c.inbox_bytes = sum([len(message) + NOTIFICATION_COST for message in state["inbox"]])
     for name, number in state["statements"]:
         c.remember(name, table[number])
