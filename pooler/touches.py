@@ -206,7 +206,7 @@ def judge_body(source: str) -> Touch | None:
         # Nobody knows what is set then.
         found.makes(Held.UNSEEN)
         found.resets.clear()
-    found.looks &= ~(NAMED_LATER | DRAWS)
+    found.looks &= ~(NAMED_LATER | DRAWS | REDEFINES)
     return _touch(found, "")
 
 
@@ -257,7 +257,25 @@ def _examine(tokens: Sequence[Token], found: _Findings) -> None:
             found.draws = True
         elif word in ("temp", "temporary") or word.startswith("pg_temp"):
             found.makes(Held.TEMP)
-    found.draws |= any(token.kind is Kind.WORD and token.value in FILLING for token in tokens)
+    words = [token.value for token in tokens if token.kind is Kind.WORD]
+    fills = not FILLING.isdisjoint(words)
+    found.draws |= fills
+    if fills and first not in FILLING:
+        found.looks |= DRAWS
+    if _makes_table(words):
+        found.looks |= REDEFINES
+
+
+def _makes_table(words: Sequence[str]) -> bool:
+    """Whether it is a SELECT INTO or CREATE TABLE AS, by its words."""
+    first = words[0] if words else ""
+    if first == "create" or (first == "explain" and "create" in words):
+        return "as" in words and not _MADE.isdisjoint(words)
+    return first in _READERS and any(word == "into" and before not in FILLING for before, word in pairwise(words))
+
+
+_MADE = frozenset({"table", "materialized"})
+_READERS = frozenset({"select", "with", "explain"})
 
 
 def _call(tokens: Sequence[Token], effects: Effects, found: _Findings) -> None:
@@ -507,6 +525,8 @@ STRAYS = 1 << 17
 """In `looks`: up to the end of the transaction a text may mean something else."""
 FORGETS = 1 << 18
 """In `looks`: code that may deallocate statements, without a tag that tells so."""
+REDEFINES = 1 << 19
+"""In `looks`: a table is made, of which the tag tells as of a SELECT."""
 FORGETTING = "deallocate"
 RECALLING = frozenset({"currval", "lastval"})
 RECALLING_NUMBERS = frozenset({1575, 2559})

@@ -21,6 +21,10 @@ cdef object WORD_EDGES = frozenset(range(256)) - WORD_LETTERS
 cdef tuple SAYING = (b"set_config", b"advisory_lock", b"advisory_unlock", b"currval", b"lastval", b"nextval", b"setval", b"pg_temp", b'u&"', b"execute",
                      b"query_to_xml", b"ts_stat", b"ts_rewrite", b" temp ", b" temporary ")
 # Each blank is anything that no word goes on with.
+cdef tuple NOTING = (b" into ", b" table ", b" materialized ")
+# With one of these a text may make a table whose tag is SELECT's, or draw from a sequence by such a one (`noted`).
+cdef int NOTED = 0
+# The first place behind one of them.
 
 
 cdef int fill_first_words() except -1:
@@ -54,9 +58,11 @@ cdef int fill_first_words() except -1:
 
 cdef int fill_anywhere() except -1:
     # Words that say something wherever they stand, by the subsets of the places that are reached in them. Bytes that no
-    # word tells apart are looked at once.
+    # word tells apart are looked at once. All places are there twice: behind a word of NOTING it goes on in the second ones.
     cdef int c
-    words = [[word[n:n + 1] for n in range(len(word))] for word in SAYING]
+    cdef int layer
+    global NOTED
+    words = [[word[n:n + 1] for n in range(len(word))] for word in SAYING + NOTING]
     kinds = {}
     for c in range(256):
         letter = bytes((c,)).lower()
@@ -65,20 +71,27 @@ cdef int fill_anywhere() except -1:
     first = {kind: [(number, 1) for number, word in enumerate(words) if word[0] in kind] for kind in kinds}
     places = {frozenset(): 0}
     todo = [frozenset()]
+    moves = []
     while todo:
         here = todo.pop()
         for kind, letters in kinds.items():
-            there = frozenset([*first[kind], *[(number, at + 1) for number, at in here if words[number][at] in kind]])
-            if any([at == len(words[number]) for number, at in there]):
+            reached = [*first[kind], *[(number, at + 1) for number, at in here if words[number][at] in kind]]
+            ended = [number for number, at in reached if at == len(words[number])]
+            there = frozenset([(number, at) for number, at in reached if number not in ended or at < len(words[number])])
+            if min(ended, default=len(words)) < len(SAYING):
                 there = None
             elif there not in places:
                 places[there] = len(places)
                 todo.append(there)
-            for c in letters:
-                ANYWHERE[places[here]][c] = SUSPICIOUS if there is None else places[there]
-    memset(ANYWHERE[SUSPICIOUS], SUSPICIOUS, 256)
-    if len(places) >= SUSPICIOUS:
+            moves.append((places[here], letters, there, bool(ended)))
+    NOTED = len(places)
+    if 2 * NOTED >= SUSPICIOUS:
         raise AssertionError("too many words")
+    for layer in (0, NOTED):
+        for place, letters, there, notes in moves:
+            for c in letters:
+                ANYWHERE[place + layer][c] = SUSPICIOUS if there is None else places[there] + (NOTED if notes else layer)
+    memset(ANYWHERE[SUSPICIOUS], SUSPICIOUS, 256)
     return 0
 
 
@@ -152,7 +165,7 @@ cdef object examine(Client c, uint8_t t, uint8_t *p, size_t l, size_t have):
         start = name_end - p + 1
     if not read_on(c, p + start, have - start):
         if c.pool.names is None or not names_hit(c, p + start, have - start):
-            return None
+            return noted(c.pool, p + start, l - start) if c.anywhere >= NOTED and have >= l else None
         if have < l:
             return UNREAD_CODE
     c.reading = False
@@ -160,6 +173,36 @@ cdef object examine(Client c, uint8_t t, uint8_t *p, size_t l, size_t have):
         return TOO_LONG
     end = start + strnlen(<char *>p + start, l - start)
     return as_encoded(c, judged(c.pool, (<char *>p)[start:end]))
+
+
+cdef object noted(Pool pool, uint8_t *p, size_t n):
+    # Of a text with a word of NOTING, and nothing else: what its tag will not tell. That of an INSERT tells.
+    cdef uint8_t *end = p + strnlen(<char *>p, n)
+    cdef uint8_t *text = p
+    cdef object touch
+    while p < end:
+        if p[0] == c'/' and end - p > 3 and p[1] == c'*':
+            p = <uint8_t *>memmem(p + 2, end - p - 2, <char *>b"*/", 2)
+            if p == NULL:
+                return None
+            p += 2
+        elif p[0] == c'-':
+            p = <uint8_t *>memchr(p, c'\n', end - p)
+            if p == NULL:
+                return None
+        elif p[0] > c' ' and p[0] != c'(':
+            break
+        else:
+            p += 1
+    if p == end or <char>(p[0] | 32) not in (c's', c'w', c'e', c'c'):
+        return None
+    touch = judged(pool, (<char *>text)[:end - text])
+    if touch is None or touch.looks & TAGLESS == 0:
+        return None
+    return touches.Touch(0, touch.looks & TAGLESS, touch.statement)
+
+
+cdef int TAGLESS = touches.REDEFINES | touches.DRAWS
 
 
 cdef object as_encoded(Client c, object touch):
@@ -240,6 +283,9 @@ cdef int touched(Client c, Server s, object touch) except -1:
         note_sequences(s, touch)
     s.strays = s.strays or strays(touch)
     s.forgets_all = s.forgets_all or touch.looks & touches.FORGETS != 0
+    if touch.looks & touches.REDEFINES:
+        s.redefines = True
+        c.relay.statements.clear()
     cdef int cared_for = pool.kept | pool.refused | (LISTENS if c.channels is not None else 0)
     if (kinds | looks_that_matter(s, touch)) & cared_for and s.shared():
         if kinds & pool.kept & pinning(pool) and not s.weighs:

@@ -25,6 +25,10 @@ MADE = "CREATE TABLE ahead.t (x text)"
 PROGRAMS: dict[str, tuple[str, ...]] = {
     "dropped, and not": (MADE, "BEGIN", "SAVEPOINT a", "DROP TABLE ahead.t", "USE", "ROLLBACK TO a"),
     "made": (MADE,),
+    "made as a SELECT": ("CREATE TABLE ahead.t AS SELECT 'ahead'::text AS x",),
+    "selected into": ("SELECT 'ahead'::text AS x INTO ahead.t",),
+    "selected into, by a CTE": ("/* 'x */ WITH a AS (SELECT 'ahead'::text AS x) SELECT x INTO ahead.t FROM a",),
+    "a materialized view": ("CREATE MATERIALIZED VIEW ahead.t AS SELECT 'ahead'::text AS x",),
     "imported": ("IMPORT FOREIGN SCHEMA beyond FROM SERVER itself INTO ahead",),
     "made, and not": ("BEGIN", "SAVEPOINT a", MADE, "USE", "ROLLBACK TO a"),
     "dropped, failed, and not": (

@@ -139,6 +139,7 @@ PATTERNS: dict[str, tuple[str, ...]] = {
     "insert": (INSERT, "SELECT lastval()"),
     "insert by currval": (INSERT, "SELECT currval(pg_get_serial_sequence('drawn', 'id'))"),
     "insert, asked twice": (INSERT, "SELECT lastval()", "SELECT currval('drawn_id_seq')"),
+    "insert in a CTE": (f"WITH made AS ({INSERT} RETURNING x) SELECT x FROM made", "SELECT lastval()"),
     "nextval": ("SELECT nextval('drawn_by_name')", "SELECT currval('drawn_by_name')"),
     "setval": ("SELECT setval('drawn_by_name', 5000)", "SELECT currval('drawn_by_name')"),
     "a child": (INSERT, "INSERT INTO drawn_too (x) VALUES (currval('drawn_id_seq')) RETURNING x"),

@@ -226,7 +226,7 @@ def test_startup_parameters_of_any_name_follow(start_pooler: StartBouncer) -> No
         with pytest.raises(psycopg.OperationalError), client(bouncer.port, options="-c nosuch=1") as wrong:
             wrong.execute("SELECT 1")
         assert facts(other)[0] == "4MB"
-        assert bouncer.pool()["sv_idle"] == 1
+        until(lambda: bouncer.pool()["sv_idle"] == 1, "its server to be free")
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from pooler.touches import (
     MOST_NAMES,
     NAMED_LATER,
     RECALLS,
+    REDEFINES,
     SHOWN,
     STRAYS,
     Held,
@@ -156,6 +157,40 @@ def test_what_draws_from_sequences_and_what_tells_of_it(text: str, looks: int) -
 
 
 @pytest.mark.parametrize(
+    ("text", "makes"),
+    [
+        ("SELECT 1 AS x INTO t", True),
+        ("WITH a AS (SELECT 1) SELECT * INTO TEMP t FROM a", True),
+        ("/* x */ (SELECT 1 INTO t)", True),
+        ("CREATE TABLE IF NOT EXISTS t AS SELECT 1", True),
+        ("create unlogged table t as table u", True),
+        ("CREATE MATERIALIZED VIEW t AS SELECT 1", True),
+        ("EXPLAIN ANALYZE CREATE TABLE t AS SELECT 1", True),
+        ("EXPLAIN ANALYZE SELECT 1 INTO t", True),
+        ("CREATE TABLE t (x int)", False),
+        ("CREATE VIEW t AS SELECT 1", False),
+        ("SELECT ' into ', \"into\" FROM t", False),
+        ("WITH a AS (INSERT INTO t VALUES (1) RETURNING x) SELECT * FROM a", False),
+        ("INSERT INTO t SELECT 1", False),
+    ],
+)
+def test_what_makes_a_table_and_says_that_it_was_a_select(text: str, makes: bool) -> None:
+    found = judge(text.encode())
+    assert bool(found and found.looks & REDEFINES) == makes
+
+
+def test_an_insert_in_a_cte_draws() -> None:
+    found = judge(b"WITH a AS (INSERT INTO t VALUES (1) RETURNING x) SELECT * FROM a")
+    assert found is not None
+    assert (found.kinds, found.looks) == (0, DRAWS)
+    assert judge(b"INSERT INTO t VALUES (1)") is None
+
+
+def test_a_body_that_selects_into_a_variable_is_not_watched_for() -> None:
+    assert judge_body("BEGIN SELECT x INTO y FROM t; END") is None
+
+
+@pytest.mark.parametrize(
     ("text", "strays"),
     [
         ("SET LOCAL search_path = a", True),
@@ -293,7 +328,7 @@ def test_names_that_come_with_the_values() -> None:
     ("text", "silenced"),
     [
         ("UNLISTEN foo", {"foo"}),
-        ("unlisten FOO; UNLISTEN \"Bar x\"", {"foo", "Bar x"}),
+        ('unlisten FOO; UNLISTEN "Bar x"', {"foo", "Bar x"}),
         ("UNLISTEN *", {ALL}),
         ("DISCARD ALL", {ALL}),
         ("UNLISTEN " + "x" * 70, {"x" * 63}),
