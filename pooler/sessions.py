@@ -26,6 +26,8 @@ HIDDEN = b"*"
 Whoever else comes resets all. The client who ran it keeps what is known of it."""
 PREPARED = b"\1"
 """The first byte of the name of a statement of PREPARE: no parameter's is."""
+OF_BEFORE = "(before the restart)"
+"""As a statement: the process that has handed its client over knew it, and has told of it."""
 MOST_PREPARED_BYTES = 65_536
 """Of the texts of those that follow one client."""
 _ROLE, _USER = b"role", b"session_authorization"

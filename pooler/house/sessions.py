@@ -18,6 +18,7 @@ from pooler.pools.connection import client_label
 from pooler.pools.registry import PoolState
 from pooler.pools.running import Running
 from pooler.relay.engine import Instant
+from pooler.sessions import OF_BEFORE
 from pooler.stats import Event, SeenStat, SessionStat
 from pooler.touches import PINNING, UNREAD, WORDS, Held, Touch
 from pooler.values import dataclass
@@ -69,6 +70,8 @@ class Sessions:
             if touch.kinds & kind and kind not in marks:
                 marks[kind] = Mark(touch.statement, running.wall())
                 fate = self.fate(pool, kind)
+                if touch.statement == OF_BEFORE:
+                    continue
                 level = WARNING if kind is Held.ROLE and fate == "leaks" else LOG
                 said = f"session state: {WORDS[kind]} {fate}: {touch.statement}"
                 running.say(level, f"{client_label(client.about)} {said}")

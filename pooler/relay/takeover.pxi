@@ -223,6 +223,8 @@ def revive_client(Pool pool, int fd, dict state, params, about, dict table):
         # It may be one that asks.
         pool.recalls = BEHIND
     c.unproven = set(state["unproven"]) or None
+    if c.told_kinds:
+        pool.relay.post(ClientTouched(c, touches.Touch(c.told_kinds, 0, sessions.OF_BEFORE)))
     c.reading, c.first_word, c.anywhere = state["reading"]
     c.refusals = {kinds: revived_touch(touch) for kinds, touch in state["refusals"]} or None
     if state["hub"] in pool.relay.hubs:
@@ -338,6 +340,8 @@ def link_again(Client client, Server server):
     if client.reading:
         # By what names the rest of its text was looked through nobody knows here.
         touched(client, server, UNREAD_CODE)
+    if server.pinned & ~(LISTENS | SEQUENCES):
+        client.relay.post(ServerPinned(server, client, server.pinned))
     if server.channels:
         client.relay.post(WantChannels(server, server.channels))
 

@@ -16,6 +16,7 @@ from tests.fixtures.cluster import Cluster
 from tests.fixtures.process import StartBouncer
 from tests.fixtures.stream import Stream
 from tests.fixtures.waiting import until
+from tests.system.test_restart import restart
 
 FACTS = (
     "SELECT current_setting('work_mem'), current_setting('search_path'), "
@@ -130,6 +131,23 @@ def test_what_is_over_gives_the_server_back(start_pooler: StartBouncer) -> None:
         assert other.execute("SELECT 1").fetchone() == (1,)
         # What was dropped may have been code: the server is asked.
         until(lambda: bouncer.pool()["sv_active"] == 0)
+
+
+def test_an_online_restart_knows_who_holds_what(start_pooler: StartBouncer) -> None:
+    """And does not tell of it in the log once more."""
+    bouncer = start_pooler(default_pool_size=4, server_tls_sslmode="disable", **KEEP)
+    with client(bouncer.port) as one, client(bouncer.port) as two:
+        one.execute("CREATE TEMP TABLE tt ()")
+        two.execute("SET work_mem = '7MB'")
+        bouncer.wait_log("stays with it for temp")
+        restart(bouncer)
+        until(lambda: len(bouncer.admin("SHOW SESSION_STATE")) == 2, "both to be known")
+        rows = {row["kind"]: row for row in bouncer.admin("SHOW SESSION_STATE")}
+        assert (rows["temp"]["fate"], rows["setting"]["fate"]) == ("pins", "follows")
+        assert rows["temp"]["pinned_us"] > 0
+        assert "before the restart" not in bouncer.log_text()
+        one.execute("SELECT FROM tt")
+        assert two.execute("SHOW work_mem").fetchone() == ("7MB",)
 
 
 def test_what_only_a_look_has_found_is_told_too(start_pooler: StartBouncer) -> None:
