@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import pytest
@@ -238,18 +238,19 @@ def test_two_that_are_spare_at_once_are_not_both_asked(fair: Fair) -> None:
     fair.want(2, 2)
     fair.clock.turn()
     fair.heard()
-    held: list[Coroutine[Any, Any, None]] = []
-    keep: Callable[[Coroutine[Any, Any, None]], object] = held.append
-    fair.exchange._keep = keep
-    fair.exchange.spare(0, POOL)
-    fair.exchange.spare(1, POOL)
-    assert len(held) == 1
+    begun: list[Coroutine[Any, Any, None]] = []
+    fair.exchange._keep = begun.append
+    for number in (0, 1):
+        fair.exchange.spare(number, POOL)
+    fair.clock.turn()
+    assert len(begun) == 1
 
-    async def answered() -> None:
-        waiting: Awaitable[None] = held.pop()
+    def hand_over() -> bool:
         fair.given(0)
-        await waiting
+        return False
 
-    asyncio.run(answered())
-    assert held == []
+    fair.workers[0].answers = hand_over
+    asyncio.run(begun.pop())
+    assert begun == []
     assert [names.count("yield") for names in fair.heard()] == [1, 0, 0]
+    assert fair.held() == [0, 1, 1]

@@ -98,14 +98,16 @@ def test_its_statements_are_known_there_and_once_it_is_back() -> None:
         assert one.pool.counted()[9] + other.pool.counted()[9] == 1
 
 
-def test_two_workers_that_have_named_a_text_come_to_name_it_alike() -> None:
+@pytest.mark.parametrize("first", [0, 1])
+def test_two_workers_that_have_named_a_text_come_to_name_it_alike(first: int) -> None:
     with stages() as (one, other):
         servers = [s.server(Backend()) for s in (one, other)]
         for s in (one, other):
             answer(s, s.client(), prepare("a", "SHARED"))
         assert names(servers[0]).keys().isdisjoint(names(servers[1]))
-        hand_over(servers[0], one, other)
-        hand_over(servers[1], other, one)
+        ways = [(servers[0], one, other), (servers[1], other, one)]
+        for way in (ways[first], ways[1 - first]):
+            hand_over(*way)
         before = [dict(names(server)) for server in servers]
         for s in (one, other):
             client = s.client()
