@@ -3,7 +3,7 @@
 A want is granted where the ledger has room. Where it has none, whoever holds some of the account is told once that it
 is sought there: it says so when it has one to spare, and is asked for it then; so nothing is said as long as all are
 busy. A server of the same pool is handed over, any other is closed, and the right goes on. The rule: the right goes
-with the server; one that is lost under way is nobody's, and its right is free.
+with the server; one that is lost under way is nobody's, and its right is free. See EXCHANGE.md.
 """
 
 from __future__ import annotations

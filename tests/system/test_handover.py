@@ -191,8 +191,8 @@ def load(bouncer: Bouncer, count: int) -> Iterator[None]:
 
 
 def test_nobody_waits_while_a_server_stands_idle_elsewhere(start_pooler: StartBouncer, cluster: Cluster) -> None:
-    """Of two servers one is in use, and the other is wanted in one worker after the other. How long
-    that takes is told by the server itself, in turns of a metronome: of ten, one may have met with a busy machine."""
+    """Of two servers one is in use, and the other is wanted in one worker after the other. How long that takes is told
+    by the server itself, in turns of a metronome: of ten, one may have met with a busy machine."""
     bouncer = start_pooler(sections={"pooler": {"workers": 3}}, default_pool_size=2, server_tls_sslmode="disable")
     bouncer.databases["more"] = bouncer.databases["app"]
     bouncer.write()
@@ -214,8 +214,12 @@ def test_nobody_waits_while_a_server_stands_idle_elsewhere(start_pooler: StartBo
     assert len(pids) == 1
 
 
-def test_a_server_of_whole_sessions_is_opened_anew(start_pooler: StartBouncer, cluster: Cluster) -> None:
-    bouncer = start_pooler(**PLAIN, pool_mode="session")
+@pytest.mark.parametrize("more", [{"pool_mode": "session"}, {"server_tls_sslmode": "require"}])
+def test_a_server_that_cannot_change_hands_is_opened_anew(
+    start_pooler: StartBouncer, cluster: Cluster, more: dict[str, str]
+) -> None:
+    """Of whole sessions, and with TLS, whose state is OpenSSL's own."""
+    bouncer = start_pooler(**(PLAIN | more))
     with client(bouncer) as one:
         first = backend(one)
         with client(bouncer) as other:
