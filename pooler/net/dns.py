@@ -79,8 +79,8 @@ class Dns:
         if isinstance(address.sockaddr, str) or resolve_here(host, address.sockaddr[1]) is not None:
             return True
         name = self.names.setdefault(host, Name())
-        if name.known and ip(address) not in name.known:
-            return False
+        if name.addresses:
+            return ip(address) in name.known
         name.known |= {ip(address)}
         return True
 

@@ -221,3 +221,20 @@ def test_a_look_up_that_never_ends_holds_up_nothing() -> None:
 
 def test_the_systems_resolver() -> None:
     assert "127.0.0.1" in ips(system_addresses("localhost"))
+
+
+def test_a_connection_made_elsewhere_is_at_one_of_the_names_addresses() -> None:
+    """As far as is known: with nothing looked up yet it is told later that it is at none."""
+    zone = Zone((ONE,))
+
+    async def body(dns: Dns) -> None:
+        assert dns.take_in("here", ONE)
+        assert dns.take_in("here", TWO)
+        await dns.addresses("here", 5)
+        assert zone.gone == [("here", frozenset([ip(TWO)]))]
+        assert dns.take_in("here", ONE)
+        assert not dns.take_in("here", TWO)
+        assert dns.take_in("10.0.0.9", TWO)
+        assert dns.take_in("/run", Address(socket.AF_UNIX, "/run/.s.PGSQL.5"))
+
+    asking(zone, body)
