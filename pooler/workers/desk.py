@@ -28,13 +28,13 @@ from pooler.net.channel import Channel, ConnectionClosed
 from pooler.net.tls import TICKET_KEYS
 from pooler.pools.refusal import LoginError
 from pooler.pools.running import Running
-from pooler.stats import Counters, DescriptorStat, SeenStat, SessionStat, Snapshot, Window, WorkerStat
+from pooler.stats import ZERO, Counters, DescriptorStat, SeenStat, SessionStat, Snapshot, Window
 from pooler.values import dataclass
 from pooler.verbs import ConsoleSession, House, Remark, Verb
 from pooler.workers.exchange import Exchange, Want
 from pooler.workers.ledger import CLIENTS, Account, Ledger, clients_of
 from pooler.workers.line import Line, LineClosed
-from pooler.workers.together import Lost, counted, seen_together, together
+from pooler.workers.together import Lost, counted, seen_together, together, told_apart
 
 LOOK = 1.0
 """Seconds between two looks at each worker."""
@@ -49,6 +49,8 @@ ANSWER = 5.0
 """Seconds for a worker to answer what is asked of all."""
 RECALLS = frozenset(("RECONNECT", "KILL"))
 """Commands by which the servers that there are go: none is handed over past them."""
+FULL = 1.0
+"""Seconds for which a worker that had no room for a client is given none, if another one has."""
 NO_ROOM = "no more connections allowed: no descriptors are left"
 PROGRAM = ("-P", "-m", "pooler.commands.worker")
 
@@ -72,6 +74,8 @@ class Worker:
     handed: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Those of them that it has not taken yet: the port they came by, and a descriptor of ours."""
     silent: bool = False
+    full: float = -1e9
+    """When it had no room for another descriptor (monotonic)."""
     gone: bool = False
     """Whether all are gone there whom an orderly end waits for."""
 
@@ -259,30 +263,42 @@ class Desk:
     # ---- clients
 
     def pick(self) -> Worker | None:
-        """The worker that has the fewest clients, in turn where some have equally few."""
+        """The worker that has the fewest clients, in turn where some have equally few; one that had no room a
+        moment ago only where none had."""
         serving = [worker for worker in self.workers.values() if worker.ready and not worker.silent]
         if not serving:
             return None
         turn = next(self._turn)
         return min(
-            serving,
+            [worker for worker in serving if self._has_room(worker)] or serving,
             key=lambda one: (
                 self.ledger.held(one.number, CLIENTS) + one.coming,
                 (one.number - turn) % self.count,
             ),
         )
 
+    def _has_room(self, worker: Worker) -> bool:
+        return self.running.now() - worker.full > FULL
+
     def hand_on(self, port: int, descriptor: int) -> bool:
-        """Give a client that was accepted to a worker; False: there is none."""
+        """Give a client that was accepted to a worker; False: there is none, or no room for it here."""
         worker = self.pick()
         if worker is None:
             return False
+        elsewhere = self.ledger.total(CLIENTS) - self.ledger.held(worker.number, CLIENTS)
         place = next(self._places)
+        try:
+            worker.handed[place] = port, os.dup(descriptor)
+            worker.line.put("newcomer", place, port, elsewhere, descriptors=[descriptor])
+        except OSError as error:
+            self.running.rounds.failed("accept", error, f"a client cannot be handed on: {error.strerror}")
+            kept = worker.handed.pop(place, None)
+            if kept is not None:
+                os.close(kept[1])
+            _turn_away(descriptor)
+            return False
         worker.coming += 1
         worker.gone = False
-        worker.handed[place] = port, os.dup(descriptor)
-        elsewhere = self.ledger.total(CLIENTS) - self.ledger.held(worker.number, CLIENTS)
-        worker.line.put("newcomer", place, port, elsewhere, descriptors=[descriptor])
         return True
 
     def _taken(self, number: int, place: int) -> None:
@@ -291,12 +307,16 @@ class Desk:
         os.close(descriptor)
 
     def _refused(self, number: int, place: int) -> None:
-        """It has no room for another descriptor."""
-        _, descriptor = self.workers[number].handed.pop(place)
-        full = wire.error_response("FATAL", wire.TOO_MANY_CONNECTIONS, NO_ROOM)
-        with socket.socket(fileno=descriptor) as client, suppress(OSError):
-            client.setblocking(False)
-            client.send(full)
+        """It has no room for another descriptor. Another one may have."""
+        worker = self.workers[number]
+        port, descriptor = worker.handed.pop(place)
+        worker.coming, worker.full = max(0, worker.coming - 1), self.running.now()
+        other = self.pick()
+        if other is not None and self._has_room(other):
+            self.hand_on(port, descriptor)
+        else:
+            _turn_away(descriptor)
+        os.close(descriptor)
 
     def _hand_again(self, worker: Worker) -> None:
         """Who was handed to one that is gone, and never taken, is handed to another."""
@@ -393,7 +413,7 @@ class Desk:
         known = {worker.number: worker.last for worker in self.workers.values() if worker.last is not None}
         snapshots = {**known, **found}
         own = self._house.snapshot(servers=servers, histograms=histograms)
-        return together(own, snapshots, self.lost, self.window, tuple(self._rows(snapshots)))
+        return together(own, snapshots, self.lost, self.window, tuple(told_apart(self.workers.values(), snapshots)))
 
     def known(self) -> Snapshot:
         """The same, of what they have last told."""
@@ -403,29 +423,6 @@ class Desk:
         """For the averages' window."""
         known = [worker.last for worker in self.workers.values() if worker.last is not None]
         return counted((self._house.snapshot(), *known), self.lost.counters)
-
-    def _rows(self, snapshots: Mapping[int, Snapshot]) -> Iterable[WorkerStat]:
-        for worker in sorted(self.workers.values(), key=lambda one: one.number):
-            last = snapshots.get(worker.number)
-            state = "silent" if worker.silent else "serving" if worker.ready else "starting"
-            if last is None:
-                yield WorkerStat(worker.number, worker.process.pid, state, worker.since, 0, 0, 0, 0.0, 0.0, 0, 0)
-                continue
-            lists = {item.list: item.items for item in last.lists}
-            counters = last.total or Counters()
-            yield WorkerStat(
-                worker.number,
-                worker.process.pid,
-                state,
-                worker.since,
-                lists.get("used_clients", 0),
-                lists.get("used_servers", 0),
-                counters.xact_count,
-                _rate(worker, last),
-                last.process.cpu_seconds or 0.0,
-                last.process.resident_bytes or 0,
-                last.loop.longest_turn_us,
-            )
 
     async def look(self) -> None:
         """At each worker: what it has counted, and whether it answers at all."""
@@ -469,9 +466,9 @@ class Desk:
     async def learn_databases(self) -> None:
         """Those that are in use somewhere are known here as well: what is commanded of all is of these."""
         found = await self.figures()
-        for database in found.databases:
-            if database.name != RESERVED:
-                self.running.database(database.name)
+        used = [database.name for database in found.databases if database.counters is not ZERO]
+        for name in {*used, *(pool.database for pool in found.pools)} - {RESERVED}:
+            self.running.database(name)
 
     # ---- commands
 
@@ -554,9 +551,8 @@ class Desk:
         return task
 
 
-def _rate(worker: Worker, last: Snapshot) -> float:
-    before = worker.before
-    if before is None or before.total is None or last.total is None or last.now <= before.now:
-        return 0.0
-    gained = last.total.since(before.total)
-    return gained.xact_count / (last.now - before.now) if gained is not None else 0.0
+def _turn_away(descriptor: int) -> None:
+    full = wire.error_response("FATAL", wire.TOO_MANY_CONNECTIONS, NO_ROOM)
+    with suppress(OSError):
+        os.set_blocking(descriptor, False)
+        os.write(descriptor, full)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pooler.house.snapshot import TOTAL
 from pooler.stats import (
@@ -41,6 +41,19 @@ POOL_SUMS = (
 )
 OF_THE_DESK = frozenset(("databases", "users", "peers", "pools", "peer_pools", "dns_names", "dns_zones"))
 """Items of SHOW LISTS that are not sums."""
+
+
+class Told(Protocol):
+    """A worker as the desk knows it."""
+
+    number: int
+    process: Any
+    since: float
+    ready: bool
+    silent: bool
+    before: Snapshot | None
+
+
 Row = TypeVar("Row")
 
 
@@ -68,7 +81,10 @@ def counted(snapshots: Iterable[Snapshot], lost: Mapping[object, Counters]) -> d
     sums: dict[object, Counters] = dict(lost)
 
     def add(key: object, counters: Counters) -> None:
-        sums[key] = sums.get(key, ZERO) + counters
+        # What has nothing to count has ZERO itself.
+        before = sums.setdefault(key, ZERO)
+        if counters != ZERO:
+            sums[key] = before + counters
 
     for snapshot in snapshots:
         for pool in snapshot.pools:
@@ -246,3 +262,36 @@ def seen_together(rows: Iterable[SeenStat]) -> Iterable[SeenStat]:
             max(row.last_seen, other.last_seen),
         )
     return groups.values()
+
+
+def told_apart(workers: Iterable[Told], snapshots: Mapping[int, Snapshot]) -> Iterable[WorkerStat]:
+    """What tells them apart."""
+    for worker in sorted(workers, key=lambda one: one.number):
+        last = snapshots.get(worker.number)
+        state = "silent" if worker.silent else "serving" if worker.ready else "starting"
+        if last is None:
+            yield WorkerStat(worker.number, worker.process.pid, state, worker.since, 0, 0, 0, 0.0, 0.0, 0, 0)
+            continue
+        lists = {item.list: item.items for item in last.lists}
+        counters = last.total or Counters()
+        yield WorkerStat(
+            worker.number,
+            worker.process.pid,
+            state,
+            worker.since,
+            lists.get("used_clients", 0),
+            lists.get("used_servers", 0),
+            counters.xact_count,
+            _rate(worker, last),
+            last.process.cpu_seconds or 0.0,
+            last.process.resident_bytes or 0,
+            last.loop.longest_turn_us,
+        )
+
+
+def _rate(worker: Told, last: Snapshot) -> float:
+    before = worker.before
+    if before is None or before.total is None or last.total is None or last.now <= before.now:
+        return 0.0
+    gained = last.total.since(before.total)
+    return gained.xact_count / (last.now - before.now) if gained is not None else 0.0

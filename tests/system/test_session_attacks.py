@@ -467,6 +467,7 @@ def chaos(bouncer: Bouncer, cluster: Cluster, fresh: Facts, seed: int, rounds: i
                 stranger = stack.enter_context(come(bouncer))
 
 
+@pytest.mark.one_process("how many may be pinned is shared out among workers")
 @pytest.mark.parametrize("rounds", [25, pytest.param(1500, marks=pytest.mark.slow)])
 def test_clients_that_vanish_at_any_moment_leave_nothing(
     start_pooler: StartBouncer, made: Cluster, fresh: Facts, rounds: int

@@ -22,6 +22,7 @@ from tests.fixtures.process import ADMIN, Bouncer, StartBouncer
 from tests.fixtures.stream import Ended, Stream
 from tests.fixtures.waiting import free_port, until
 
+pytestmark = pytest.mark.one_process("each process has a table of descriptors; see test_workers_harm")
 LIMIT = 256
 MARK = LIMIT - 20 - 64
 """With one database, the first descriptor that strangers do not get."""

@@ -87,6 +87,7 @@ def role(cluster: Cluster) -> Iterator[str]:
     cluster.sql(f"DROP ROLE {name}")
 
 
+@pytest.mark.one_process("each worker tries to log in by itself")
 def test_all_who_wait_hear_that_the_role_may_not_log_in(start_same: StartBouncer, cluster: Cluster, role: str) -> None:
     bouncer = start_same(users={"postgres": "", role: ""}, server_login_retry=0.3)
     refused = "28000", f'role "{role}" is not permitted to log in'
@@ -104,6 +105,7 @@ def test_all_who_wait_hear_that_the_role_may_not_log_in(start_same: StartBouncer
             assert told(late) in (refused, ("08P01", CACHED.format(refused[1])))
 
 
+@pytest.mark.one_process("each worker knows its own servers")
 def test_nobody_is_turned_away_while_there_is_a_server_that_is_not_condemned(
     start_same: StartBouncer, cluster: Cluster, role: str
 ) -> None:

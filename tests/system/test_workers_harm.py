@@ -1,0 +1,141 @@
+"""What happens to one worker, or to the desk, and to nobody else: no descriptors, a full disk, a process that hangs."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.fixtures.disk import Disk
+from tests.fixtures.process import Bouncer, StartBouncer
+from tests.fixtures.waiting import until
+from tests.system.test_workers import TWO, alive, workers
+
+pytestmark = pytest.mark.usefixtures("cleared")
+ROOM = "no descriptors are left"
+
+
+@contextmanager
+def without_descriptors(pid: int) -> Iterator[None]:
+    """This process has as many as it needs for what it has, and no more."""
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    most = max(int(name) for name in os.listdir(f"/proc/{pid}/fd")) + 1
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+def goes_on(*connections: psycopg.Connection[Any]) -> None:
+    for number in range(20):
+        for one in connections:
+            assert one.execute(f"SELECT {number}").fetchone() == (number,)
+
+
+def come_in(bouncer: Bouncer, stack: ExitStack, times: int, **more: str) -> list[psycopg.Connection[Any]]:
+    return [stack.enter_context(bouncer.connect(**more)) for _ in range(times)]
+
+
+def comes_in(bouncer: Bouncer, stack: ExitStack) -> psycopg.Connection[Any] | None:
+    try:
+        return stack.enter_context(bouncer.connect())
+    except psycopg.OperationalError:
+        return None
+
+
+def test_who_finds_no_descriptor_in_one_worker_is_served_by_another(start_pooler: StartBouncer) -> None:
+    bouncer = start_pooler(sections=TWO, default_pool_size=4)
+    with ExitStack() as stack:
+        before = come_in(bouncer, stack, 4)
+        goes_on(*before)
+        full = workers(bouncer)[0]["pid"]
+        with without_descriptors(full):
+            later = come_in(bouncer, stack, 10)
+            goes_on(*before, *later)
+        # And by both again when there are some.
+        until(lambda: comes_in(bouncer, stack) and workers(bouncer)[0]["clients"] > 6, "its part of the clients")
+
+
+def test_without_descriptors_in_all_of_them_who_comes_is_told(start_pooler: StartBouncer) -> None:
+    bouncer = start_pooler(sections=TWO, default_pool_size=4)
+    with ExitStack() as stack:
+        before = come_in(bouncer, stack, 4)
+        goes_on(*before)
+        with ExitStack() as all_of_them:
+            for row in workers(bouncer):
+                all_of_them.enter_context(without_descriptors(row["pid"]))
+            with pytest.raises(psycopg.OperationalError, match=ROOM):
+                come_in(bouncer, stack, 20, sslmode="disable")
+            goes_on(*before)
+        until(lambda: comes_in(bouncer, stack), "room")
+
+
+def test_a_desk_without_descriptors_lets_nobody_in_and_ends_nobody(start_pooler: StartBouncer) -> None:
+    bouncer = start_pooler(sections=TWO, default_pool_size=4)
+    with ExitStack() as stack:
+        before = come_in(bouncer, stack, 4)
+        goes_on(*before)
+        with without_descriptors(bouncer.pid):
+            with pytest.raises(psycopg.OperationalError):
+                come_in(bouncer, stack, 20)
+            goes_on(*before)
+        goes_on(until(lambda: comes_in(bouncer, stack), "room"), *before)
+        assert [row["state"] for row in workers(bouncer)] == ["serving"] * 2
+
+
+def test_a_full_disk_of_the_log_holds_up_no_worker(
+    start_pooler: StartBouncer, small_disk: Callable[[int], Disk]
+) -> None:
+    disk = small_disk(64)
+    bouncer = start_pooler(logfile=disk.path / "log", sections=TWO, default_pool_size=4)
+    bouncer.log = disk.path / "log"
+    with ExitStack() as stack:
+        before = come_in(bouncer, stack, 2)
+        disk.fill()
+        for _ in range(60):
+            bouncer.connect().close()
+        goes_on(*before)
+        said = bouncer.log.read_text().count("login attempt: db=app")
+        assert said < 60
+        disk.room()
+        bouncer.connect().close()
+        # What found no room was kept.
+        until(lambda: bouncer.log.read_text().count("login attempt: db=app") == 2 + 60 + 1, "all lines")
+
+
+def worker_of(bouncer: Bouncer, connection: psycopg.Connection[Any]) -> int:
+    """The number of the worker that has this client, which its id tells: each has those of one remainder."""
+    with socket.socket(fileno=os.dup(connection.pgconn.socket)) as one:
+        port = one.getsockname()[1]
+    (number,) = (row["id"] for row in bouncer.admin("SHOW CLIENTS") if row["port"] == port)
+    return int(number) % (len(workers(bouncer)) + 1) - 1
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_is_noticed_by_its_clients_alone(start_pooler: StartBouncer) -> None:
+    bouncer = start_pooler(sections={"pooler": {"workers": 2, "session_state": "keep"}}, default_pool_size=4)
+    with ExitStack() as stack:
+        several = come_in(bouncer, stack, 4)
+        goes_on(*several)
+        first = workers(bouncer)[0]["pid"]
+        mine = [one for one in several if worker_of(bouncer, one) == 1]
+        assert len(mine) == 2
+        mine[0].execute("LISTEN here")
+        os.kill(first, signal.SIGSTOP)
+        bouncer.wait_log("worker 0 does not answer")
+        goes_on(*mine)
+        mine[1].execute("NOTIFY here, 'x'")
+        found = [(told.payload, told.pid) for told in mine[0].notifies(timeout=20, stop_after=1)]
+        assert found == [("x", mine[1].info.backend_pid)]
+        assert bouncer.admin("SHOW POOLS")
+        goes_on(stack.enter_context(bouncer.connect()), *mine)
+        until(lambda: not alive(first), "it to be ended", deadline=40)
+        goes_on(*mine)
