@@ -231,6 +231,10 @@ class Ears:
         self._desk.keep(self._tell_lost(ear, reason))
 
     async def _tell_lost(self, ear: Ear, reason: str) -> None:
+        for number in self.serving():
+            if self._desk.workers[number].silent:
+                # It is not waited for, and hears of it when it goes on.
+                self.put(number, "hub lost", *ear.key)
         found = await self._desk.gather("hub lost", *ear.key)
         ear.say_missed(sum(found.values()), reason)
 

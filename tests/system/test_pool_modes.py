@@ -28,6 +28,7 @@ def errors(answer: list[Message]) -> list[tuple[str, str]]:
     return [(m.error["C"], m.error["M"]) for m in answer if m.type == "E"]
 
 
+@pytest.mark.one_process("a server that another worker wants is closed and opened anew")
 def test_one_server_serves_many_clients_between_transactions(start_either: StartBouncer) -> None:
     bouncer = start_either(default_pool_size=1)
     with ExitStack() as stack:
@@ -71,6 +72,7 @@ def test_savepoints_and_statements_of_one_query(start_either: StartBouncer) -> N
         assert [m.tag for m in answer if m.type == "C"] == ["COMMIT", "SELECT 1", "SELECT 1"]
 
 
+@pytest.mark.one_process("who has come first is known within a worker")
 def test_waiting_clients_are_served_in_the_order_they_came(start_either: StartBouncer) -> None:
     bouncer = start_either(default_pool_size=1)
     with ExitStack() as stack:
@@ -87,6 +89,7 @@ def test_waiting_clients_are_served_in_the_order_they_came(start_either: StartBo
         assert holder.rows("SELECT who FROM came ORDER BY n") == [[str(n).encode()] for n in range(5)]
 
 
+@pytest.mark.one_process("each worker has servers of its own")
 def test_the_server_released_last_is_used_first(start_either: StartBouncer) -> None:
     bouncer = start_either(default_pool_size=3)
     with client(bouncer) as one, client(bouncer) as two, client(bouncer) as three:
@@ -98,6 +101,7 @@ def test_the_server_released_last_is_used_first(start_either: StartBouncer) -> N
         assert [each.rows(PID) for each in (one, two, one)] == [last] * 3
 
 
+@pytest.mark.one_process("each worker has servers of its own")
 def test_server_round_robin_uses_all_in_turn(start_either: StartBouncer) -> None:
     bouncer = start_either(default_pool_size=3, server_round_robin=1)
     with client(bouncer) as one, client(bouncer) as two, client(bouncer) as three:
