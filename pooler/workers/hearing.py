@@ -28,6 +28,8 @@ from pooler.workers.line import LineClosed
 Place = tuple[str, int]
 SLOWEST = 0.25
 """Seconds for a worker to say who has notified."""
+TURNS = 3
+"""Of the loop, within which what a worker has said of its server before it notified is read."""
 MOST_SERVERS = 100_000
 """Of so many it is known whose they are; those that were opened first are forgotten first."""
 DEAF_THERE = f"{Reason.LISTENING_FAILED}: it does not hear what is notified there"
@@ -102,10 +104,12 @@ class Ear(Hub):
     async def pass_on(self, message: bytes) -> None:
         pid = int.from_bytes(message[5:9], "big")
         channel = message[9 : message.index(b"\0", 9)]
-        owner = self._ears.owner(self.engine.place, pid)
+        owner = await self._ears.owner(self.engine.place, pid)
         if channel == self.engine.marker:
-            # A mark that a worker's server has set, for that worker.
-            return self._ears.put(owner, "hub heard", *self.key, message) if owner is not None else None
+            # A mark that a worker's server has set, for that worker. Others do not know it.
+            for number in self._ears.serving() if owner is None else (owner,):
+                self._ears.put(number, "hub heard", *self.key, message)
+            return
         if owner is not None:
             known = await self._ears.holder(owner, *self.key, message)
             message = message[:5] + (pid if known is None else known).to_bytes(4, "big") + message[9:]
@@ -211,7 +215,12 @@ class Ears:
         if worker is not None:
             worker.line.put(name, *values)
 
-    def owner(self, place: object, pid: int) -> int | None:
+    async def owner(self, place: object, pid: int) -> int | None:
+        """The worker whose server this is; None: it is a server of somebody else."""
+        for _ in range(TURNS):
+            if (place, pid) in self._owners:
+                break
+            await asyncio.sleep(0)
         return self._owners.get((place, pid))
 
     async def holder(self, number: int, database: str, host: str, message: bytes) -> int | None:
