@@ -36,6 +36,12 @@ STILL = 0.25
 come."""
 UNSIZED_REST = 1.0
 """Seconds for which a right to listen is kept for who has asked for it."""
+EVICTED = {
+    "pool": Reason.EVICTED_FOR_POOL,
+    "database": Reason.EVICTED_FOR_DATABASE,
+    "user": Reason.EVICTED_FOR_USER,
+}
+"""What a server goes elsewhere for, by the account that is full."""
 Name = tuple[str, str]
 Pool = tuple[str, str] | None
 
@@ -242,7 +248,7 @@ class Rights:
         await asyncio.sleep(0)
         spare = sorted(self._spare(account), key=lambda server: (not self._fits(server, wanted), -server.idle_us))
         if spare:
-            self._part(spare[0], wanted)
+            self._part(spare[0], wanted, account)
         if len(spare) > 1:
             return True
         self.sought(account)
@@ -270,18 +276,19 @@ class Rights:
             spare = standing(pool.engine, Standing.SPARE)
             if not spare:
                 return False
-            self._part(spare[0], wanted)
+            self._part(spare[0], wanted, account)
             return True
         return False
 
     def _fits(self, server: Server, wanted: Pool) -> bool:
         return wanted == _name(server.pool.owner) and engine.may_pass(server)
 
-    def _part(self, server: Server, wanted: Pool) -> None:
+    def _part(self, server: Server, wanted: Pool, account: Account) -> None:
+        """It goes for this account, which is full."""
         if self._fits(server, wanted):
             self._hand_over(server)
         else:
-            self._running.evict(server, Reason.EVICTED_FOR_POOL)
+            self._running.evict(server, EVICTED[account[0]])
 
     # ---- servers that come and go
 
@@ -306,6 +313,7 @@ class Rights:
                 part_with(descriptors[0])
             return self._give_back(name, 1, 0)
         self._sized[name] += 1
+        self._say("opened", made.about.place, made.pid)
         if outdated or pool.engine.paused:
             self._running.drop(made, Reason.PAUSED if pool.engine.paused else Reason.OUTDATED)
         self._opener.received(pool)

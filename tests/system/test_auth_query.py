@@ -41,6 +41,7 @@ def who(bouncer: Bouncer, dbname: str = "app", user: str = "scram_user", **more:
     return str(rows[0][0])
 
 
+@pytest.mark.one_process("each worker asks by a server of its own")
 def test_a_user_who_is_not_in_auth_file(start_either: StartBouncer) -> None:
     bouncer = asking(start_either, auth_query=BY_NAME)
     assert who(bouncer) == "scram_user"
