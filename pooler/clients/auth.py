@@ -22,9 +22,9 @@ from pooler.config.whole import Config
 from pooler.log import ERROR
 from pooler.net import derivation, identity, scram
 from pooler.net.channel import Channel, while_there
-from pooler.net.credentials import NOTHING, Credentials, md5_answer, md5_secret
+from pooler.net.credentials import NOTHING, Credentials, md5_secret
 from pooler.pools.refusal import LoginError
-from pooler.relay.engine import WrongPassword, random_bytes
+from pooler.relay.engine import Md5Answer, ScramAnswers, WrongPassword
 from pooler.values import dataclass
 from pooler.wire import TooLong
 
@@ -209,71 +209,64 @@ class Exchange(Protocol):
         """What is sent next; None when the claim is proved. Raises LoginError or ProtocolError."""
 
 
-class Md5Exchange:
+class Md5Exchange(Md5Answer):
     """The digest of what is stored and a salt of this login's own."""
 
-    __slots__ = ("_claim", "_salt", "proof")
+    __slots__ = ()
     most = MAX_PASSWORD_MESSAGE
+    claim: Claim
+    proof: Proof | None
 
-    def __init__(self, claim: Claim) -> None:
-        self._claim = claim
-        self._salt = random_bytes(4)
-        self.proof: Proof | None = None
-
-    def begin(self) -> bytes:
-        return wire.authentication_md5(self._salt)
-
-    def take(self, body: bytes) -> None:
-        claim, answer = self._claim, _password(body)
+    @classmethod
+    def of(cls, claim: Claim) -> Callable[[], Exchange]:
         secret = claim.secret
         stored = secret.text if secret.kind is SecretKind.md5 else md5_secret(secret.text, claim.user)
-        if not _same(answer, md5_answer(stored, self._salt)) or not claim.known or not secret.text:
-            raise _wrong_password()
-        self.proof = Proof(good_for(secret.text))
+        good = claim.known and bool(secret.text)
+        return partial(cls, claim, stored.encode(), good, Proof(good_for(secret.text)))
+
+    def take_slowly(self, body: bytes) -> None:
+        """An answer that is no digest."""
+        _password(body)
+        raise self.refused()
+
+    def refused(self) -> LoginError:
+        return _wrong_password()
 
 
-class ScramExchange:
-    """SCRAM-SHA-256; `verifier` is what the secret is verified by."""
+class ScramExchange(ScramAnswers):
+    """SCRAM-SHA-256; the verifier is what the secret is verified by."""
 
-    __slots__ = ("_begun", "_claim", "_server", "proof")
+    __slots__ = ()
     most = MAX_SASL_MESSAGE
-
-    def __init__(self, claim: Claim, verifier: ScramSecret) -> None:
-        self._claim = claim
-        self._server = scram.ServerExchange(verifier)
-        self._begun = False
-        self.proof: Proof | None = None
+    claim: Claim
+    proof: Proof | None
 
     def begin(self) -> bytes:
         return ASK_SCRAM
 
-    def take(self, body: bytes) -> bytes | None:
-        try:
-            if self._begun:
-                self._finish(self._server.final(body))
-                return None
-            self._begun = True
-            mechanism, data = wire.read_sasl_initial_response(body)
-            if mechanism != scram.MECHANISM:
-                raise LoginError("client selected an invalid SASL authentication mechanism")
-            return wire.authentication_sasl_continue(self._server.first(data))
-        except scram.ScramError as error:
-            raise _sasl_failed(error) from None
+    def initial(self, body: bytes) -> bytes:
+        mechanism, data = wire.read_sasl_initial_response(body)
+        if mechanism != scram.MECHANISM:
+            raise LoginError("client selected an invalid SASL authentication mechanism")
+        return data
 
-    def _finish(self, last: bytes) -> None:
-        claim, key = self._claim, self._server.client_key
-        if not claim.known or key is None or not claim.secret.text:
+    def failed(self, error: scram.ScramError) -> LoginError:
+        return _sasl_failed(error)
+
+    def finish(self, key: bytes, farewell: bytes) -> None:
+        claim = self.claim
+        if not claim.known or not claim.secret.text:
             raise WrongPassword("nobody's password")
         stored = claim.secret.scram
         credentials = good_for(claim.secret.text) if stored is None else _keys(key, stored.server_key)
-        self.proof = Proof(credentials, wire.authentication_sasl_final(last))
+        self.proof = Proof(credentials, farewell)
 
 
 def exchange_at_hand(method: AuthType, claim: Claim) -> Callable[[], Exchange] | None:
     """What begins the exchange of a claim; None where there is none, or keys have to be derived for it first."""
     method = asked_by(method, claim)
     if method is AuthType.md5:
-        return partial(Md5Exchange, claim)
+        return Md5Exchange.of(claim)
     verifier = _verifier_at_hand(claim) if method is AuthType.scram_sha_256 else None
     return None if verifier is None else partial(ScramExchange, claim, verifier)
 
@@ -288,7 +281,7 @@ async def carry_on(channel: Channel, exchange: Exchange) -> Proof:
 
 
 async def _md5(channel: Channel, claim: Claim) -> Proof:
-    return await _prove(channel, Md5Exchange(claim))
+    return await _prove(channel, Md5Exchange.of(claim)())
 
 
 async def _scram(channel: Channel, claim: Claim) -> Proof:

@@ -18,7 +18,7 @@ from pooler import wire
 from pooler.clients import peers
 from pooler.clients.auth import PROVED, Exchange, Proof, carry_on
 from pooler.clients.cancel import Canceller
-from pooler.clients.login import Admitted, Cancel, is_own_user, login, prove, told
+from pooler.clients.login import Admitted, Cancel, is_own_user, log_attempt, login, prove, told
 from pooler.clients.reception import Reception
 from pooler.clients.regulars import Regular, Regulars
 from pooler.clients.strangers import Strangers
@@ -91,7 +91,11 @@ class Door:
         if settings is not self._choices_of:
             self._choose_options(settings)
         try:
-            visit = self._visit(sock, settings)
+            if isinstance(sock, Newcomer):
+                choices, longest = self._choices[True], settings.max_packet_size
+                visit = Visit.of(self, sock, running.next_number(), UNNAMED, Channel, Peer, choices, longest)
+            else:
+                visit = self._local_visit(sock, settings)
         except OSError:
             # It left before we could look at it.
             os.close(sock.detach())
@@ -105,11 +109,8 @@ class Door:
         visit.go_on()
         return True
 
-    def _visit(self, sock: socket.socket | Newcomer, settings: Settings) -> Visit:
+    def _local_visit(self, sock: socket.socket, settings: Settings) -> Visit:
         running = self.running
-        if isinstance(sock, Newcomer):
-            choices, longest = self._choices[True], settings.max_packet_size
-            return Visit.of(self, sock, running.next_number(), UNNAMED, Channel, Peer, choices, longest)
         channel = Channel(sock, running.loop)
         channel.longest = settings.max_packet_size
         channel.tune(self._choices[sock.family != socket.AF_UNIX])
@@ -136,6 +137,10 @@ class Door:
     def regular(self, visit: Visit, packet: bytes) -> Regular | None:
         """Who says this, if it is one."""
         return self._regulars.find(packet, visit.channel, visit.arrival)
+
+    def say_attempt(self, arrival: ClientFacts) -> None:
+        """The log hears who tries to come in."""
+        log_attempt(self.reception, arrival)
 
     def enter(self, visit: Visit) -> Steps | None:
         """A regular has proved what there was to prove; what is left to be waited for."""

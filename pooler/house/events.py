@@ -14,7 +14,7 @@ from pooler.house.sessions import Sessions
 from pooler.house.survey import Survey
 from pooler.log import DEBUG, ERROR, WARNING
 from pooler.pools.connection import QuestionFacts, client_label, server_label
-from pooler.pools.reasons import LEAVING, Kind, Reason
+from pooler.pools.reasons import BY_SENTENCE, LEAVING, Kind, Reason
 from pooler.pools.registry import PoolState
 from pooler.pools.running import Running
 from pooler.pools.verdict import Standing, standing_of
@@ -75,14 +75,15 @@ class Events:
 
     def client_lost(self, client: relay.Client, reason: str, tell: bool, sqlstate: str | None) -> None:
         """`sqlstate`: what is said to it, if not that the protocol was violated."""
-        if isinstance(client.about, QuestionFacts):
-            client.about.lost = reason
+        about = client.about
+        if isinstance(about, QuestionFacts):
+            about.lost = reason
             return client.finish(b"")
         self._sessions.gone(client)
         running, database = self._running, client.pool.owner.database
         registry = running.registry
-        registry.count_out(database, registry.user(client.about.user))
-        why = Reason.of(reason) or (Reason.SERVER_FAILED if sqlstate else Reason.OTHER)
+        registry.count_out(database, registry.users.get(about.user) or registry.user(about.user))
+        why = BY_SENTENCE.get(reason) or Reason.of(reason) or (Reason.SERVER_FAILED if sqlstate else Reason.OTHER)
         ours = why not in LEAVING
         label = ""
         if ours or registry.config.settings.log_disconnections:

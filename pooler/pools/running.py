@@ -104,7 +104,7 @@ class Running:
         """Set whenever something ends, or another thing changes that somebody may wait for."""
         self.colleagues: Colleagues | None = None
         """The other workers of the service; None: there are none."""
-        self._numbers = itertools.count(1)
+        self.number_from(1)
 
     @property
     def config(self) -> Config:
@@ -131,14 +131,11 @@ class Running:
         self.relay.stamp()
         return Instant(self.wall(), int(self.now() * 1e6))
 
-    def next_number(self) -> int:
-        """The id of the next connection: a client's, a server's or a console's."""
-        return next(self._numbers)
-
     def number_from(self, first: int, step: int = 1) -> None:
         """Numbers below `first` were given by the process whose place this one takes, and those between two steps are
         others'."""
-        self._numbers = itertools.count(first, step)
+        self.next_number = itertools.count(first, step).__next__
+        """The id of the next connection: a client's, a server's or a console's."""
 
     # ---- the end
 

@@ -87,12 +87,16 @@ cdef class Inlet:
     def hand_over(self, Relay relay, Pool pool, about, tracked, bytes key, int64_t since, session, bytes said):
         """Let the relay go on with who has logged in to `pool`, and is told `said`; see Relay.adopt_client, which is
         given the number and the facts of `about`. What that raises is raised; the connection is closed then."""
-        cdef Detached rest = self.detach()
+        cdef Detached rest
+        if type(self._line) is Newcomer:
+            (<Newcomer>self._line).pass_on()
+        rest = self.detach()
         plain(about.peer)
         plain(about)
         try:
             client = relay.adopt_client(pool, about.number, rest.fd, rest.tls, rest.leftover, tracked, about, key, since, session)
         except BaseException:
+            relay.watched = -1
             rest.close()
             raise
         client.send(rest.unsent + said)

@@ -52,6 +52,16 @@ cdef class Newcomer(Socket):
             epoll_ctl(self.relay.ep, EPOLL_CTL_DEL, self.fd, NULL)
             Py_DECREF(self)
 
+    cdef int pass_on(self) except -1:
+        # As `unwatch`, but its descriptor stays with epoll: the next who is watched has it.
+        if self.wake is not None:
+            self.wake = None
+            self.lost = True
+            self.relay.graveyard.append(self)
+            self.relay.watched = self.fd
+            Py_DECREF(self)
+        return 0
+
     def detach(self):
         """The descriptor, no longer ours."""
         cdef int fd = self.fd

@@ -19,6 +19,15 @@ cdef enum:
     # Of 8 bytes: more than OpenSSL's SHA256_CTX takes.
     SHA_WORDS = 32
 
+cdef enum:
+    # With its ending NUL; see pooler/net/scram.py.
+    MECHANISM_BYTES = 14
+    MD5_BYTES = 16
+    # `md5` and the digest in hexadecimal digits.
+    MD5_TEXT = 35
+    SALT_BYTES = 4
+
+ctypedef unsigned char *(*md5_digest)(const void *data, size_t n, unsigned char *digest) noexcept nogil
 ctypedef int (*sha_begin)(void *state) noexcept nogil
 ctypedef int (*sha_take)(void *state, const void *data, size_t n) noexcept nogil
 ctypedef int (*sha_end)(unsigned char *digest, void *state) noexcept nogil
@@ -30,6 +39,7 @@ cdef struct Sha256:
     sha_end end
 
 cdef Sha256 sha
+cdef md5_digest md5_at_once = NULL
 
 
 cdef void find_sha256() noexcept:
@@ -39,6 +49,8 @@ cdef void find_sha256() noexcept:
     sha.begin = <sha_begin>dlsym(handle, "SHA256_Init")
     sha.take = <sha_take>dlsym(handle, "SHA256_Update")
     sha.end = <sha_end>dlsym(handle, "SHA256_Final")
+    global md5_at_once
+    md5_at_once = <md5_digest>dlsym(handle, "MD5")
     sha.found = sha.begin != NULL and sha.take != NULL and sha.end != NULL
 
 
@@ -71,9 +83,14 @@ cdef class ScramServer:
 
     def first(self, bytes data):
         """server-first-message for client-first-message."""
-        cdef list parts = data.split(b",", 2)
-        cdef bytes flag, bare, answer
+        cdef list parts
+        cdef bytes flag, bare
         cdef list fields
+        if data[:8] == b"n,,n=,r=" and data.find(b",", 8) < 0:
+            # As libpq and most others have it.
+            self.binding = b"n,,"
+            return self.challenge(data[3:], nonce_in(data[6:]))
+        parts = data.split(b",", 2)
         if len(parts) != 3:
             raise ScramError("malformed client-first-message")
         flag, bare = parts[0], parts[2]
@@ -87,7 +104,11 @@ cdef class ScramServer:
         fields = attributes(bare)
         if len(fields) < 2 or fields[0][:1] != b"n":
             raise ScramError("malformed client-first-message")
-        self.nonce = nonce_in(fields[1]) + binascii.b2a_base64(random_bytes(NONCE_BYTES), newline=False)
+        return self.challenge(bare, nonce_in(fields[1]))
+
+    cdef bytes challenge(self, bytes bare, bytes nonce):
+        cdef bytes answer
+        self.nonce = nonce + binascii.b2a_base64(random_bytes(NONCE_BYTES), newline=False)
         salt = binascii.b2a_base64(self.verifier.salt, newline=False)
         answer = b"r=%b,s=%b,i=%d" % (self.nonce, salt, self.verifier.iterations)
         self.told = bare + b"," + answer
@@ -97,6 +118,13 @@ cdef class ScramServer:
         """server-final-message for client-final-message; raises ScramError unless the proof holds."""
         cdef bytes spoken, mark, text, proof
         cdef list fields
+        cdef Py_ssize_t n = 0 if self.nonce is None else PyBytes_GET_SIZE(self.nonce)
+        if n and self.binding == b"n,," and data[:9] == b"c=biws,r=" and data[9 + n:12 + n] == b",p=":
+            # As usual; whatever else it may be is read by its attributes.
+            if same_bytes(<uint8_t *>PyBytes_AS_STRING(data) + 9, <uint8_t *>PyBytes_AS_STRING(self.nonce), n):
+                proof = from_base64(data[12 + n:])
+                if len(proof) == SHA_BYTES:
+                    return self.check(self.told + b"," + data[:9 + n], proof)
         spoken, mark, text = data.rpartition(b",p=")
         fields = attributes(spoken)
         if not mark or len(fields) < 2 or fields[0][:1] != b"c":
@@ -118,6 +146,117 @@ cdef class ScramServer:
             raise WrongPassword("proof does not match")
         self.client_key = key
         return b"v=" + binascii.b2a_base64(hmac_sha256(self.verifier.server_key, message), newline=False)
+
+
+cdef class ScramAnswers:
+    """What a client answers in an exchange by SCRAM, up to its proof. A class of Python's goes on from here: `initial(body)`
+    reads a first answer that is not as usual, `failed(error)` is what is raised for a ScramError, and `finish(key, farewell)`
+    is called with the ClientKey of who has proved to know the secret, and with the last message to it."""
+    cdef readonly object claim
+    cdef ScramServer server
+    cdef bint begun
+    cdef public object proof
+
+    def __init__(self, claim, verifier):
+        self.claim = claim
+        self.server = ScramServer(verifier)
+
+    def take(self, bytes body):
+        """What is said to this answer; None when the claim is proved."""
+        cdef bytes data
+        try:
+            if self.begun:
+                data = self.server.final(body)
+                self.finish(self.server.client_key, sasl_message(12, data))
+                return None
+            self.begun = True
+            data = usual_initial(body)
+            return sasl_message(11, self.server.first(self.initial(body) if data is None else data))
+        except ScramError as error:
+            raise self.failed(error) from None
+
+
+cdef bytes usual_initial(bytes body):
+    # The data of a SASLInitialResponse with the one mechanism that there is; None when it is not that.
+    cdef Py_ssize_t n = PyBytes_GET_SIZE(body)
+    cdef uint8_t *raw = <uint8_t *>PyBytes_AS_STRING(body)
+    if n <= MECHANISM_BYTES + 4 or memcmp(raw, <const char *>b"SCRAM-SHA-256", MECHANISM_BYTES) != 0:
+        return None
+    if be32(raw + MECHANISM_BYTES) != <uint32_t>(n - MECHANISM_BYTES - 4):
+        return None
+    return (<char *>raw)[MECHANISM_BYTES + 4:n]
+
+
+cdef bytes sasl_message(int kind, bytes data):
+    # Authentication message of this kind.
+    cdef uint8_t head[9]
+    head[0] = c"R"
+    put32(head + 1, <uint32_t>PyBytes_GET_SIZE(data) + 8)
+    put32(head + 5, kind)
+    return (<char *>head)[:9] + data
+
+
+cdef class Md5Answer:
+    """The one answer in an exchange by md5: the digest of `stored`, as PostgreSQL stores it, and of a salt of this login's own.
+    `good`: whether anybody can meet it; then `proof` is what there is to show for it. A class of Python's goes on from here:
+    `take_slowly(body)` reads an answer that is not as usual, `refused()` is what is raised for a wrong one."""
+    cdef readonly object claim
+    cdef readonly bytes salt
+    cdef bytes stored
+    cdef bint good
+    cdef object due
+    cdef public object proof
+
+    def __init__(self, claim, bytes stored, bint good, proof):
+        self.claim = claim
+        self.stored = stored
+        self.good = good
+        self.due = proof
+        self.salt = random_bytes(SALT_BYTES)
+
+    def begin(self):
+        """What is sent first."""
+        cdef uint8_t message[9 + SALT_BYTES]
+        message[0] = c"R"
+        put32(message + 1, 8 + SALT_BYTES)
+        put32(message + 5, 5)
+        memcpy(message + 9, PyBytes_AS_STRING(self.salt), SALT_BYTES)
+        return (<char *>message)[:9 + SALT_BYTES]
+
+    def take(self, bytes body):
+        """None: the claim is proved."""
+        cdef bytes expected
+        cdef uint8_t *said = <uint8_t *>PyBytes_AS_STRING(body)
+        if PyBytes_GET_SIZE(body) != MD5_TEXT + 1 or memchr(said, 0, MD5_TEXT) != NULL or said[MD5_TEXT]:
+            return self.take_slowly(body)
+        expected = b"md5" + md5_hex(self.stored[3:] + self.salt)
+        if not same_bytes(said, <uint8_t *>PyBytes_AS_STRING(expected), MD5_TEXT) or not self.good:
+            raise self.refused()
+        self.proof = self.due
+        return None
+
+
+cdef bint same_bytes(const uint8_t *one, const uint8_t *other, Py_ssize_t n) noexcept:
+    # In the same time, wherever they differ.
+    cdef uint8_t differing = 0
+    cdef Py_ssize_t i
+    for i in range(n):
+        differing |= one[i] ^ other[i]
+    return differing == 0
+
+
+cdef bytes md5_hex(bytes data):
+    cdef unsigned char digest[MD5_BYTES]
+    cdef char text[2 * MD5_BYTES]
+    cdef const char *digits = b"0123456789abcdef"
+    cdef int i
+    if md5_at_once == NULL:
+        return hashlib.md5(data).hexdigest().encode()
+    md5_at_once(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), digest)
+    for i in range(MD5_BYTES):
+        text[2 * i] = digits[digest[i] >> 4]
+        text[2 * i + 1] = digits[digest[i] & 15]
+    return text[:2 * MD5_BYTES]
 
 
 def random_bytes(int count):

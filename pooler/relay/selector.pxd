@@ -26,6 +26,8 @@ cdef class Relay:
     # When epoll_wait returned last, and the thread's processor time when Python got its turn; the longest turns.
     cdef int64_t looked
     cdef int64_t computed
+    # The descriptor of a Newcomer that has been passed on, still with epoll: for the next one that enters; -1: none.
+    cdef int watched
     cdef int64_t turn_us
     cdef int64_t turn_cpu_us
     cdef int64_t last_turn_us

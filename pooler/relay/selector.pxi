@@ -42,6 +42,7 @@ cdef class Relay:
         self.tracked_index = {name.lower(): i for i, name in enumerate(self.tracked)}
         self.judged = {}
         self.computed = -1
+        self.watched = -1
         self.now = now_us()
 
     def __dealloc__(self):
@@ -382,7 +383,9 @@ cdef class Relay:
         return 0
 
     cdef int enter(self, Conn c) except -1:
-        self.watch(c, EPOLL_CTL_ADD, EPOLLIN)
+        cdef int op = EPOLL_CTL_MOD if c.fd == self.watched else EPOLL_CTL_ADD
+        self.watched = -1
+        self.watch(c, op, EPOLLIN)
         if c.tls_ready or c.hold_len:
             c.wake_later()
         return 0

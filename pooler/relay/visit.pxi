@@ -186,11 +186,12 @@ cdef class Visit(LightTask):
         packet = (<char *>b)[4:n]
         self.regular = self.door.known.get(packet)
         place = None if self.regular is None else self.place()
-        if place is not None and place.silent:
+        if place is not None:
             self.arrival.database = self.regular.name
             self.arrival.user = self.regular.user
+            if not place.silent:
+                self.door.say_attempt(self.arrival)
         else:
-            place = None
             self.regular = self.door.regular(self, packet)
             if self.regular is None:
                 return self.door.begin(self)
