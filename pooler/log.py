@@ -154,7 +154,7 @@ class Log:
             return
         with self._lock:
             try:
-                self._write(level, text if text.isprintable() else _CONTROL.sub("?", text))
+                self._write(level, text if str.isprintable(text) else _CONTROL.sub("?", text))
             except Exception as error:
                 # No memory, or a bug of ours.
                 for outlet in self._outlets():
