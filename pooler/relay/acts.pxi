@@ -41,3 +41,9 @@ cdef enum:
 
 cdef Statement ANYBODYS = Statement.__new__(Statement)
 # In `described`: it cannot be told which statement it is of.
+
+cdef str LISTENING_FAILED = "channels could not be handed over"
+cdef tuple TASK_FAILED = ("failure", "invalid server parameter", "reset query failed", "test query failed", "bad packet",
+                           "session state is not known", "rollback failed", "discard failed", "bad packet", LISTENING_FAILED,
+                           LISTENING_FAILED, LISTENING_FAILED, LISTENING_FAILED, "invalid server parameter", "session state is not known")
+# By task.

@@ -167,6 +167,13 @@ cdef bint must_look_later(Server s, Statement stmt) except -1:
     return (held is None or held.state == DOUBTED) and s.ledger.ends_copy()
 
 
+cdef bint is_wrong(Server s, int act, uint8_t t, uint8_t *p, size_t l) except -1:
+    # Whether a message of which something else is to be done than to pass it on is none that can be said here.
+    if act == SKIP and s.ledger.described is not None:
+        return not describes(s, t, p, l)
+    return act == WRONG or l != 5
+
+
 cdef bint describes(Server s, uint8_t t, uint8_t *p, size_t l) except -1:
     # A part of the answer to that; False if it comes out of turn.
     cdef Statement stmt = s.ledger.described

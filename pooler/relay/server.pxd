@@ -89,7 +89,7 @@ cdef class Server(Conn):
     cdef int is_told_apart(self, uint8_t status) except -1
     cdef int answered(self, uint8_t t, uint8_t *p, size_t l) except -1
     cdef int erred(self, uint8_t *p, size_t l, size_t have) except -1
-    cdef bint is_wrong(self, int act, uint8_t t, uint8_t *p, size_t l) except -1
+    cdef ssize_t no_longer_kept(self, uint8_t *b, size_t n) except -1
     cdef int leave_out(self, Out *out, uint8_t *b, size_t run, size_t pos, int act) except -1
     cdef str end_of_query(self, Out *out, uint8_t *b, size_t run, size_t pos, size_t l)
     cdef bint to_be_whole(self, uint8_t t, size_t l) noexcept

@@ -94,10 +94,10 @@ cdef class Server(Conn):
         return self.part() if self.need == 0 and self.hold_len == 0 and not self.again else 0
 
     cdef bint clean(self) noexcept:
-        # Free to go to another client: idle, nothing owed, nothing half sent in either direction. What is put off to the
+        # Free to go to another client: idle, nothing owed, nothing half passed on in either direction. What is put off to the
         # end of the turn counts as sent: whole messages, which stay ahead of what the next client says.
         # A bound server is nobody's but its client's, and no books are kept of it.
-        return (self.status == IDLE and self.ledger.at_rest() and self.olen == 0 and not self.bound
+        return (self.status == IDLE and self.ledger.at_rest() and self.olen == 0 and self.need == 0 and not self.bound
                 and (self.link is None or self.link.need == 0 or self.link.dropping))
 
     cdef str unfit(self):
@@ -183,13 +183,13 @@ cdef class Server(Conn):
         cdef Out out
         cdef size_t pos = 0
         cdef size_t run = 0
-        cdef size_t l
-        cdef size_t take
+        cdef size_t l, take
         cdef int act
         cdef uint8_t t
         cdef uint8_t what
         cdef uint8_t *p
         cdef str fault
+        cdef bint rest = self.need != 0
         if self.link is None or self.task != NO_TASK:
             return self.process_own(b, n)
         self.heard_at = self.relay.now
@@ -212,7 +212,7 @@ cdef class Server(Conn):
                 if n - pos < l and self.to_be_whole(t, l):
                     break
                 act = self.answered(t, p, l if l < n - pos else n - pos)
-                if act != FORWARD and act != FENCED and self.is_wrong(act, t, p, l):
+                if act != FORWARD and act != FENCED and is_wrong(self, act, t, p, l):
                     return self.stop(&out, b, run, pos, n, "bad packet" if act == WRONG else "bad pkt header")
                 if act == FENCED:
                     self.hand_over(&out, b, run, pos)
@@ -258,13 +258,14 @@ cdef class Server(Conn):
             pos += take
         self.hand_over(&out, b, run, pos)
         catch_up(self.link)
-        return pos
+        return pos + self.no_longer_kept(b + pos, n - pos) if rest else pos
 
-    cdef bint is_wrong(self, int act, uint8_t t, uint8_t *p, size_t l) except -1:
-        # Whether a message of which something else is to be done than to pass it on is none that can be said here.
-        if act == SKIP and self.ledger.described is not None:
-            return not describes(self, t, p, l)
-        return act == WRONG or l != 5
+    cdef ssize_t no_longer_kept(self, uint8_t *b, size_t n) except -1:
+        # The rest of a message has been passed on, for which alone its client may have kept it.
+        if self.need or self.status != IDLE or not self.shared() or not self.clean():
+            return 0
+        part_from(self)
+        return self.process_own(b, n) if self.link is None or self.task != NO_TASK else 0
 
     cdef bint rewords(self, Out *out, uint8_t *b, size_t *run, size_t pos, size_t l) except -1:
         # Whether the ErrorResponse at `pos` is about what its client has not said: then it is told in its own words.
@@ -691,10 +692,3 @@ cdef class Server(Conn):
         """Send the check query: the server answers before it is used again."""
         self.pool.move(self, SV_TESTED)
         self.run_task(CHECK_TASK, self.pool.check_query)
-
-
-cdef str LISTENING_FAILED = "channels could not be handed over"
-cdef tuple TASK_FAILED = ("failure", "invalid server parameter", "reset query failed", "test query failed", "bad packet",
-                           "session state is not known", "rollback failed", "discard failed", "bad packet", LISTENING_FAILED,
-                           LISTENING_FAILED, LISTENING_FAILED, LISTENING_FAILED, "invalid server parameter", "session state is not known")
-# By task.

@@ -629,3 +629,34 @@ def test_a_transaction_is_idle_since_the_last_answer() -> None:
         while s.relay.stamp() < later:
             pass
         assert s.pool.long_servers(0, 500, 0) == [(server.conn, "idle transaction timeout")]
+
+
+@pytest.mark.parametrize("mode", [engine.TRANSACTION, engine.STATEMENT])
+@pytest.mark.parametrize("kind", [b"A", b"N"])
+def test_who_has_begun_to_read_a_message_is_left_when_it_has_all_of_it(mode: int, kind: bytes) -> None:
+    """One that nobody has asked for, too long to be here whole; nothing is owed, and the client ends a message of its
+    own meanwhile, by which alone the server would be free."""
+    said = wire.message(kind, b"\0\0\0\1channel\0" + b"x" * 200_000 + b"\0")
+    stray = wire.message(b"d", b"a row of no COPY")
+    with stage(mode) as s:
+        server, client, other = s.server(), s.client(), s.client()
+        client.send(ASK + stray[:7])
+        s.settle()
+        server.send(DONE)
+        s.settle()
+        assert (server.take()[: len(ASK)], client.take()) == (ASK, DONE)
+        heard = bytearray()
+        for part, more in ((said[:600], b""), (said[600:150_000], stray[7:]), (said[150_000:], b"")):
+            assert linked(client) is server.conn
+            server.send(part)
+            s.settle()
+            client.send(more)
+            s.settle()
+            heard += client.take()
+        assert heard == said
+        assert s.states == "2a 0w / 0a 1i 0u 0t 0c"
+        server.take()
+        other.send(ASK)
+        s.settle()
+        assert server.take() == ASK
+        assert other.take() == b""
