@@ -159,7 +159,8 @@ class Door:
         rest = self._join(visit, admitted)
         if rest is None:
             regular: Regular = visit.regular
-            if regular.place is None or not regular.place.stands:
+            # Who began under another configuration may have been let in, but goes before nobody.
+            if (regular.place is None or not regular.place.stands) and regular.is_as_it_was(self.reception):
                 regular.place = self._place(visit.arrival, admitted)
         return rest
 

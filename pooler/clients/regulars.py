@@ -66,7 +66,7 @@ class Regular:
             last is not None
             and database is not None
             and last.credentials is proof.credentials
-            and self._is_as_it_was(asked)
+            and self.is_as_it_was(asked)
         ):
             asked.check_limits(database, attempt.user)
             return last
@@ -75,7 +75,7 @@ class Regular:
         self.admitted = admitted_by(asked, attempt, database, self.parameters, self.parameters.tracked, proof)
         return self.admitted
 
-    def _is_as_it_was(self, asked: LoginQuestions) -> bool:
+    def is_as_it_was(self, asked: LoginQuestions) -> bool:
         """What it was decided by: whatever else counts is a part of these two."""
         return asked.config is self.config and asked.find_database(self.name) is self.database
 
@@ -98,7 +98,7 @@ class Regulars:
         by_address = asked.config.settings.auth_type is HBA
         key = (packet, attempt.peer.addr) if by_address else packet
         found = self.known.get(key)
-        if found is None or not found._is_as_it_was(asked):
+        if found is None or not found.is_as_it_was(asked):
             found = self._meet(key, packet, attempt)
             if found is None:
                 return None
