@@ -134,6 +134,10 @@ class Door:
         """There is one more stranger."""
         self._strangers.come(visit)
 
+    def speaks_tls(self, visit: Visit) -> bool:
+        """Whether this one can have TLS."""
+        return self.reception.tls_context is not None and not visit.arrival.peer.is_unix
+
     def regular(self, visit: Visit, packet: bytes) -> Regular | None:
         """Who says this, if it is one."""
         return self._regulars.find(packet, visit.channel, visit.arrival)
@@ -219,7 +223,7 @@ class Door:
 
     def begin(self, visit: Visit) -> Steps:
         """It is no regular, or says what is not ordinary."""
-        return self._admit(visit, login(visit.channel, self.reception, visit.arrival))
+        return self._admit(visit, login(visit.channel, self.reception, visit.arrival, refused=visit.refused))
 
     def carry_on(self, visit: Visit, sent: Awaitable[None] | None) -> Steps:
         """A regular's answer is not in one piece, or none at all; `sent`: what has to be sent first."""

@@ -151,14 +151,16 @@ class LoginQuestions(Protocol):
         """A line for the log, `level` one of LOG, WARNING, ERROR, DEBUG. `text` may hold a client's own words."""
 
 
-async def login(channel: Channel, asked: LoginQuestions, attempt: ClientFacts | None = None) -> Admitted | Cancel:
-    """Raises LoginError, and nothing else, whatever the client does."""
+async def login(
+    channel: Channel, asked: LoginQuestions, attempt: ClientFacts | None = None, *, refused: int = 0
+) -> Admitted | Cancel:
+    """Raises LoginError, and nothing else, whatever the client does. `refused`: requests for encryption before this."""
     attempt = attempt or ClientFacts(channel.peer)
-    return await told(asked, attempt, _begin(channel, asked, attempt))
+    return await told(asked, attempt, _begin(channel, asked, attempt, refused))
 
 
-async def _begin(channel: Channel, asked: LoginQuestions, attempt: ClientFacts) -> Admitted | Cancel:
-    request = await _first_packet(channel, asked, attempt)
+async def _begin(channel: Channel, asked: LoginQuestions, attempt: ClientFacts, refused: int) -> Admitted | Cancel:
+    request = await _first_packet(channel, asked, attempt, refused)
     if isinstance(request, wire.CancelRequest):
         return Cancel(request.key)
     return await _start(channel, asked, attempt, request)
@@ -184,9 +186,9 @@ async def told(asked: LoginQuestions, attempt: ClientFacts, steps: Awaitable[T])
 
 
 async def _first_packet(
-    channel: Channel, asked: LoginQuestions, attempt: ClientFacts
+    channel: Channel, asked: LoginQuestions, attempt: ClientFacts, refused: int
 ) -> wire.Startup | wire.CancelRequest:
-    for _ in range(MAX_REQUESTS):
+    for _ in range(refused, MAX_REQUESTS):
         while (first := channel.next_byte()) < 0:
             await channel.more()
         if first:

@@ -328,6 +328,7 @@ class Visit(LightTask):
     task: Any
     stranger: bool
     cancels: bool
+    refused: int
     sentence: Any
     regular: Any
     exchange: Any

@@ -33,6 +33,7 @@ cdef class Visit(LightTask):
     cdef public object task
     cdef public bint stranger
     cdef public bint cancels
+    cdef readonly int refused
     cdef public object sentence
     cdef readonly object regular
     cdef readonly object exchange
@@ -41,6 +42,7 @@ cdef class Visit(LightTask):
     cdef object enter(self, Place place)
     cdef int begin(self, door, Inlet channel, arrival, int64_t since) except -1
     cdef Place place(self)
+    cdef bint is_refused(self, uint32_t request) except -1
     cdef object prove(self)
     cdef object say(self, bytes data)
     cdef bint something(self) except -1

@@ -7,6 +7,10 @@ cdef enum:
     # Bytes of a startup packet that is ordinary, its length among them.
     LONGEST_GREETING = 516
     PROTOCOL_3_0 = 0x30000
+    SSL_REQUEST = 80877103
+    GSSENC_REQUEST = 80877104
+    # Requests for encryption that are refused before it is no ordinary login any more.
+    REFUSALS = 3
     # Where the user is in what a Place counts.
     USER = 2
 
@@ -181,11 +185,16 @@ cdef class Visit(LightTask):
             return None
         n = PyByteArray_GET_SIZE(inlet._buffer)
         b = <uint8_t *>PyByteArray_AS_STRING(inlet._buffer)
+        if n == 8 and be32(b) == 8 and self.is_refused(be32(b + 4)):
+            PyByteArray_Resize(inlet._buffer, 0)
+            self.refused += 1
+            return self.say(b"N")
         if n < 9 or n > LONGEST_GREETING or n > inlet.longest or be32(b) != <uint32_t>n or be32(b + 4) != PROTOCOL_3_0:
             return self.door.begin(self)
         packet = (<char *>b)[4:n]
         self.regular = self.door.known.get(packet)
-        place = None if self.regular is None else self.place()
+        # Who has a proof to give waits for the question as long as somebody whom nobody has met yet.
+        place = None if self.regular is None or self.regular.exchange is not None else self.place()
         if place is not None:
             self.arrival.database = self.regular.name
             self.arrival.user = self.regular.user
@@ -200,6 +209,12 @@ cdef class Visit(LightTask):
             return self.enter(place)
         self.exchange = self.regular.exchange()
         return self.say(self.exchange.begin())
+
+    cdef bint is_refused(self, uint32_t request) except -1:
+        # A request for encryption that cannot be had here. Nothing may be behind it.
+        if self.refused == REFUSALS:
+            return False
+        return request == GSSENC_REQUEST or request == SSL_REQUEST and not self.door.speaks_tls(self)
 
     cdef object prove(self):
         # An answer of the client's.
