@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from dataclasses import field
 from functools import lru_cache
 from ssl import SSLContext
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from pooler import wire
 from pooler.clients import auth
@@ -135,7 +135,7 @@ class LoginQuestions(Protocol):
         configured. `database` is None for one that does not exist and for the admin database. May raise LoginError,
         and ConnectionClosed when the client leaves meanwhile."""
 
-    def check_room(self, channel: Channel) -> Awaitable[None] | None:
+    def check_room(self, channel: Channel) -> Coroutine[Any, Any, None] | None:
         """Whether one more may come who is no client of the console: before a secret is looked up or asked for. Raises
         LoginError, or does so when what it returns is awaited: there may be room in a moment."""
 

@@ -8,8 +8,9 @@ database of its own, gets into that database and the console, and nowhere else.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Awaitable, Mapping
+from collections.abc import Coroutine, Mapping
 from ssl import SSLContext
+from typing import Any
 
 from pooler.clients.login import UNGUARDED, Grounds
 from pooler.clients.lookup import Lookup
@@ -110,7 +111,7 @@ class Reception:
         own = (entry.secrets for entry in self._running.config.databases.values() if entry.secrets)
         return next((secrets[user] for secrets in own if user in secrets), None)
 
-    def check_room(self, channel: Channel) -> Awaitable[None] | None:
+    def check_room(self, channel: Channel) -> Coroutine[Any, Any, None] | None:
         self._check_clients()
         return self._strangers.check(channel)
 

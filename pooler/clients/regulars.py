@@ -103,7 +103,9 @@ class Regulars:
             if found is None:
                 return None
         try:
-            if asked.check_room(channel) is not None:
+            if (room := asked.check_room(channel)) is not None:
+                # Who has to wait for it does so over there.
+                room.close()
                 return None
         except LoginError:
             return None

@@ -12,9 +12,10 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from itertools import chain, islice
+from typing import Any
 
 from pooler import kernel, wire
 from pooler.config.whole import Config
@@ -116,7 +117,7 @@ class Strangers:
         count = len(self._silent) + len(self._heard) + len(self._leaving)
         return count >= self.most or (descriptor >= self.mark and count >= FEW)
 
-    def check(self, channel: Channel) -> Awaitable[None] | None:
+    def check(self, channel: Channel) -> Coroutine[Any, Any, None] | None:
         """A stranger wants to become a client: it may (None), or has yet to get a descriptor below the mark."""
         return None if channel.fileno() < self.mark else self._find_room(channel)
 

@@ -32,11 +32,14 @@ class Asked(House):
     """As a reception answers."""
 
     room = True
+    crowded = False
+    """There is room in a moment."""
     asks = False
 
-    def check_room(self, channel: Any) -> None:  # type: ignore[override]
+    def check_room(self, channel: Any) -> Any:
         if not self.room:
             raise LoginError("no more connections allowed (max_client_conn)")
+        return super().check_room(channel) if self.crowded else None
 
     def must_ask(self, database: DatabaseConfig | None, user: str) -> bool:
         return self.asks and self.grounds(database, user).secret is None
@@ -99,7 +102,9 @@ def test_what_is_not_ordinary_is_left_to_the_login() -> None:
         setattr(asked, name, True)
         assert meet(asked) is None
         setattr(asked, name, False)
-    asked.room = False
+    asked.crowded = True
+    assert meet(asked) is None
+    asked.crowded = asked.room = False
     assert meet(asked) is None
 
 
