@@ -189,7 +189,7 @@ cdef class Visit(LightTask):
             PyByteArray_Resize(inlet._buffer, 0)
             self.refused += 1
             return self.say(b"N")
-        if n < 9 or n > LONGEST_GREETING or n > inlet.longest or be32(b) != <uint32_t>n or be32(b + 4) != PROTOCOL_3_0:
+        if self.refused == REFUSALS or n < 9 or n > LONGEST_GREETING or n > inlet.longest or be32(b) != <uint32_t>n or be32(b + 4) != PROTOCOL_3_0:
             return self.door.begin(self)
         packet = (<char *>b)[4:n]
         self.regular = self.door.known.get(packet)
@@ -212,9 +212,7 @@ cdef class Visit(LightTask):
 
     cdef bint is_refused(self, uint32_t request) except -1:
         # A request for encryption that cannot be had here. Nothing may be behind it.
-        if self.refused == REFUSALS:
-            return False
-        return request == GSSENC_REQUEST or request == SSL_REQUEST and not self.door.speaks_tls(self)
+        return self.refused < REFUSALS and (request == GSSENC_REQUEST or request == SSL_REQUEST and not self.door.speaks_tls(self))
 
     cdef object prove(self):
         # An answer of the client's.

@@ -1,5 +1,5 @@
 """Who comes again and again in the same way is let in by a short road. What has changed meanwhile counts at once, and
-what is not as usual goes the long way from where it is. Who asks for TLS first goes that way in any case.
+what is not as usual goes the long way from where it is.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def start(start_pooler: StartBouncer, cluster: Cluster, auth_type: str) -> Bounc
 
 def come(bouncer: Bouncer, password: str) -> None:
     for _ in range(3):
-        assert bouncer.sql("SELECT 1", user="bob", password=password, sslmode="disable") == [(1,)]
+        assert bouncer.sql("SELECT 1", user="bob", password=password) == [(1,)]
 
 
 def refused(bouncer: Bouncer, password: str, why: str) -> None:
     with pytest.raises(psycopg.OperationalError, match=why):
-        bouncer.connect(user="bob", password=password, sslmode="disable")
+        bouncer.connect(user="bob", password=password)
 
 
 @pytest.mark.parametrize("auth_type", ["trust", "scram-sha-256", "md5"])
@@ -57,7 +57,7 @@ def test_what_changes_counts_for_who_comes_again(start_pooler: StartBouncer, clu
         console.execute("ENABLE app")
         come(bouncer, OLD)
         console.execute("SET max_user_client_connections = 1")
-        with bouncer.connect(user="bob", password=OLD, sslmode="disable"):
+        with bouncer.connect(user="bob", password=OLD):
             refused(bouncer, OLD, "max_user_client_connections")
         console.execute("SET max_user_client_connections = 0")
         come(bouncer, OLD)

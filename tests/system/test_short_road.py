@@ -1,5 +1,5 @@
 """An ordinary login takes a short road: whoever says what was said before is let in by what was decided then. It is
-told what the long road tells at that moment, which everybody goes who has asked for TLS before, in vain.
+told what the long road tells at that moment, which everybody goes who has asked for TLS three times, in vain.
 """
 
 from __future__ import annotations
@@ -58,15 +58,18 @@ PENDING = 3
 
 
 class Login:
-    """A login in two halves: up to what is asked for first, and the rest. `detour`: by the long road."""
+    """A login in two halves: up to what is asked for first, and the rest. `detour`: by the long road; `asks`: it asks
+    for TLS first, as libpq does."""
 
-    def __init__(self, bouncer: Bouncer, given: dict[str, str], *, detour: bool, piece: int | None = None) -> None:
+    def __init__(
+        self, bouncer: Bouncer, given: dict[str, str], *, detour: bool, asks: bool = False, piece: int | None = None
+    ) -> None:
         self.player = stream._Login(given["user"], PASSWORD)
         self.said: list[tuple[str, object]] = []
         self.stream = Stream(("127.0.0.1", bouncer.port), piece=piece)
         self.port = self.stream.socket.getsockname()[1]
-        if detour:
-            self.stream.send(stream.request(stream.SSL_REQUEST))
+        for request in (stream.SSL_REQUEST, stream.GSSENC_REQUEST, stream.SSL_REQUEST)[: 3 if detour else asks]:
+            self.stream.send(stream.request(request))
             assert self.stream.read_bytes(1) == b"N"
         self.stream.send(stream.startup(given))
         self.asked = self._hear()
@@ -133,8 +136,9 @@ def console(bouncer: Bouncer) -> Iterator[Console]:
 
 def alike(bouncer: Bouncer, given: dict[str, str], *, wrong: bool = False) -> None:
     found = []
-    for detour, piece in ((False, None), (True, None), (False, 7), (False, None)):
-        one = Login(bouncer, given, detour=detour, piece=piece)
+    ways = ((False, False, None), (True, False, None), (False, False, 7), (False, True, None), (False, False, None))
+    for detour, asks, piece in ways:
+        one = Login(bouncer, given, detour=detour, asks=asks, piece=piece)
         found.append(one.finish(wrong=wrong))
         one.end()
     assert found == [found[1]] * len(found), given
