@@ -45,9 +45,12 @@ class Place:
         for name, database in self.databases.items():
             database.pools["bob"] = self.pools[name]  # type: ignore[assignment]
         registry = SimpleNamespace(databases=self.databases, pool_mode=lambda pool: self.mode)
+        self.told: list[tuple[object, ...]] = []
+        """Places that the colleagues were told of."""
         self.survey = Survey(
             SimpleNamespace(  # type: ignore[arg-type]
                 registry=registry,
+                colleagues=SimpleNamespace(code_made=self.told.append),
                 now=lambda: self.time,
                 relay=SimpleNamespace(pace=lambda: None),
                 say=lambda level, text: self.lines.append(text),
@@ -112,6 +115,7 @@ def test_what_is_made_makes_every_entry_of_that_database_look_at_everything(plac
     place.time += REST + 1
     place.survey.made(place.pools["app"], place.time)  # type: ignore[arg-type]
     assert [place.engine(name).unread for name in ("app", "same", "other")] == [True, True, False]
+    assert len(place.told) == 1, "the other workers"
     assert place.engine("same").asked == [sources(), changes()]
     place.answer(NOTHING_THERE)
     assert [place.engine(name).unread for name in ("app", "same", "other")] == [False, True, False]
