@@ -221,9 +221,16 @@ class Door:
             not settings.log_connections,
         )
 
-    def begin(self, visit: Visit) -> Steps:
-        """It is no regular, or says what is not ordinary."""
-        return self._admit(visit, login(visit.channel, self.reception, visit.arrival, refused=visit.refused))
+    def begin(self, visit: Visit, sent: Awaitable[None] | None = None) -> Steps:
+        """It is no regular, or says what is not ordinary; `sent`: what has to be sent first."""
+
+        async def beginning() -> Admitted | Cancel:
+            asked, arrival = self.reception, visit.arrival
+            if sent is not None:
+                await told(asked, arrival, sent)
+            return await login(visit.channel, asked, arrival, refused=visit.refused)
+
+        return self._admit(visit, beginning())
 
     def carry_on(self, visit: Visit, sent: Awaitable[None] | None) -> Steps:
         """A regular's answer is not in one piece, or none at all; `sent`: what has to be sent first."""

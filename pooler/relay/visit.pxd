@@ -44,6 +44,6 @@ cdef class Visit(LightTask):
     cdef Place place(self)
     cdef bint is_refused(self, uint32_t request) except -1
     cdef object prove(self)
-    cdef object say(self, bytes data)
+    cdef object say(self, bytes data, long_way)
     cdef bint something(self) except -1
     cdef int settle(self) except -1

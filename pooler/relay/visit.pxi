@@ -188,7 +188,7 @@ cdef class Visit(LightTask):
         if n == 8 and be32(b) == 8 and self.is_refused(be32(b + 4)):
             PyByteArray_Resize(inlet._buffer, 0)
             self.refused += 1
-            return self.say(b"N")
+            return self.say(b"N", self.door.begin)
         if self.refused == REFUSALS or n < 9 or n > LONGEST_GREETING or n > inlet.longest or be32(b) != <uint32_t>n or be32(b + 4) != PROTOCOL_3_0:
             return self.door.begin(self)
         packet = (<char *>b)[4:n]
@@ -208,7 +208,7 @@ cdef class Visit(LightTask):
         if self.regular.exchange is None:
             return self.enter(place)
         self.exchange = self.regular.exchange()
-        return self.say(self.exchange.begin())
+        return self.say(self.exchange.begin(), self.door.carry_on)
 
     cdef bint is_refused(self, uint32_t request) except -1:
         # A request for encryption that cannot be had here. Nothing may be behind it.
@@ -224,7 +224,7 @@ cdef class Visit(LightTask):
         if n < 5 or b[0] != c"p" or n > inlet.longest or n > most + 1 or be32(b + 1) + <uint32_t>1 != <uint32_t>n:
             return self.door.carry_on(self, None)
         said = self.exchange.take(inlet.out(5, n))
-        return self.enter(self.place()) if said is None else self.say(said)
+        return self.enter(self.place()) if said is None else self.say(said, self.door.carry_on)
 
     cdef Place place(self):
         # Where this regular has gone before, if that stands, there is room, and nothing has to be said of it.
@@ -246,11 +246,11 @@ cdef class Visit(LightTask):
         place.admit(self, farewell)
         return None
 
-    cdef object say(self, bytes data):
-        # And wait for what it says to that.
+    cdef object say(self, bytes data, long_way):
+        # And wait for what it says to that; `long_way` where the socket does not take it at once.
         cdef object sent = self.channel.send(data)
         if sent is not DONE:
-            return self.door.carry_on(self, sent)
+            return long_way(self, sent)
         self.something()
         return None
 
