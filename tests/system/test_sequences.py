@@ -275,6 +275,7 @@ def test_the_first_that_asks_in_a_pool_is_told_nobody_elses(
         one.execute("ROLLBACK")
 
 
+@pytest.mark.one_process("over TLS a server of another worker's is opened anew, and has no stranger's values")
 def test_nor_is_who_asks_again_behind_a_savepoint(start_pooler: StartBouncer, server: Cluster) -> None:
     """To ask for a value marks its sequence as one that the transaction has drawn from."""
     bouncer = keeping(start_pooler, server, 1)
@@ -293,6 +294,7 @@ def test_nor_is_who_asks_again_behind_a_savepoint(start_pooler: StartBouncer, se
         assert value(one, "SELECT currval('drawn_id_seq')") == drawn
 
 
+@pytest.mark.one_process("each worker looks for the database's own code itself, and cannot look here")
 @pytest.mark.parametrize("asked", ["lastval()", "currval(pg_get_serial_sequence('drawn', 'id'))"])
 def test_where_the_server_may_not_be_asked_nothing_is_told(
     start_pooler: StartBouncer, server: Cluster, asked: str
