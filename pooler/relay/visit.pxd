@@ -34,6 +34,7 @@ cdef class Visit(LightTask):
     cdef public bint stranger
     cdef public bint cancels
     cdef readonly int refused
+    cdef bint proved
     cdef public object sentence
     cdef readonly object regular
     cdef readonly object exchange

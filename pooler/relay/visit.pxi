@@ -156,7 +156,8 @@ cdef class Visit(LightTask):
             if self.waits_for is None:
                 self.over()
             return
-        self.settle()
+        if not self.proved:
+            self.settle()
         self.steps = steps
         self.coroutine = self.door.receive(self, steps)
         LightTask.go_on(self)
@@ -232,8 +233,9 @@ cdef class Visit(LightTask):
         return found if found is not None and found.holds() and found.has_room(self.channel) else None
 
     cdef object enter(self, Place place):
-        # It has proved who it is.
+        # It has proved who it is, and is no stranger any more, whatever it waits for.
         cdef bytes farewell = b""
+        self.proved = True
         if place is None:
             return self.door.enter(self)
         if self.exchange is not None:
