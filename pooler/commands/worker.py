@@ -81,6 +81,7 @@ def run(
     async def serve() -> int:
         bouncer = Bouncer(config, loop, selector, log, console, plain_on_loopback_only=plain)
         running = bouncer.running
+        bouncer.figures.used_only, bouncer.periods.before = True, None
         running.registry.part = number, count
         running.number_from(first, step)
         number_statements(selector, number, count, first // (count * NUMBERS))

@@ -98,6 +98,8 @@ class Figures:
         self.drain_sources: list[Callable[[], Iterable[DrainStat]]] = []
         """What the log drains have to say, for SHOW DRAINS."""
         self.untouched = Untouched(running, self._untouched)
+        self.used_only = False
+        """A worker leaves databases that nobody has used there to the desk, which knows them as well."""
 
     @property
     def client_count(self) -> int:
@@ -265,7 +267,8 @@ class Figures:
         sums: dict[str, Counters] = {}
         for pool in pools:
             sums[pool.database] = sums.get(pool.database, ZERO) + pool.counters
-        names = dict.fromkeys((*config.databases, *registry.databases))
+        configured = () if self.used_only else config.databases
+        names = dict.fromkeys((*configured, *registry.databases))
         for name in self._breathing(names):
             database = registry.databases.get(name)
             if database is None:

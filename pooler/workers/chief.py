@@ -80,7 +80,6 @@ class Union:
 
     async def prepared(self, needs: frozenset[str]) -> House:
         desk = self._desk
-        await self._house.prepared(needs)
         wanted = {name: name in needs for name in ("clients", "servers", "histograms")}
         shown = await desk.figures(**wanted)
         if "sessions" in needs:

@@ -392,6 +392,7 @@ class Desk:
 
     async def figures(self, *, clients: bool = False, servers: bool = False, histograms: bool = False) -> Snapshot:
         """One Snapshot of the service."""
+        await self._house.prepared(frozenset())
         found = await self.gather("figures", clients, servers, histograms)
         for number, snapshot in found.items():
             self._note(number, snapshot)

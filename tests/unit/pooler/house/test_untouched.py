@@ -59,6 +59,13 @@ def test_a_database_that_is_used_has_its_own_row(house: House) -> None:
     assert (row.current_client_connections, row.paused) == (1, True)
 
 
+def test_a_worker_leaves_them_to_the_desk(house: House) -> None:
+    house.bouncer.figures.used_only = True
+    assert set(rows(house)) == {"pgbouncer"}
+    house.pool()
+    assert set(rows(house)) == {"app", "pgbouncer"}
+
+
 def test_many_are_made_in_parts_and_those_that_are_gone_given_up(house: House) -> None:
     figures, turns = house.bouncer.figures, 0
 
