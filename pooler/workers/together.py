@@ -81,9 +81,9 @@ def counted(snapshots: Iterable[Snapshot], lost: Mapping[object, Counters]) -> d
     sums: dict[object, Counters] = dict(lost)
 
     def add(key: object, counters: Counters) -> None:
-        # What has nothing to count has ZERO itself.
+        # What has nothing to count has ZERO itself; ten thousand databases may.
         before = sums.setdefault(key, ZERO)
-        if counters != ZERO:
+        if counters is not ZERO and counters != ZERO:
             sums[key] = before + counters
 
     for snapshot in snapshots:
@@ -173,6 +173,10 @@ def _databases(
             continue
         # The desk's comes first: what is configured is the service's there.
         key = "database", group[0].name
+        if len(group) == 1 and sums[key] is ZERO:
+            # Nobody has used it yet, and what it shows is as it is configured.
+            yield group[0]
+            continue
         yield replace(
             group[0],
             current_connections=_sum(group, "current_connections"),

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from pooler.house.snapshot import TOTAL
-from pooler.stats import Counters, Event, LoopStat, Snapshot, Window, workers
+from pooler.stats import ZERO, Counters, DatabaseStat, Event, LoopStat, Snapshot, Window, workers
 from pooler.workers.together import Lost, counted, together
 from tests.fixtures import figures
 
@@ -60,6 +60,20 @@ def test_a_database_has_the_limits_of_the_service() -> None:
     assert row.current_connections == 2 * one.current_connections
     assert row.current_client_connections == 2 * one.current_client_connections
     assert row.counters == one.counters + one.counters
+
+
+def test_a_database_that_nobody_has_used_is_the_desks_own_row_and_what_a_lost_worker_counted_stays() -> None:
+    unused = replace(figures.database(), name="unused", counters=ZERO)
+    here, lost = replace(desk(), databases=(*desk().databases, unused)), Lost()
+
+    def row() -> DatabaseStat:
+        whole = together(here, {0: worker(databases=())}, lost, Window(0.0))
+        return {stat.name: stat for stat in whole.databases}["unused"]
+
+    assert row() is unused
+    counters = replace(ZERO, query_count=7)
+    lost.add(worker(databases=(replace(unused, counters=counters),)))
+    assert row().counters == counters
 
 
 def test_totals_do_not_fall_with_a_worker() -> None:
