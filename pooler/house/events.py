@@ -141,6 +141,11 @@ class Events:
     def code_made(self, pool: relay.Pool) -> None:
         self._survey.made(pool.owner, self._running.now())
 
+    def texts_changed(self, pool: relay.Pool) -> None:
+        colleagues = self._running.colleagues
+        if colleagues is not None:
+            colleagues.texts_changed()
+
     def server_answered(
         self, server: relay.Server, question: bytes | None, rows: list[Row], error: str | None
     ) -> None:
@@ -171,6 +176,7 @@ HANDLERS: dict[type[Event], Callable[..., Any]] = {
     relays.ClientTouched: Events.client_touched,
     relays.ServerPinned: Events.server_pinned,
     relays.CodeMade: Events.code_made,
+    relays.TextsChanged: Events.texts_changed,
     relays.ServerAnswered: Events.server_answered,
     relays.WantChannels: Events.want_channels,
     relays.ChannelsLeft: Events.channels_left,

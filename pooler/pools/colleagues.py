@@ -46,5 +46,8 @@ class Colleagues(Protocol):
     def code_made(self, place: tuple[object, ...]) -> None:
         """There may be other code in the database at that place."""
 
+    def texts_changed(self) -> None:
+        """Texts may mean something else, by what was committed here."""
+
     async def cancel(self, key: bytes) -> str | None:
         """Have the query cancelled that this key belongs to; what became of it, None when nobody knows the key."""

@@ -99,6 +99,12 @@ class CodeMade(NamedTuple):
     pool: Pool
 
 
+class TextsChanged(NamedTuple):
+    """A transaction has ended by which texts may mean something else, also to other workers' clients."""
+
+    pool: Pool
+
+
 class ServerAnswered(NamedTuple):
     """What `Pool.ask` asked for: the rows, or why there are none."""
 
@@ -143,6 +149,7 @@ Event = (
     | ClientSet
     | ClientTouched
     | CodeMade
+    | TextsChanged
     | ServerAnswered
     | Fault
 )

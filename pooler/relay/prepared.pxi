@@ -106,6 +106,12 @@ cdef tuple share_key(Client c, bytes body):
     return tuple(key)
 
 
+cdef int texts_changed(Server s) except -1:
+    # What was committed there may have changed them for all, other workers' clients among them.
+    s.relay.statements.clear()
+    return s.relay.post(TextsChanged(s.pool)) if s.relay.numbered is not None else 0
+
+
 cdef int learn(Statement stmt, bytes types, bytes told) except -1:
     # What it was described as where it was first prepared.
     cdef size_t end = strnlen(<char *>PyBytes_AS_STRING(stmt.body), PyBytes_GET_SIZE(stmt.body))

@@ -407,7 +407,7 @@ cdef class Server(Conn):
         if self.redefines:
             # Others may have read what was there before it was committed.
             self.redefines = False
-            self.relay.statements.clear()
+            texts_changed(self)
         if self.defines:
             defined(self)
         if c.xact_start:

@@ -8,7 +8,7 @@ from ssl import PROTOCOL_TLS_SERVER, SSLError, SSLEOFError, SSLWantReadError, SS
 
 from pooler import sessions, stats, touches
 from pooler.relay.events import (ChannelsLeft, ClientLost, ClientSaid, ClientSet, ClientTouched, CodeMade, Fault, ServerAnswered, ServerFact,
-                                 ServerLost, ServerPinned, ServerReady, ServerSaid, ServerSet, WantChannels, WantServer)
+                                 ServerLost, ServerPinned, ServerReady, ServerSaid, ServerSet, TextsChanged, WantChannels, WantServer)
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE

@@ -186,6 +186,11 @@ def same_statement(Relay relay, int64_t number, bytes body, key, bytes told=None
     return found
 
 
+def doubt_texts(Relay relay):
+    """A client of another worker may have changed what they mean: who prepares one gets a statement of its own."""
+    relay.statements.clear()
+
+
 def may_pass(Server s):
     """Whether another worker can go on with it: it is free, and nothing of a client is there, or on its way from or to it."""
     return (not s.lost and s.state in (SV_IDLE, SV_USED) and s.shared() and s.clean() and s.task == NO_TASK and s.cancels == 0

@@ -186,6 +186,7 @@ class Desk:
             "given": partial(self.exchange.given, number),
             "learned": self._learned,
             "code made": partial(self._pass_on, number, "code made"),
+            "texts changed": partial(self._pass_on, number, "texts changed"),
             "cancel": partial(self._cancel, number),
             "console": partial(self._console, number),
             "cancel console": self._cancel_console,

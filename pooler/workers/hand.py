@@ -26,6 +26,7 @@ from pooler.pools.reasons import Reason
 from pooler.pools.refusal import LoginError
 from pooler.pools.registry import PoolState
 from pooler.pools.running import Running
+from pooler.relay import engine
 from pooler.servers.opener import Opener
 from pooler.stats import DescriptorStat, SeenStat, SessionStat, Snapshot
 from pooler.verbs import ConsoleSession, House, Remark, Verb
@@ -118,6 +119,7 @@ class Hand:
             "welcome": self.welcome,
             "cancel key": self.cancel_key,
             "console over": self.console_over,
+            "texts changed": self.doubt_texts,
             "end": self.end,
             **self._rights.works,
         }
@@ -268,6 +270,13 @@ class Hand:
             running.say(ERROR, problem.log)
         self._control.reconfiguration.adopt(dataclasses.replace(config, warnings=()), secured)
         self._learn_names(running.config)
+
+    def texts_changed(self) -> None:
+        self.say("texts changed")
+
+    def doubt_texts(self) -> None:
+        """What its clients were told of texts holds for nobody who prepares them from now on."""
+        engine.doubt_texts(self._running.relay)
 
     async def cancel(self, key: bytes) -> str | None:
         assert self._line is not None

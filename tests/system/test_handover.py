@@ -96,6 +96,35 @@ def test_what_clients_count_on_goes_with_it(start_pooler: StartBouncer) -> None:
         assert len({name for name, _ in names}) == len(names) <= 4
 
 
+def test_who_prepares_behind_a_change_by_another_workers_client_is_told_of_what_is(
+    start_pooler: StartBouncer, cluster: Cluster
+) -> None:
+    """As on a direct connection, where only who has prepared before it hears of it."""
+    found = []
+    for made in (cluster, start_pooler(**PLAIN, max_prepared_statements=20)):
+        cluster.sql("DROP TABLE IF EXISTS changed; CREATE TABLE changed (x int)", dbname="app")
+        with ExitStack() as stack:
+            one, other = (stack.enter_context(Stream(("127.0.0.1", made.port)).login()) for _ in range(2))
+            told = [*prepare(one, "before"), *use(one, "before")]
+            other.query("ALTER TABLE changed ADD COLUMN y int")
+            told += [*prepare(one, "behind"), *use(one, "behind"), *use(one, "before")]
+            found.append(told)
+    assert found[0] == found[1] == ["0A000"]
+
+
+def prepare(who: Stream, name: str) -> list[str]:
+    return codes(who, stream.parse("SELECT * FROM changed", name))
+
+
+def use(who: Stream, name: str) -> list[str]:
+    return codes(who, stream.bind((), name), stream.execute())
+
+
+def codes(who: Stream, *messages: bytes) -> list[str]:
+    who.send(*messages, stream.sync())
+    return [m.error["C"] for m in who.until() if m.type == "E"]
+
+
 def test_a_query_is_cancelled_wherever_its_server_has_come_from(start_pooler: StartBouncer, cluster: Cluster) -> None:
     bouncer = start_pooler(**PLAIN)
     sleeping = "SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query = 'SELECT pg_sleep(600)'"
