@@ -292,12 +292,19 @@ class Exchange:
         (descriptor,) = descriptors
         wants = (want for want in self._waiting() if want.pool == (database, user) and want.worker in self._workers)
         want = None if self.recalled else next(wants, None)
-        if want is not None:
-            self._forget(want.key)
         to, accounts = number if want is None else want.worker, servers_of(database, user)
         self.ledger.give_back(number, accounts)
         self.ledger.take(to, [(account, 0) for account in accounts])
-        self.passed += to != number
         outdated = bool(self.recalled)
-        self._workers[to].line.put("server", database, user, record, outdated, descriptors=[descriptor])
-        os.close(descriptor)
+        try:
+            self._workers[to].line.put("server", database, user, record, outdated, descriptors=[descriptor])
+        except OSError:
+            # We have no descriptor left to send it by: it ends here, and who wants one has what that leaves.
+            self.ledger.give_back(to, accounts)
+            self.serve()
+            raise
+        finally:
+            os.close(descriptor)
+        self.passed += to != number
+        if want is not None:
+            self._forget(want.key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ class Worker:
         self.heard: list[tuple[Any, ...]] = []
         self.got: list[int] = []
         self.silent = False
+        self.full = False
         self.answers: Callable[[], bool] = lambda: False
 
     @property
@@ -31,6 +33,8 @@ class Worker:
         return self
 
     def put(self, name: str, *values: Any, descriptors: Sequence[int] = ()) -> bool:
+        if self.full and descriptors:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         self.heard.append((name, *values))
         self.got += [os.dup(descriptor) for descriptor in descriptors]
         return True
@@ -123,6 +127,23 @@ def test_who_has_some_is_told_once_and_asked_when_it_says_so(fair: Fair) -> None
     assert fair.heard() == [["yield"], ["server"], []]
     assert fair.held() == [0, 1, 0]
     assert len(fair.workers[1].got) == 1
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_where_the_desk_has_no_descriptor_left_the_server_ends_and_its_right_is_free(fair: Fair, wanted: bool) -> None:
+    """To send one takes another (Line)."""
+    fair.want(0)
+    if wanted:
+        fair.want(1)
+    fair.heard()
+    before = len(os.listdir("/proc/self/fd"))
+    for worker in fair.workers.values():
+        worker.full = True
+    with pytest.raises(OSError, match="Too many open files"):
+        fair.given(0)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert fair.heard() == [[], ["granted"] if wanted else [], []]
+    assert fair.held() == [0, int(wanted), 0]
 
 
 def test_what_was_said_to_be_spare_is_remembered(fair: Fair) -> None:
