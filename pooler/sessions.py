@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from pooler import wire
 from pooler.lexer import Kind, Token, TooMuch, Unterminated, split
-from pooler.touches import ALL, MOST_TOKENS, RECALLING, STICKY, WORDS, Held, Touch
+from pooler.touches import ALL, MOST_TOKENS, STICKY, WORDS, Held, Touch, recalls
 
 Session = tuple[bytes, ...]
 """Parameters by name, in lower case and in order: name, value, name, value. And statements of PREPARE, by PREPARED and
@@ -401,7 +401,10 @@ _TOUCHED = (
     " AND locktype OPERATOR(pg_catalog.=) 'relation' AND mode OPERATOR(pg_catalog.=) 'RowExclusiveLock')"
 )
 """Whoever draws from a sequence locks it up to the end of the transaction, and so does who asks for its value."""
-_OF_ARGUMENTS = frozenset({"regclass", "text", "pg_get_serial_sequence"})
+_OF_ARGUMENTS = {"regclass": "c", "text": "t", "pg_get_serial_sequence": "p"}
+_SHAPES = {"lastval": r"\(\)", "currval": r"\((?:s|p\(s(?:::t)?,s(?:::t)?\))(?:::[ct])*\)"}
+"""Behind the name, what is asked for as it is: constants (s), the words of _OF_ARGUMENTS, and marks. What else there is
+may be a syntax error, ahead of the savepoint, or has another meaning."""
 
 
 def asks_whose(text: bytes) -> bytes | None:
@@ -411,7 +414,7 @@ def asks_whose(text: bytes) -> bytes | None:
         tokens = [token for statement in split(text.decode("ascii"), MOST_TOKENS) for token in statement.tokens]
     except (UnicodeDecodeError, Unterminated, TooMuch):
         return None
-    calls = {_call(tokens, at) for at, token in enumerate(tokens) if token.value.lower() in RECALLING}
+    calls = {_call(tokens, at) for at in range(len(tokens)) if recalls(tokens, at)}
     if not calls or "" in calls or b"\\" in text:
         return None
     asked = "; ".join(f"SELECT {call}" for call in sorted(calls))
@@ -421,19 +424,21 @@ def asks_whose(text: bytes) -> bytes | None:
 
 def _call(tokens: Sequence[Token], at: int) -> str:
     """The call that begins there, by names that nothing can be in the way of; empty where it may be anything."""
-    said, depth = [f"pg_catalog.{tokens[at].value}"], 0
+    name, said, shape, depth = tokens[at].value, [f"pg_catalog.{tokens[at].value}"], "", 0
     if tokens[at].kind is not Kind.WORD or (at > 1 and tokens[at - 1] == "." and tokens[at - 2] != "pg_catalog"):
         return ""
     for token in tokens[at + 1 :]:
         depth += (token == "(") - (token == ")")
         if token.kind is Kind.STRING or token.value in ("(", ")", ",", "::"):
             said.append(token.text)
+            shape += "s" if token.kind is Kind.STRING else token.value
         elif token.kind is Kind.WORD and token.value in _OF_ARGUMENTS:
             said.append(f"pg_catalog.{token.value}")
+            shape += _OF_ARGUMENTS[token.value]
         elif token.value not in ("pg_catalog", "."):
             return ""
-        if depth == 0:
-            return "".join(said) if len(said) > 1 else ""
+        if depth <= 0:
+            return "".join(said) if re.fullmatch(_SHAPES[name], shape) else ""
     return ""
 
 

@@ -111,7 +111,8 @@ WRITERS = frozenset({"insert", "update", "delete", "merge", "copy", "truncate"})
 
 
 class _Findings:
-    def __init__(self) -> None:
+    def __init__(self, *, in_code: bool = False) -> None:
+        self.in_code = in_code
         self.kinds = Held(0)
         self.looks = 0
         self.names: set[str] = set()
@@ -186,7 +187,7 @@ def _is_unsure(written: str) -> bool:
 
 def judge_body(source: str) -> Touch | None:
     """What the body of a function in SQL or PL/pgSQL may leave behind, whatever way it takes; None: nothing."""
-    found = _Findings()
+    found = _Findings(in_code=True)
     try:
         tokens = tokenize(source, MOST_TOKENS)
     except (Unterminated, TooMuch):
@@ -250,7 +251,7 @@ def _examine(tokens: Sequence[Token], found: _Findings) -> None:
             found.makes(Held.LOCK)
         elif word in RUNNERS or (word == "execute" and first in ("explain", "create") and at):
             _code(tokens, found)
-        elif word in RECALLING:
+        elif word in RECALLING and recalls(tokens, at, in_code=found.in_code):
             found.recalls()
         elif word in DRAWING:
             found.looks |= DRAWS
@@ -264,6 +265,17 @@ def _examine(tokens: Sequence[Token], found: _Findings) -> None:
         found.looks |= DRAWS
     if _makes_table(words):
         found.looks |= REDEFINES
+
+
+def recalls(tokens: Sequence[Token], at: int, *, in_code: bool = False) -> bool:
+    """Whether currval or lastval is called there, or may be: a column may have that name. (`($1).currval` is a call
+    too, and in a function's body `name.currval`.)"""
+    token, before, of = tokens[at], tokens[at - 1] if at else None, tokens[at - 2] if at > 1 else None
+    if token.kind not in (Kind.WORD, Kind.QUOTED) or token.value.lower() not in RECALLING:
+        return False
+    if at + 1 < len(tokens) and tokens[at + 1] == "(":
+        return True
+    return before == "." and (in_code or of is None or of.kind not in (Kind.WORD, Kind.QUOTED))
 
 
 def _makes_table(words: Sequence[str]) -> bool:

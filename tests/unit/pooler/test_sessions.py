@@ -93,6 +93,7 @@ def test_tracked_ones_that_no_server_reports_have_one_place() -> None:
 def test_tracked_ones_after_a_reset() -> None:
     names = (b"client_encoding", b"DateStyle", b"TimeZone")
     now, base = (b"UTF8", b"ISO", b"UTC"), (b"LATIN1", b"SQL", None)
+
     def after(text: str, rows: Sequence[Row] = (), *, undone: bool = False) -> Values:
         return sessions.restored(now, base, names, [touch(text)], rows, undone)
 
@@ -238,6 +239,7 @@ def test_what_could_not_be_made_its_client_still_has() -> None:
         ("SELECT lastval()", ["pg_catalog.lastval()"]),
         ("select LASTVAL ( ) , lastval()", ["pg_catalog.lastval()"]),
         ("SELECT pg_catalog.currval('a b')", ["pg_catalog.currval('a b')"]),
+        ("SELECT currval, r.currval, lastval() FROM rates r", ["pg_catalog.lastval()"]),
         ("SELECT currval('x'::pg_catalog.regclass), 1", ["pg_catalog.currval('x'::pg_catalog.regclass)"]),
         (
             "INSERT INTO t VALUES (currval(pg_get_serial_sequence('t', 'id')), lastval())",
@@ -267,6 +269,14 @@ def test_what_is_recalled_by_a_constant_can_be_asked_for(text: str, calls: list[
         "SELECT currval(E'\\'')",
         "SELECT currval('ä')",
         "SELECT currval(U&'a')",
+        "SELECT currval, a FROM rates",
+        "SELECT lastval::text FROM rates",
+        "SELECT (SELECT lastval), ('x')",
+        "SELECT r.currval, 1 FROM rates r",
+        "SELECT currval('s'::)",
+        "SELECT currval('s' 't')",
+        "SELECT currval('s'\n't')",
+        "SELECT currval(), lastval('s')",
     ],
 )
 def test_what_is_recalled_by_anything_else_cannot(text: str) -> None:

@@ -41,6 +41,7 @@ NOTHING = [
     "INSERT INTO t VALUES ('create temp table x()')",
     "CLOSE c",
     "SELECT temperature, attempt FROM template",
+    "SELECT currval, r.lastval AS currval FROM rates r ORDER BY currval",
 ]
 SETTINGS = [
     ("SET work_mem = '1MB'", "work_mem"),
@@ -117,6 +118,9 @@ def test_what_is_put_back_is_looked_at_and_makes_nothing(text: str, names: set[s
         ("DECLARE c CURSOR WITH HOLD FOR SELECT 1", Held.HOLD),
         ("LISTEN foo", Held.LISTEN),
         ("SELECT currval('s')", Held.SEQUENCE),
+        ("SELECT currval /* x */\n('s')", Held.SEQUENCE),
+        ("SELECT \"currval\"('s')", Held.SEQUENCE),
+        ("SELECT ('s'::regclass).currval", Held.SEQUENCE),
         ("LOAD 'auto_explain'", Held.LOAD),
         ("DO $$ begin end $$", Held.UNSEEN),
         ("CALL p()", Held.UNSEEN),
@@ -223,6 +227,8 @@ def test_code_that_may_deallocate() -> None:
 
 def test_a_body_that_draws_only_is_not_watched_for() -> None:
     assert judge_body("BEGIN INSERT INTO t VALUES (nextval('s')); END") is None
+    assert judge_body("SELECT currval FROM rates") is None
+    assert judge_body("SELECT sequence.currval") is not None
     found = judge_body("SELECT lastval()")
     assert found is not None
     assert found.looks == RECALLS | Held.SEQUENCE
