@@ -175,28 +175,46 @@ cdef object examine(Client c, uint8_t t, uint8_t *p, size_t l, size_t have):
     return as_encoded(c, judged(c.pool, (<char *>p)[start:end]))
 
 
+cdef uint8_t *statement_at(uint8_t *p, uint8_t *end) noexcept:
+    # Where one begins, behind blanks, brackets and comments; at a mark where that is not sure, as within a comment's comment.
+    cdef uint8_t *star
+    while p < end:
+        if p[0] == c'/' and end - p > 3 and p[1] == c'*':
+            star = <uint8_t *>memmem(p + 2, end - p - 2, <char *>b"*/", 2)
+            if star == NULL:
+                return p
+            p = star + 2
+        elif p[0] == c'-' and end - p > 1 and p[1] == c'-':
+            while p < end and p[0] != c'\n' and p[0] != c'\r':
+                p += 1
+        elif p[0] > c' ' and p[0] != c'(':
+            return p
+        else:
+            p += 1
+    return end
+
+
+cdef bint may_make(uint8_t *p, uint8_t *end) noexcept:
+    # Whether one of the statements may, by its first letter: SELECT, WITH, EXPLAIN, CREATE. (A semicolon in quotes counts.)
+    while True:
+        p = statement_at(p, end)
+        if p == end:
+            return False
+        if <char>(p[0] | 32) in (c's', c'w', c'e', c'c') or p[0] in (c'*', c'-', c'/'):
+            return True
+        p = <uint8_t *>memchr(p, c';', end - p)
+        if p == NULL:
+            return False
+        p += 1
+
+
 cdef object noted(Pool pool, uint8_t *p, size_t n):
     # Of a text with a word of NOTING, and nothing else: what its tag will not tell. That of an INSERT tells.
     cdef uint8_t *end = p + strnlen(<char *>p, n)
-    cdef uint8_t *text = p
     cdef object touch
-    while p < end:
-        if p[0] == c'/' and end - p > 3 and p[1] == c'*':
-            p = <uint8_t *>memmem(p + 2, end - p - 2, <char *>b"*/", 2)
-            if p == NULL:
-                return None
-            p += 2
-        elif p[0] == c'-':
-            p = <uint8_t *>memchr(p, c'\n', end - p)
-            if p == NULL:
-                return None
-        elif p[0] > c' ' and p[0] != c'(':
-            break
-        else:
-            p += 1
-    if p == end or <char>(p[0] | 32) not in (c's', c'w', c'e', c'c'):
+    if not may_make(p, end):
         return None
-    touch = judged(pool, (<char *>text)[:end - text])
+    touch = judged(pool, (<char *>p)[:end - p])
     if touch is None or touch.looks & TAGLESS == 0:
         return None
     return touches.Touch(0, touch.looks & TAGLESS, touch.statement)
