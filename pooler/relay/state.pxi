@@ -128,19 +128,19 @@ cdef object TOO_LONG = touches.Touch(touches.Held.UNSEEN, touches.Held.UNSEEN | 
 
 
 cdef object judged(Pool pool, bytes text):
-    # The Touch of a text, or None; remembered where it is short, since most come again.
+    # The Touch of a text, or None; remembered, since most come again: a long one, of which a client may send any number, by
+    # what stands for it, which is no text.
     cdef object found
     cdef dict known = pool.relay.judged if pool.effects is None else pool.judged
-    if PyBytes_GET_SIZE(text) > JUDGED_BYTES:
-        return touches.judge(text, pool.effects)
+    cdef object key = text if PyBytes_GET_SIZE(text) <= JUDGED_BYTES else (sha256(text),)
     try:
-        return known[text]
+        return known[key]
     except KeyError:
         pass
     found = touches.judge(text, pool.effects)
     if len(known) >= JUDGED_TEXTS:
         known.clear()
-    known[text] = found
+    known[key] = found
     return found
 
 

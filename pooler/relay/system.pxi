@@ -162,7 +162,7 @@ cdef enum:
     TRUSTED_US = 1000000
 
 cdef enum:
-    # Texts up to so long, and so many of them, whose Touch is remembered; touches that are counted before Python takes them
+    # Texts up to so long that are kept with their Touch, and how many of any length are remembered; touches that are counted before Python takes them
     # (`Pool.take_seen`), and that one transaction collects.
     JUDGED_BYTES = 1024
     JUDGED_TEXTS = 2048

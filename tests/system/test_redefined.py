@@ -29,9 +29,7 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "selected into": ("SELECT 'ahead'::text AS x INTO ahead.t",),
     "selected into, by a CTE": ("/* 'x */ WITH a AS (SELECT 'ahead'::text AS x) SELECT x INTO ahead.t FROM a",),
     "made among others": ("BEGIN; CREATE TABLE ahead.t AS SELECT 'ahead'::text AS x; COMMIT",),
-    "selected into, behind an INSERT": (
-        "INSERT INTO beyond.t VALUES (';'); (SELECT 'ahead'::text AS x INTO ahead.t)",
-    ),
+    "selected into, behind an INSERT": ("INSERT INTO beyond.t VALUES (';'); (SELECT 'ahead'::text AS x INTO ahead.t)",),
     "behind comments": ("/* a /* b */ */ -- c\r; SELECT 'ahead'::text AS x INTO ahead.t",),
     "a materialized view": ("CREATE MATERIALIZED VIEW ahead.t AS SELECT 'ahead'::text AS x",),
     "imported": ("IMPORT FOREIGN SCHEMA beyond FROM SERVER itself INTO ahead",),

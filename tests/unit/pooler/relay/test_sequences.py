@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
-from pooler import wire
+from pooler import touches, wire
 from pooler.relay.engine import TRANSACTION
 from pooler.sessions import TAKEN_BACK, asks_whose
 from pooler.touches import Held
@@ -216,3 +217,36 @@ def test_who_has_touched_and_left_nothing_makes_room() -> None:
         server.send(wire.command_complete("SELECT 0") + wire.ready_for_query())
         s.settle()
         assert s.pool.pinned_count == 0
+
+
+LONG = "WITH a AS (SELECT 1) INSERT INTO t SELECT 1 FROM a -- " + 2000 * "x"
+USUAL = {
+    "SELECT x FROM t WHERE y = 1": 0,
+    "UPDATE t SET x = 2": 0,
+    INSERT: 0,
+    INSERT + ";": 0,
+    "/* made; by 'x */ " + INSERT: 0,
+    "WITH a AS (SELECT 1) INSERT INTO t SELECT 1 FROM a": 1,
+    LONG: 1,
+    "SELECT 'the table ;', 1 -- " + 2000 * "x": 1,
+    "BEGIN; CREATE TABLE u AS SELECT 1": 1,
+}
+
+
+@pytest.mark.parametrize("text", USUAL, ids=range(len(USUAL)))
+def test_a_text_is_read_by_python_once_at_most(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    judge = Mock(side_effect=touches.judge)
+    monkeypatch.setattr(touches, "judge", judge)
+    with stage(TRANSACTION, **keeping()) as s:
+        server, one = s.server(), s.client()
+        for _ in range(3):
+            assert run(s, one, server, text) == wire.query(text)
+        assert judge.call_count == USUAL[text]
+
+
+def test_what_stands_for_a_long_text_stands_for_no_other() -> None:
+    with stage(TRANSACTION, **keeping()) as s:
+        server, one = s.server(), s.client()
+        for text in (LONG, LONG[:-1] + "\nSELECT pg_advisory_lock(1)"):
+            assert run(s, one, server, text, "INSERT 0 1") == wire.query(text)
+            assert bool(server.take()) is ("lock" in text)
