@@ -18,7 +18,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from pooler import wire
 from pooler.relay import engine
@@ -465,7 +472,6 @@ PHRASES: list[Phrase] = [
     Plays.deallocate,
 ]
 QUICK = settings(max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
-LONG = settings(QUICK, max_examples=3000)
 
 
 class LongResults(Plays):
@@ -489,11 +495,14 @@ class TestLongResults(LongResults.TestCase):  # type: ignore[misc, valid-type]
     settings = settings(QUICK, max_examples=8)
 
 
+# In parts, each far below the time after which a test is taken for one that hangs.
 @pytest.mark.slow
-class TestManyPlays(Plays.TestCase):  # type: ignore[misc, valid-type]
-    settings = LONG
+@pytest.mark.parametrize("part", range(10))
+def test_many_plays(part: int) -> None:
+    run_state_machine_as_test(Plays, settings=settings(QUICK, max_examples=300))
 
 
 @pytest.mark.slow
-class TestManyLongResults(LongResults.TestCase):  # type: ignore[misc, valid-type]
-    settings = settings(QUICK, max_examples=300)
+@pytest.mark.parametrize("part", range(5))
+def test_many_long_results(part: int) -> None:
+    run_state_machine_as_test(LongResults, settings=settings(QUICK, max_examples=60))
