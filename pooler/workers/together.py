@@ -27,6 +27,7 @@ from pooler.stats import (
     ProcessStat,
     SeenStat,
     Snapshot,
+    SocketStat,
     UserStat,
     Window,
     WorkerStat,
@@ -118,7 +119,7 @@ def together(
         paused=any(each.paused for each in everybody),
         suspended=any(each.suspended for each in everybody),
         process=_process(everybody, lost),
-        clients=[row for each in everybody for row in each.clients],
+        clients=[row for each in everybody for row in _by_now(each, now)],
         servers=[row for each in everybody for row in each.servers],
         loop=_loop(everybody),
         total=sums[TOTAL],
@@ -205,6 +206,17 @@ def _lists(everybody: Sequence[Snapshot], databases: int, pools: int, users: int
         name = group[0].list
         items = group[0].items if name in OF_THE_DESK else _sum(group, "items")
         yield ListItem(name, counts.get(name, items))
+
+
+def _by_now(each: Snapshot, now: float) -> Iterable[SocketStat]:
+    """Its clients. Workers answer one behind the other, and who has waited for longest is known among all."""
+    later = max(0, int((now - each.steady) * 1e6)) if each.steady is not None else 0
+    for row in each.clients:
+        if row.wait_us or row.xact_us:
+            waited, works = (value and value + later for value in (row.wait_us, row.xact_us))
+            yield replace(row, wait_us=waited, xact_us=works)
+        else:
+            yield row
 
 
 def _peers(everybody: Sequence[Snapshot]) -> Iterable[PeerStat]:

@@ -256,15 +256,19 @@ def test_io_uring_can_be_switched_off(start_pooler: StartBouncer) -> None:
 
 @contextmanager
 def waiting_clients(bouncer: Bouncer, count: int) -> Iterator[None]:
-    """One client holds the only server, `count` others queue for it."""
+    """One client holds the only server, `count` others queue for it, one after the other."""
     with ExitStack() as stack:
         holder = stack.enter_context(bouncer.connect())
         holder.execute("BEGIN")
         others = [stack.enter_context(bouncer.connect(application_name=f"queue{n}")) for n in range(count)]
         threads = [threading.Thread(target=one.execute, args=("SELECT 1",)) for one in others]
-        for thread in threads:
+
+        def queue(length: int) -> None:
+            until(lambda: bouncer.pool()["cl_waiting"] == length)
+
+        for number, thread in enumerate(threads, 1):
             thread.start()
-        until(lambda: bouncer.pool()["cl_waiting"] == count)
+            queue(number)
         try:
             yield
         finally:

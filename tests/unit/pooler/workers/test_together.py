@@ -113,6 +113,14 @@ def test_a_state_of_one_is_a_state_of_all_and_the_longest_is_the_longest() -> No
     assert whole.loop == LoopStat(70, 50, "no kernel")
 
 
+def test_who_waits_has_waited_until_the_desk_shows_it() -> None:
+    """A worker that has answered earlier than the others has told less."""
+    rows = [figures.client("waits", wait_us=5), figures.client("works", xact_us=7), figures.client("rests")]
+    early, late = replace(worker(clients=rows), steady=9.5), worker(clients=rows)
+    shown = [(row.wait_us, row.xact_us) for row in summed(early, late).clients if row.application_name]
+    assert shown == [(500_005, 0), (0, 500_007), (0, 0), (5, 0), (0, 7), (0, 0)]
+
+
 def test_lists_are_sums_but_for_what_all_know() -> None:
     items = {item.list: item.items for item in summed(worker(), worker()).lists}
     one = {name: place for place, name in enumerate(figures.LISTS, 1)}
