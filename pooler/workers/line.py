@@ -24,7 +24,9 @@ from typing import Any
 
 HEADER = 8
 """Bytes before a message: its length."""
-PIECE = 1 << 18
+PIECE, FIRST = 1 << 18, 1 << 14
+"""Bytes at once; and of a message of which nothing is here yet, which most often is a few dozen: room for more is the
+kernel's to find, each time."""
 SPARED = 4 << 20
 """Bytes the other side may be behind before what can be spared is."""
 MOST_DESCRIPTORS = 8
@@ -136,6 +138,8 @@ class Line:
         self._failed = failed
         self._out: deque[tuple[memoryview, Sequence[int]]] = deque()
         self._behind = 0
+        self._stuck = False
+        """Whether we are told when there is room: to ask that of the loop costs more than most messages."""
         self._in = bytearray()
         self._descriptors: deque[int] = deque()
         self._asked: dict[int, asyncio.Future[Any]] = {}
@@ -196,11 +200,15 @@ class Line:
                 else:
                     self._out.popleft()
         except (BlockingIOError, InterruptedError):
-            self._loop.add_writer(self._sock, self._writable)
+            if not self._stuck:
+                self._loop.add_writer(self._sock, self._writable)
+            self._stuck = True
         except OSError:
             self._end()
         else:
-            self._loop.remove_writer(self._sock)
+            if self._stuck:
+                self._loop.remove_writer(self._sock)
+            self._stuck = False
 
     def _put_out(self, data: memoryview, descriptors: Sequence[int]) -> int:
         if not descriptors:
@@ -213,7 +221,7 @@ class Line:
     def _readable(self) -> None:
         try:
             data, ancillary, _, _ = self._sock.recvmsg(
-                PIECE, socket.CMSG_SPACE(MOST_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
+                PIECE if self._in else FIRST, socket.CMSG_SPACE(MOST_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
             )
         except (BlockingIOError, InterruptedError):
             return

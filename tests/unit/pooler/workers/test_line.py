@@ -21,7 +21,7 @@ class Ends:
 
     def __init__(self, works: dict[str, Callable[..., Any]]) -> None:
         self.loop = asyncio.get_running_loop()
-        one, two = socket.socketpair()
+        one, two = self.sockets = socket.socketpair()
         self.ended: list[str] = []
         self.faults: list[tuple[str, BaseException]] = []
         self.near = Line(one, self.loop, {}, lambda: self.ended.append("near"), self._fault)
@@ -47,6 +47,8 @@ def test_messages_come_whole_and_in_order() -> None:
                 ends.near.put("say", number)
             assert await ends.near.ask("length", b"x" * 3_000_000) == 3_000_000
             assert heard == list(range(50))
+            # All has gone: nobody is told any more that there is room.
+            assert not any(map(ends.loop.remove_writer, ends.sockets))
 
     asyncio.run(run())
 
