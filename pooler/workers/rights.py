@@ -29,6 +29,8 @@ TICK = 0.012
 PATIENT = 0.012
 """Seconds that somebody waits before the desk is asked anew that has had none to give: most have one of their own
 worker's by then, and a worker that has all its servers at work asks for nothing with each who comes."""
+UNRESTED = RESTED / 1e6 + TICK
+"""Seconds until that look where no server is free: none has rested sooner than RESTED from now."""
 CALM = 0.5
 """Seconds after which nobody has waited of late."""
 STILL = 0.25
@@ -76,7 +78,8 @@ class Rights:
         which pool it may be handed over."""
         self._sought: set[Account] = set()
         """Accounts of which the desk is told when there is one to spare."""
-        self._ticks = False
+        self._next: asyncio.TimerHandle | None = None
+        """The next look at what is sought and who waits."""
 
     @property
     def works(self) -> dict[str, Callable[..., Any]]:
@@ -211,30 +214,45 @@ class Rights:
         self._sought.add(account)
         self._go_on()
 
-    def _go_on(self) -> None:
-        if not self._ticks and (self._sought or self._waits or self._wanted):
-            self._ticks = True
-            self._running.loop.call_later(TICK, self._tick)
+    def _go_on(self, pause: float = TICK) -> None:
+        """The next look is in so many seconds, or sooner."""
+        loop = self._running.loop
+        if not (self._sought or self._waits or self._wanted):
+            return
+        if self._next is not None:
+            if self._next.when() <= loop.time() + pause:
+                return
+            self._next.cancel()
+        self._next = loop.call_later(pause, self._tick)
 
     def _tick(self) -> None:
-        """One timer for all: with little to do a turn of the loop is what costs."""
-        self._ticks, now = False, self._running.now()
+        """One timer for all: with little to do a turn of the loop is what costs. Where the next look could see nothing
+        it is left out: whatever there is is seen no later than by one in each TICK."""
+        self._next, now = None, self._running.now()
+        pause = TICK if self._wanted else 2 * TICK
         try:
             for account in list(self._sought):
                 if next(self._spare(account), None) is not None:
                     self._sought.discard(account)
                     self._say("spare", account)
+                else:
+                    pause = min(pause, TICK if self._free(account) else UNRESTED)
             for name, wanted in list(self._wanted.items()):
                 self._still(name, wanted, now)
             for name, pool in list(self._waits.items()):
+                pause = min(pause, max(TICK, PATIENT + TICK - pool.oldest_wait(now)))
                 self._look_at_who_waits(name, pool, now)
         finally:
-            self._go_on()
+            self._go_on(pause)
+
+    def _free(self, account: Account) -> bool:
+        """Whether a server of the account has nothing to do."""
+        return any(_has_free(pool) for pool in self._pools(account))
 
     def _spare(self, account: Account) -> Iterator[Server]:
         """Servers of the account that nobody here needs."""
         for pool in self._pools(account):
-            if pool.engine.idle_servers.count + pool.engine.used_servers.count and not pool.waiting:
+            if _has_free(pool) and not pool.waiting:
                 yield from (
                     server
                     for server in standing(pool.engine, Standing.SPARE)
@@ -342,6 +360,10 @@ class Rights:
             found = self._pool((account[1], account[2]))
             return [found] if found is not None else []
         return [pool for pool in self._running.registry.pools() if account in servers_of(*_name(pool))]
+
+
+def _has_free(pool: PoolState) -> bool:
+    return bool(pool.engine.idle_servers.count + pool.engine.used_servers.count)
 
 
 def _name(pool: PoolState) -> Name:
