@@ -182,6 +182,7 @@ def test_one_of_three_is_dead_and_three_clients_are_served(
 
 
 @pytest.mark.slow
+@pytest.mark.one_process("each worker has a server of its own")
 @pytest.mark.parametrize(
     ("mode", "expected"),
     [
