@@ -77,11 +77,14 @@ class Opener:
         answer = self.room(pool, needed=needed)
         if answer in ALLOWED:
             if answer is Verdict.RESERVE:
-                self.running.say(WARNING, f"{self._longest_waiting(pool)} taking connection from reserve_pool")
+                self.say_reserve(pool)
             self._begin(pool)
         else:
             # Until something changes the relay need not ask again with every client that comes to wait.
             pool.engine.full = True
+
+    def say_reserve(self, pool: PoolState) -> None:
+        self.running.say(WARNING, f"{self._longest_waiting(pool)} taking connection from reserve_pool")
 
     def _longest_waiting(self, pool: PoolState) -> str:
         """What the log calls the client that a server is opened for."""

@@ -165,7 +165,8 @@ class Exchange:
         full = self.ledger.take(want.worker, want.accounts)
         if full is None:
             self._forget(want.key)
-            self._workers[want.worker].line.put("granted", want.database, want.user, want.sized)
+            held = self.ledger.total(servers_of(want.database, want.user)[0])
+            self._workers[want.worker].line.put("granted", want.database, want.user, want.sized, held)
         return full
 
     def _forget(self, key: tuple[int, str, str]) -> None:

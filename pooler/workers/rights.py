@@ -160,8 +160,8 @@ class Rights:
         self._say("unwanted", *name)
         return True
 
-    def granted(self, database: str, user: str, sized: bool) -> None:
-        """One more server of this pool may be opened."""
+    def granted(self, database: str, user: str, sized: bool, held: int) -> None:
+        """One more server of this pool may be opened. `held`: by all workers, with this one."""
         name = database, user
         wanted = self._wanted.pop(name, None)
         self._scarce.pop(name, None)
@@ -174,6 +174,9 @@ class Rights:
         if pool is None:
             return self._give_back(name, self._sized.pop(name, 0), self._unsized.pop(name, 0))
         pool.engine.full = False
+        if sized and pool.wanting and pool.servers < self._running.registry.pool_size(pool) < held:
+            # Of the reserve, which a worker that has fewer cannot see by itself.
+            self._opener.say_reserve(pool)
         self._opener.consider(pool, needed=wanted is not None and wanted.facts[1])
         self.settle(pool)
 

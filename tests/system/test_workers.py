@@ -190,6 +190,8 @@ def test_the_reserve_is_of_all(start_pooler: StartBouncer, cluster: Cluster) -> 
         one.query("BEGIN")
         assert two.rows("SELECT 'by the reserve'") == [[b"by the reserve"]]
         assert len(cluster.backends("app")) == 2
+        bouncer.wait_log(r"WARNING C-\S+ \S+ taking connection from reserve_pool")
+    assert bouncer.log.read_text().count("from reserve_pool") == 1
 
 
 def test_client_limits_are_of_all(start_pooler: StartBouncer) -> None:
