@@ -12,7 +12,7 @@ legal[SV_IDLE] = 1 << SV_ACTIVE | 1 << SV_USED | 1 << SV_TESTED | 1 << NOWHERE
 legal[SV_USED] = 1 << SV_TESTED | 1 << SV_IDLE | 1 << NOWHERE
 legal[SV_TESTED] = 1 << SV_IDLE | 1 << SV_BEING_CANCELED | 1 << NOWHERE
 legal[SV_ACTIVE] = 1 << SV_IDLE | 1 << SV_USED | 1 << SV_TESTED | 1 << SV_BEING_CANCELED | 1 << NOWHERE
-legal[SV_BEING_CANCELED] = 1 << SV_IDLE | 1 << SV_USED | 1 << NOWHERE
+legal[SV_BEING_CANCELED] = 1 << SV_IDLE | 1 << SV_USED | 1 << SV_TESTED | 1 << NOWHERE
 
 
 cdef inline int stirs(Pool pool) except -1:

@@ -33,7 +33,7 @@ from pooler.values import dataclass
 from pooler.verbs import ConsoleSession, House, Remark, Verb
 from pooler.workers.exchange import Exchange, Want
 from pooler.workers.ledger import CLIENTS, Account, Ledger, clients_of
-from pooler.workers.line import Line, LineClosed
+from pooler.workers.line import Failed, Line, LineClosed
 from pooler.workers.together import Lost, counted, seen_together, together, told_apart
 
 LOOK = 1.0
@@ -507,6 +507,9 @@ class Desk:
 
     async def _cancel(self, number: int, key: bytes) -> str | None:
         answers = await self.ask_all("cancel key", key, but=number)
+        for answer in answers.values():
+            if isinstance(answer, Failed) and not isinstance(answer.error, LoginError):
+                self.running.rounds.failed("cancel key", answer.error)
         return next((answer for answer in answers.values() if isinstance(answer, str)), None)
 
     # ---- the console

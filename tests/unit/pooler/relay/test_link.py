@@ -537,6 +537,27 @@ def test_a_server_with_a_cancel_request_on_its_way_waits_for_it() -> None:
         assert linked(other) is server.conn
 
 
+def test_what_is_to_be_asked_meanwhile_is_asked_behind_the_cancel_request() -> None:
+    """The server was nobody's for good: from being cancelled nothing led to a question."""
+    with stage() as s:
+        server, client, other = s.server(Backend()), s.client(), s.client()
+        server.reading = False
+        client.send(ASK)
+        s.settle()
+        assert isinstance(server.conn, engine.Server)
+        server.conn.cancel_begins()
+        server.reading = True
+        s.settle()
+        s.pool.ask(b"SELECT 'asked'")
+        other.send(ASK)
+        s.settle()
+        assert (s.pool.canceled_servers.count, s.pool.waiting_clients.count) == (1, 1)
+        server.conn.cancel_ends()
+        s.settle()
+        assert b"'asked'" in server.take()
+        assert (s.pool.idle_servers.count, s.pool.waiting_clients.count) == (1, 0)
+
+
 def test_a_cancelled_wait_is_answered_and_the_next_request_is_another() -> None:
     with stage() as s:
         client = s.client()

@@ -319,6 +319,10 @@ class Plays(RuleBasedStateMachine):
             server.cancel_begins()
 
     @rule()
+    def python_has_a_question(self) -> None:
+        self.stage.pool.ask(b"SELECT 8")
+
+    @rule()
     def servers_age(self) -> None:
         self.stage.pool.age_idle()
 
