@@ -194,6 +194,8 @@ cdef class Client(Conn):
             self.judgement = touch
         if touch is None:
             return False
+        if (<int>touch.kinds) & SEQUENCES and is_skipped(s, t, b + pos, l, have):
+            return False
         if (<int>touch.kinds) & SEQUENCES and have >= l and t != FUNCTION_CALL and asks_whose(
                 self, s, touch, self.text_in(t, b + pos, l, name_end), t == PARSE and name_end > 0):
             # It comes again, when the server has answered.

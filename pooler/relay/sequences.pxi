@@ -57,6 +57,12 @@ cdef bint is_own(Server s, object touch) except -1:
     return own
 
 
+cdef bint is_skipped(Server s, uint8_t t, uint8_t *p, size_t l, size_t have) noexcept:
+    # Whether the server will say that its transaction has failed, and nothing else: so the text asks for nothing, and its
+    # client is none that does. A text of several statements may end the transaction.
+    return s.status == IN_FAILED and s.ledger.at_rest() and (t == BIND or have >= l and memchr(p + 5, c';', l - 5) == NULL)
+
+
 cdef bint asks_whose(Client c, Server s, object touch, bytes text, bint later) except -1:
     # Whether the message has to wait: the server, on which others were, forgets their values first, or, where its client
     # may have drawn in this transaction, is asked whether it has. `later`: it is carried out when it is bound.

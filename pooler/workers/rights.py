@@ -305,23 +305,27 @@ class Rights:
         return wanted == _name(server.pool.owner) and engine.may_pass(server)
 
     def _part(self, server: Server, wanted: Pool, account: Account) -> None:
-        """It goes for this account, which is full."""
-        if self._fits(server, wanted):
-            self._hand_over(server)
-        else:
+        """It goes for this account, which is full: handed over, if that can be; else it is closed, and its right goes."""
+        if not (self._fits(server, wanted) and self._hand_over(server)):
             self._running.evict(server, EVICTED[account[0]])
 
     # ---- servers that come and go
 
-    def _hand_over(self, server: Server) -> None:
+    def _hand_over(self, server: Server) -> bool:
+        """Whether it has gone: not without a descriptor to send it by, or without a desk."""
         pool: PoolState = server.pool.owner
         name = _name(pool)
-        if self._say("given", *name, server_as_bytes(self._running, server), descriptors=[server.fd]):
+        try:
+            gone = self._say("given", *name, server_as_bytes(self._running, server), descriptors=[server.fd])
+        except OSError:
+            gone = False
+        if gone:
             self._sized[name] -= 1
             engine.abandon(server)
             pool.engine.full = False
             pool.stir()
             self._running.changed.set()
+        return gone
 
     def server(self, database: str, user: str, record: bytes, outdated: bool, descriptors: Sequence[int]) -> None:
         """A server of another worker's, with its right, or one of ours that nobody wanted. `outdated`: it is to go."""

@@ -57,6 +57,10 @@ PROGRAMS: dict[str, tuple[Step, ...]] = {
         "SELECT currval('public.drawn_id_seq') > 0",
     ),
     "failed": begun("SELECT 1/0", "ROLLBACK", "BEGIN", INSERT, ASKS),
+    "in a failed one": begun(
+        (stream.parse(ASKS, "n"), SYNC), "SELECT 1/0", ASKS, use("n"), (stream.parse(BY_NAME), *use()), "ROLLBACK", "BEGIN",
+        INSERT, ASKS,
+    ),
     "all at once, extended": begun((
         stream.parse(BY_NAME), stream.bind(), stream.describe("P"), stream.execute(), stream.parse("SELECT 2", "two"),
         stream.bind(name="two"), stream.execute(), SYNC,

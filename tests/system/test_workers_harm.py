@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import signal
@@ -26,8 +27,9 @@ ROOM = "no descriptors are left"
 def without_descriptors(pid: int) -> Iterator[None]:
     """This process has as many as it needs for what it has, and no more."""
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    most = max(int(name) for name in os.listdir(f"/proc/{pid}/fd")) + 1
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, before[1]))
+    used = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+    free = next(number for number in itertools.count() if number not in used)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, before[1]))
     try:
         yield
     finally:
@@ -62,6 +64,19 @@ def test_who_finds_no_descriptor_in_one_worker_is_served_by_another(start_pooler
             goes_on(*before, *later)
         # And by both again when there are some.
         until(lambda: comes_in(bouncer, stack) and workers(bouncer)[0]["clients"] > 6, "its part of the clients")
+
+
+def test_a_server_that_cannot_be_sent_for_want_of_a_descriptor_goes_all_the_same(start_pooler: StartBouncer) -> None:
+    """It is closed where it is, and another one opened where it is wanted: who waited did so until its time was over."""
+    bouncer = start_pooler(sections=TWO, default_pool_size=1, server_tls_sslmode="disable")
+    with ExitStack() as stack:
+        both = come_in(bouncer, stack, 2)
+        goes_on(*both)
+        for who in both:
+            (owner,) = (row["pid"] for row in workers(bouncer) if row["servers"])
+            with without_descriptors(owner):
+                goes_on(who)
+        goes_on(*both)
 
 
 def test_without_descriptors_in_all_of_them_who_comes_is_told(start_pooler: StartBouncer) -> None:

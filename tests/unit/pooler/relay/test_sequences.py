@@ -127,6 +127,25 @@ def test_whose_it_is_the_server_says_once(said: tuple[str, str] | bytes, own: bo
         run(s, two, server, OTHER)
 
 
+def test_in_a_failed_transaction_the_server_says_so_and_nothing_is_learnt_of_it() -> None:
+    with stage(TRANSACTION, **keeping()) as s:
+        server, one, two = begun(s)
+        run(s, one, server, "BEGIN", "BEGIN", b"T")
+        run(s, one, server, INSERT, "INSERT 0 1", b"T")
+        run(s, one, server, "SELECT 1/0", status=b"E")
+        assert run(s, one, server, LASTVAL, status=b"E") == wire.query(LASTVAL)
+        assert s.pool.recalls == 0
+        assert refused(run(s, one, server, f"ROLLBACK; {LASTVAL}", status=b"E"))
+        one.send(wire.query("ROLLBACK") + wire.query(LASTVAL))
+        s.settle()
+        got = server.take()
+        assert got.startswith(wire.query("ROLLBACK"))
+        assert refused(got)
+        server.send((wire.command_complete("ROLLBACK") + wire.ready_for_query()) * 2)
+        s.settle()
+        run(s, two, server, OTHER)
+
+
 def test_who_was_elsewhere_meanwhile_finds_nothing_of_before() -> None:
     with stage(TRANSACTION, **keeping()) as s:
         first, one = s.server(), s.client()
