@@ -305,7 +305,7 @@ class Rights:
         return wanted == _name(server.pool.owner) and engine.may_pass(server)
 
     def _part(self, server: Server, wanted: Pool, account: Account) -> None:
-        """It goes for this account, which is full: handed over, if that can be; else it is closed, and its right goes."""
+        """It goes for this account, which is full: handed over if that can be, else closed with its right."""
         if not (self._fits(server, wanted) and self._hand_over(server)):
             self._running.evict(server, EVICTED[account[0]])
 

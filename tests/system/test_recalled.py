@@ -58,8 +58,8 @@ PROGRAMS: dict[str, tuple[Step, ...]] = {
     ),
     "failed": begun("SELECT 1/0", "ROLLBACK", "BEGIN", INSERT, ASKS),
     "in a failed one": begun(
-        (stream.parse(ASKS, "n"), SYNC), "SELECT 1/0", ASKS, use("n"), (stream.parse(BY_NAME), *use()), "ROLLBACK", "BEGIN",
-        INSERT, ASKS,
+        (stream.parse(ASKS, "n"), SYNC), "SELECT 1/0", ASKS, use("n"), (stream.parse(BY_NAME), *use()), "ROLLBACK",
+        "BEGIN", INSERT, ASKS,
     ),
     "all at once, extended": begun((
         stream.parse(BY_NAME), stream.bind(), stream.describe("P"), stream.execute(), stream.parse("SELECT 2", "two"),

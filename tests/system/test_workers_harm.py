@@ -67,7 +67,7 @@ def test_who_finds_no_descriptor_in_one_worker_is_served_by_another(start_pooler
 
 
 def test_a_server_that_cannot_be_sent_for_want_of_a_descriptor_goes_all_the_same(start_pooler: StartBouncer) -> None:
-    """It is closed where it is, and another one opened where it is wanted: who waited did so until its time was over."""
+    """It is closed where it is, and another opened where it is wanted: who waited did so until its time was over."""
     bouncer = start_pooler(sections=TWO, default_pool_size=1, server_tls_sslmode="disable")
     with ExitStack() as stack:
         both = come_in(bouncer, stack, 2)
