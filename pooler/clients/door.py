@@ -349,10 +349,12 @@ class Door:
         running, registry, arrival = self.running, self.running.registry, visit.arrival
         assert admitted.database is not None
         if running.colleagues is not None:
-            await running.colleagues.admit(admitted.database.name, arrival.user)
-            if registry.find(admitted.database.name) != admitted.database:
-                # It has left the configuration, or is another one, while the others were asked.
-                running.colleagues.left(admitted.database.name, arrival.user)
+            before = admitted.database
+            await running.colleagues.admit(before.name, arrival.user)
+            # While the others were asked it may have changed, or gone; or whom it lets in is decided otherwise.
+            admitted.database = registry.find(before.name)
+            if admitted.database is None or admitted.database.secrets != before.secrets:
+                running.colleagues.left(before.name, arrival.user)
                 raise LoginError(Reason.REMOVED)
         if (rest := self._join(visit, admitted)) is not None:
             await rest

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -108,3 +110,30 @@ def test_a_large_file_is_read_while_queries_go_through(start_pooler: StartBounce
     lasted = sum(gaps)
     assert max(gaps) < lasted / 4 + 0.05
     assert any(row["items"] > 60_000 for row in bouncer.admin("SHOW LISTS") if row["list"] == "users")
+
+
+def test_who_logs_in_while_an_entry_changes_is_let_in(start_pooler: StartBouncer) -> None:
+    """As with one process: it was told that its database is gone, which had another connect_query."""
+    bouncer = start_pooler(sections={"pooler": {"workers": 2}}, default_pool_size=4)
+    over = threading.Event()
+
+    def come() -> int:
+        """Again and again, and how often."""
+        for count in itertools.count():
+            if over.is_set():
+                return count
+            bouncer.connect().close()
+        raise AssertionError
+
+    with ThreadPoolExecutor(3) as pool:
+        coming = [pool.submit(come) for _ in range(3)]
+        try:
+            for number in range(10):
+                bouncer.databases["app"] = bouncer.databases["other"].replace(
+                    "other", f"app connect_query='SELECT {number}'"
+                )
+                bouncer.write()
+                bouncer.admin("RELOAD")
+        finally:
+            over.set()
+        assert all(one.result() for one in coming)
