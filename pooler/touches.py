@@ -527,6 +527,8 @@ NAMED_LATER = 1 << 13
 """In `looks`: a parameter's name is a value of the Bind (`bound_names`)."""
 UNREAD = 1 << 14
 """In `looks`, of a text that was not read to its end: what it sets nobody knows, as long as its client is there."""
+UNTOLD = 1 << 24
+"""Of what keeps a server with its client: that the server has not said what is there. Nobody else gets it."""
 FOLLOWING = Held.SETTING | Held.ROLE | Held.PREPARE | Held.UNSEEN | UNREAD
 """What is asked for by name, or as a whole: it may have ended anywhere."""
 DRAWS = 1 << 15

@@ -6,7 +6,8 @@ only of what is rare, through `Relay.events`. engine.pyx and the files it includ
 here in the order of reading: system (C declarations), ring and batch (what a turn sends, in one system call), conn (one
 socket), openssl (its cipher), context (what Python's ssl leaves out of a TLS context), client, gauge and server (the
 two directions of the protocol, and how long results are read), prepared (named statements), parameters (tracked
-settings), state (what sessions hold), names (code that holds some), unnamed (statements without a name), hub (who
+settings), state (what sessions hold), names (code that holds some), unnamed (statements without a name), stale (batches
+that are run again), hub (who
 listens to what), pool (queue, link, release), newcomer (sockets that still log in), wait (what a coroutine awaits of a
 socket, and what carries it on), inlet (their packets), visit (an ordinary login), selector (the loop), takeover
 (connections from and for another process), rows (what the views show of connections).

@@ -89,14 +89,13 @@ cdef class Client(Conn):
     cdef ssize_t process(self, uint8_t *b, size_t n) except -1:
         # Forward whole and partial messages of b[0:n]; how many bytes are done with. The rest must come again.
         cdef Out out
-        cdef size_t pos = 0
-        cdef size_t run = 0
-        cdef size_t l
+        cdef size_t pos = 0, run = 0, l
         cdef ssize_t name_end
         cdef uint8_t t
         cdef Server s
         cdef str fault
         cdef bint names
+        cdef bint begins = self.need == 0 and (self.link is None or self.link.status == IDLE and self.link.ledger.at_rest())
         cdef bint rewrite = self.pool.mode != MODE_SESSION and self.pool.max_prepared > 0 and not self.bound
         out_clear(&out)
         self.requested = self.relay.now
@@ -164,6 +163,8 @@ cdef class Client(Conn):
             self.need = l
             pos = self.pass_piece(pos, n)
         self.submit(&out, b, run, pos)
+        if self.link is not None and self.link.means:
+            keep_batch(self.link, b, pos, begins)
         return pos
 
     cdef bint refuses(self, Out *out, uint8_t *b, size_t *run, size_t pos, uint8_t t, size_t l, size_t have, ssize_t name_end) except -1:
@@ -261,6 +262,7 @@ cdef class Client(Conn):
             return True
         out_add(out, b + run[0], pos - run[0])
         run[0] = pos
+        s.means = True
         run[0] += self.rename(out, s, t, b + pos, l, name_end)
         return run[0] == pos and self.waits_on(out, b, run, pos, IN_DOUBT)
 

@@ -60,6 +60,7 @@ for _letters, _what in ((b"DdcNA", PASSED), (b"123tTnCIsGHWV", STEP), (b"EZS", L
     for _letter in _letters:
         HEARD[_letter] = _what
 
+cdef str STATUS_BROKEN = "broken ParameterStatus packet"
 cdef str NO_BLOCKS = "transaction blocks not allowed in statement pooling mode"
 cdef frozenset FACTS = frozenset((b"in_hot_standby", b"server_version", b"server_encoding", b"integer_datetimes"))
 # What PostgreSQL reports and no client can set.

@@ -98,6 +98,8 @@ cdef class Pool:
     cdef bint take(self, Client c) except -1
     cdef int want(self) except -1
     cdef bint link(self, Client c, Server s) except -1
+    # When the log heard last why a server does not say what is left there.
+    cdef int64_t look_failed
     cdef bint cares(self) noexcept
     cdef bint may_refuse(self) noexcept
     cdef int unlink(self, Server s) except -1

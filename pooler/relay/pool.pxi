@@ -264,6 +264,8 @@ cdef class Pool:
         # Its client has gone, and something of it may be left.
         if sticking(s):
             return self.relay.lose(s, "a library was loaded", True)
+        if s.pinned & <int>touches.UNTOLD:
+            return self.relay.lose(s, TASK_FAILED[LOOK_TASK], True)
         if s.state != SV_TESTED:
             self.move(s, SV_TESTED)
         return s.run_task(DISCARD_TASK, b"DISCARD ALL")

@@ -200,6 +200,8 @@ cdef bint describes(Server s, uint8_t t, uint8_t *p, size_t l) except -1:
     if stmt.told is None:
         learn(stmt, s.types, told)
     if stmt.told != told:
+        s.relay.statements.clear()
+    if not told_the_same(stmt.told, told):
         not_as_told(s, stmt, s.ledger.described_name, told)
     elif held is not None:
         held.state = HOLDS
@@ -230,7 +232,6 @@ cdef int not_as_told(Server s, Statement stmt, object name, bytes told) except -
     # What it means has changed meanwhile: all texts are parsed anew by whoever prepares them. A client that has just
     # done so has a statement of its own.
     cdef Held held = s.stmts.get(stmt) if s.stmts is not None else None
-    s.relay.statements.clear()
     if stmt.name == b"":
         s.unnamed_state = STALE_THERE
     if held is not None:
@@ -373,6 +374,18 @@ cdef tuple STATEMENT_FAULTS = (
 # (what it was sent as, SQLSTATE of the server's answer, what the log hears, DETAIL for the client)
 cdef bytes CHANGED = (b"SERROR\0VERROR\0C0A000\0Mcached plan must not change result type\0Fplancache.c\0RRevalidateCachedQuery\0\0")
 # What PostgreSQL says of a statement whose result is of other types than when it was prepared.
+
+
+cdef int reword(Server s, uint8_t *p, size_t l) except -1:
+    # An error about a text or a name of ours, as its client is told it.
+    cdef bytes told
+    if s.link.refusals is None or memmem(p, l, <char *>b"POOLER_REFUSES_", 15) == NULL:
+        if s.unmade is None or s.ledger.failed is not None:
+            return say_renamed(s, p, l)
+        told = said_of_unmade(s, p, l)
+    else:
+        told = refusal_in_words(s.link, p, l)
+    return s.pass_on(<uint8_t *>PyBytes_AS_STRING(told), PyBytes_GET_SIZE(told))
 
 
 cdef int say_renamed(Server s, uint8_t *p, size_t l) except -1:

@@ -71,6 +71,17 @@ cdef class Server(Conn):
     cdef bint asked
     cdef uint8_t read_mode
     cdef bint unsure
+    # What its client has sent of a batch that means a named statement (`means`), from its beginning on, as long as it is kept;
+    # where it goes on when it is run again, that it is, whether with a statement that is prepared anew, and a Sync.
+    cdef uint8_t *batch
+    cdef size_t batch_len
+    cdef size_t batch_cap
+    cdef size_t batch_start
+    cdef bint means
+    cdef bint keeps
+    cdef bint goes_back
+    cdef bint renews
+    cdef bint synced
     cdef int64_t volume
     cdef Gauge gauge
     cdef int64_t released
@@ -97,7 +108,6 @@ cdef class Server(Conn):
     cdef bint is_about_ours(self, uint8_t *p, size_t l) noexcept
     cdef bint rewords(self, Out *out, uint8_t *b, size_t *run, size_t pos, size_t l) except -1
     cdef bint keeps_back(self, Out *out, uint8_t *b, size_t *run, size_t pos, size_t l) except -1
-    cdef int reword(self, uint8_t *p, size_t l) except -1
     cdef bint answers_look(self, uint8_t t, size_t l) noexcept
     cdef int pass_on(self, uint8_t *p, size_t l) except -1
     cdef bint in_mid_message(self) noexcept

@@ -9,6 +9,9 @@ cdef class Server(Conn):
         self.ledger = Ledger.__new__(Ledger)
         self.channels = ()
 
+    def __dealloc__(self):
+        free(self.batch)
+
     cdef Conn partner(self):
         return self.link
 
@@ -181,12 +184,9 @@ cdef class Server(Conn):
 
     cdef ssize_t process(self, uint8_t *b, size_t n) except -1:
         cdef Out out
-        cdef size_t pos = 0
-        cdef size_t run = 0
-        cdef size_t l, take
+        cdef size_t pos = 0, run = 0, l, take
         cdef int act
-        cdef uint8_t t
-        cdef uint8_t what
+        cdef uint8_t t, what
         cdef uint8_t *p
         cdef str fault
         cdef bint rest = self.need != 0
@@ -208,6 +208,11 @@ cdef class Server(Conn):
             what = HEARD[t]
             if l < 5 or l > self.relay.max_packet or what == UNHEARD_OF:
                 return self.stop(&out, b, run, pos, n, "bad pkt header")
+            if what >= STEP and self.keeps and goes_back(self, &out, b, &run, pos, n) != TOLD:
+                if run <= pos:
+                    break
+                pos = run
+                continue
             if what == STEP:
                 if n - pos < l and self.to_be_whole(t, l):
                     break
@@ -224,15 +229,13 @@ cdef class Server(Conn):
             elif what == LOOKED_INTO:
                 if n - pos < l and (t != ERROR_RESPONSE or l <= READ_BYTES):
                     if l > READ_BYTES:
-                        return self.stop(&out, b, run, pos, n, "broken ParameterStatus packet" if t == PARAMETER_STATUS
-                                         else "bad pkt header")
+                        return self.stop(&out, b, run, pos, n, STATUS_BROKEN if t == PARAMETER_STATUS else "bad pkt header")
                     break
                 if t == READY_FOR_QUERY:
                     fault = self.end_of_query(&out, b, run, pos, l)
                     if fault is not None:
                         return self.stop(&out, b, run, pos, n, fault)
-                    pos += 6
-                    run = pos
+                    pos = run = pos + 6
                     if self.lost:
                         return n
                     if self.link is None or self.task != NO_TASK:
@@ -272,7 +275,7 @@ cdef class Server(Conn):
         if not self.is_about_ours(b + pos, l):
             return False
         self.hand_over(out, b, run[0], pos)
-        self.reword(b + pos, l)
+        reword(self, b + pos, l)
         run[0] = pos + l
         return True
 
@@ -356,7 +359,7 @@ cdef class Server(Conn):
             self.take_back()
         if self.ledger.failed is None or not any(UNKNOWN <= sent <= STALE for _, _, sent in self.ledger.failed):
             lose_track(self, p, have)
-            if memmem(p, have, <char *>b"\0C0A000\0", 8) != NULL and memmem(p, have, <char *>b"\0RRevalidateCachedQuery\0", 24) != NULL:
+            if is_change(p, have):
                 self.relay.statements.clear()
                 renew_first(self)
         return act
@@ -366,16 +369,6 @@ cdef class Server(Conn):
         return (self.link.refusals is not None and memmem(p, l, <char *>b"POOLER_REFUSES_", 15) != NULL
                 or self.ledger.failed is not None and memmem(p, l, <char *>b"PGBOUNCER_", 10) != NULL
                 or self.unmade is not None and memmem(p, l, <char *>b"\0C26000\0", 8) != NULL)
-
-    cdef int reword(self, uint8_t *p, size_t l) except -1:
-        cdef bytes told
-        if self.link.refusals is None or memmem(p, l, <char *>b"POOLER_REFUSES_", 15) == NULL:
-            if self.unmade is None or self.ledger.failed is not None:
-                return say_renamed(self, p, l)
-            told = said_of_unmade(self, p, l)
-            return self.pass_on(<uint8_t *>PyBytes_AS_STRING(told), PyBytes_GET_SIZE(told))
-        told = refusal_in_words(self.link, p, l)
-        return self.pass_on(<uint8_t *>PyBytes_AS_STRING(told), PyBytes_GET_SIZE(told))
 
     cdef int hand_over(self, Out *out, uint8_t *b, size_t start, size_t end) except -1:
         # What is collected so far, and b[start:end], go to the client.
@@ -396,6 +389,8 @@ cdef class Server(Conn):
         self.set_read_mode(PROMPT)
         if self.strays or self.forgets_all:
             settle_texts(self)
+        if self.means:
+            self.means = self.keeps = self.goes_back = False
         if c.query_start:
             pool.counts.query_time += now - c.query_start
             pool.measure(&pool.query_hist, now - c.query_start)
@@ -441,10 +436,10 @@ cdef class Server(Conn):
         cdef bytes name
         cdef bytes value
         if 5 + key_len + 1 >= n:
-            return self.relay.lose(self, "broken ParameterStatus packet", True)
+            return self.relay.lose(self, STATUS_BROKEN, True)
         value_len = strnlen(<char *>b + 5 + key_len + 1, n - 5 - key_len - 1)
         if 5 + key_len + 1 + value_len >= n:
-            return self.relay.lose(self, "broken ParameterStatus packet", True)
+            return self.relay.lose(self, STATUS_BROKEN, True)
         name = (<char *>b)[5:5 + key_len]
         value = (<char *>b)[5 + key_len + 1:5 + key_len + 1 + value_len]
         if (self.link is None or name in FACTS) and not self.close_needed:

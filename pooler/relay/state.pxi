@@ -367,7 +367,7 @@ cdef int part_from(Server s) except -1:
 
 cdef int look(Server s) except -1:
     # Ask what is left.
-    cdef int looks = s.pinned & ~touches.UNREAD
+    cdef int looks = s.pinned & ~(touches.UNREAD | touches.UNTOLD)
     cdef int pins
     names = {}
     if sessions.looks_for_statements(s.session, s.touches) and s.pool.kept & <int>touches.Held.PREPARE:
@@ -448,19 +448,23 @@ cdef bint has_temporary_path(Server s) except -1:
 
 cdef int not_looked(Server s) except -1:
     # It cannot be told what is left there: a time limit, a right that is missing, a late cancel request. Asked once more, and
-    # then the server stays with its client until that goes, unless too many do so.
+    # then the server is nobody's but its client's, and closed when that goes (UNTOLD); at once, with its client, where too
+    # many are. Its client's transaction is over by then, and was answered.
     cdef Client c = s.link
     cdef Pool pool = s.pool
-    cdef bint again = not s.look_failed
+    cdef bint again = not s.look_failed and not s.pinned & <int>touches.UNTOLD
     cdef int pins
-    s.relay.post(ServerSaid(s, "session state is not known: %s" % s.task_error))
+    if pool.look_failed == 0 or s.relay.now - pool.look_failed > UNTOLD_US:
+        pool.look_failed = s.relay.now
+        s.relay.post(ServerSaid(s, "session state is not known: %s" % s.task_error))
     s.rows = None
     s.look_failed = True
     if s.status == IDLE and again:
         return look(s)
     s.look_failed = False
-    if s.status == IDLE and (s.pinned or pool.max_pinned < 0 or pool.pinned_count < pool.max_pinned):
-        pins = s.pinned | touches.UNREAD | sticking(s)
+    # What it was touched by may count already.
+    if s.status == IDLE and (s.pinned or pool.max_pinned < 0 or pool.pinned_count - s.weighs < pool.max_pinned):
+        pins = s.pinned | touches.UNREAD | touches.UNTOLD | sticking(s)
         s.touches = None
         pin(s, pins)
         return c.resume()

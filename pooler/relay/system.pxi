@@ -160,6 +160,10 @@ cdef enum:
     # its text means.
     KEPT_BYTES = 1024
     TRUSTED_US = 1000000
+    # So often at most the log hears, of one pool, why a server does not say what is left there.
+    UNTOLD_US = 10000000
+    # Of a client's batch, kept to be run again if a statement in it is found to be stale.
+    KEPT_BATCH = 8192
 
 cdef enum:
     # Texts up to so long that are kept with their Touch, and how many of any length are remembered; touches that are counted before Python takes them

@@ -13,6 +13,7 @@ HERE = Path(pooler.relay.__file__).parent
 AGAIN = "made again with the connection"
 TURN = "of one turn of the loop, and no turn is under way"
 WATCHED = "the socket is watched anew, and read at once"
+COPY = "of a copy of what is under way; if that is stale its client is told"
 TLS = "what uses TLS does not go over"
 COUNTED = "counted again by Ledger.sent, of the entries"
 LEFT: dict[str, dict[str, str]] = {
@@ -42,6 +43,8 @@ LEFT: dict[str, dict[str, str]] = {
         "place": "of its address",
         **dict.fromkeys(("read_mode", "volume", "gauge"), "of a long result, which is found to be one again"),
         "vouched": "the server is asked again, for the text that it was asked for",
+        **dict.fromkeys(("batch", "batch_len", "batch_cap", "batch_start", "means"), COPY),
+        **dict.fromkeys(("keeps", "goes_back", "renews", "synced"), COPY),
         "cancels": "one that is being cancelled does not go over",
     },
     "ledger.pxd": {
