@@ -13,7 +13,7 @@ from pooler import relay, wire
 from pooler.house.sessions import Sessions
 from pooler.house.survey import Survey
 from pooler.log import DEBUG, ERROR, WARNING
-from pooler.pools.connection import QuestionFacts, client_label, server_label
+from pooler.pools.connection import ClientFacts, QuestionFacts, client_label, server_label
 from pooler.pools.reasons import BY_SENTENCE, LEAVING, Kind, Reason
 from pooler.pools.registry import PoolState
 from pooler.pools.running import Running
@@ -37,16 +37,32 @@ class Events:
         self.hubs = hubs
         self._sessions = sessions
         self._survey = survey
+        self._exits = relay.Exits(
+            running.registry,
+            running.tallies,
+            {why.value: why for why in LEAVING},
+            DISCONNECT,
+            ClientFacts,
+            sessions.noted,
+            running.changed.set,
+            self._deal,
+            self._not_dealt,
+        )
 
     def handle(self) -> None:
         """Everything the relay has posted since the last turn."""
         running = self._running
         events, running.relay.events = running.relay.events, []
-        for event in events:
-            try:
-                HANDLERS[type(event)](self, *event)
-            except Exception as error:
-                running.rounds.attempt("event_failed", self._failed, HANDLERS[type(event)].__name__, event[0], error)
+        self._exits.take(events)
+
+    def _deal(self, event: Event) -> None:
+        try:
+            HANDLERS[type(event)](self, *event)
+        except Exception as error:
+            self._not_dealt(event, error)
+
+    def _not_dealt(self, event: Event, error: Exception) -> None:
+        self._running.rounds.attempt("event_failed", self._failed, HANDLERS[type(event)].__name__, event[0], error)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Return when `condition` holds; it is looked at after every end of a connection."""
@@ -74,7 +90,8 @@ class Events:
         self._opener.consider(pool.owner, needed=pool.failing is not None)
 
     def client_lost(self, client: relay.Client, reason: str, tell: bool, sqlstate: str | None) -> None:
-        """`sqlstate`: what is said to it, if not that the protocol was violated."""
+        """`sqlstate`: what is said to it, if not that the protocol was violated. For those of whom nothing is said
+        `Exits` does the same (pooler/relay/counted.pxi)."""
         about = client.about
         if isinstance(about, QuestionFacts):
             about.lost = reason

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 from pooler import relay
 from pooler.config.kinds import PoolMode
@@ -56,6 +57,8 @@ class Sessions:
         self._running = running
         self._marks: dict[int, dict[Held, Mark]] = {}
         self._clients: dict[int, relay.Client] = {}
+        self.noted: tuple[dict[int, Any], ...] = (self._marks, self._clients)
+        """What there is of clients, by their numbers."""
         self._seen: dict[tuple[str, str, Held, str, str], Seen] = {}
         self._counts: Counter[tuple[str, str]] = Counter()
 
@@ -88,8 +91,8 @@ class Sessions:
         self._running.say(LOG, f"{client_label(client.about)} its server {what}")
 
     def gone(self, client: relay.Client) -> None:
-        self._marks.pop(client.id, None)
-        self._clients.pop(client.id, None)
+        for known in self.noted:
+            known.pop(client.id, None)
 
     # ---- what is shown
 

@@ -36,12 +36,11 @@ _births = itertools.count(1)
 
 
 @dataclass(slots=True)
-class User:
+class User(relay.Counted):
     """One user's connections over all databases. `config` is its entry in [users], if it has one."""
 
     name: str
     config: UserConfig | None = None
-    clients: int = 0
     pools: list[PoolState] = field(default_factory=list)
 
     @property
@@ -50,7 +49,7 @@ class User:
 
 
 @dataclass(slots=True)
-class Database:
+class Database(relay.Counted):
     """One entry of [databases] at work."""
 
     config: DatabaseConfig
@@ -59,7 +58,6 @@ class Database:
     disabled: bool = False
     removed: bool = False
     """It has left the configuration: nobody comes in, and it is forgotten when the last connection has ended."""
-    clients: int = 0
     pools: dict[str, PoolState] = field(default_factory=dict)
     last_used: float = 0.0
     """Or made."""
@@ -257,8 +255,14 @@ def _least(limits: Iterable[float | None]) -> float:
     return min((limit for limit in limits if limit and limit > 0), default=0.0)
 
 
-class Registry:
-    """All databases, users and pools, and the limits that hold for them. `clock`: monotonic seconds."""
+class Registry(relay.Counting):
+    """All databases, users and pools, and the limits that hold for them. `clock`: monotonic seconds. Its `clients` are
+    those of all databases and of the console, logged in or waiting for a first server; `on_left` is called with the
+    database and the user of one that is counted out."""
+
+    config: Config
+    databases: dict[str, Database]
+    users: dict[str, User]
 
     def __init__(self, config: Config, selector: relay.Relay, clock: Callable[[], float]) -> None:
         self._relay = selector
@@ -268,16 +272,10 @@ class Registry:
         self._looked = config, OwnLimits.of(config)
         self.paused = False
         """Everything is, by a PAUSE that named no database."""
-        self.databases: dict[str, Database] = {}
-        self.users: dict[str, User] = {}
-        self.clients = 0
-        """Of all databases and of the console: logged in, or waiting for a first server."""
         self.retired = ZERO
         """What databases that are gone have counted."""
         self.part = 0, 1
         """Which of how many workers this is: what a pool is to have is shared among them."""
-        self.on_left: Callable[[str | None, str], None] | None = None
-        """Called with the database and the user of a client that is counted out."""
 
     @property
     def _own(self) -> OwnLimits:
@@ -342,23 +340,6 @@ class Registry:
         if user is None:
             user = self.users[name] = User(name, self.config.users.get(name))
         return user
-
-    def count_in(self, database: Database | None, user: User) -> None:
-        """One more client; `database` None: of the console."""
-        self.clients += 1
-        user.clients += 1
-        if database is not None:
-            database.clients += 1
-
-    def count_out(self, database: Database | None, user: User) -> None:
-        self.clients -= 1
-        user.clients -= 1
-        if database is not None:
-            database.clients -= 1
-        if self.on_left is not None:
-            self.on_left(None if database is None else database.name, user.name)
-        if not user.clients:
-            self.forget_if_unused(user)
 
     def forget_if_unused(self, user: User) -> None:
         """Names come from clients, with auth_type any from anybody: who has nothing here is not kept."""

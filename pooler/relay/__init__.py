@@ -9,14 +9,18 @@ two directions of the protocol, and how long results are read), prepared (named 
 settings), state (what sessions hold), names (code that holds some), unnamed (statements without a name), stale (batches
 that are run again), hub (who
 listens to what), pool (queue, link, release), newcomer (sockets that still log in), wait (what a coroutine awaits of a
-socket, and what carries it on), inlet (their packets), visit (an ordinary login), selector (the loop), takeover
-(connections from and for another process), rows (what the views show of connections).
+socket, and what carries it on), inlet (their packets), counted (how many there are, and how an ordinary one
+goes), visit (an ordinary login), selector (the loop), takeover (connections from and for another process), rows (what
+the views show of connections).
 """
 
 from pooler.relay.engine import (
     NARROW,
     Client,
     Conn,
+    Counted,
+    Counting,
+    Exits,
     Hub,
     Inlet,
     LightTask,
@@ -31,6 +35,6 @@ from pooler.relay.engine import (
 )
 
 __all__ = [
-    "NARROW", "Client", "Conn", "Hub", "Inlet", "LightTask", "Newcomer", "Place", "Pool", "Relay", "Server", "Socket",
-    "Visit", "Wait",
+    "NARROW", "Client", "Conn", "Counted", "Counting", "Exits", "Hub", "Inlet", "LightTask", "Newcomer", "Place",
+    "Pool", "Relay", "Server", "Socket", "Visit", "Wait",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from array import array
 from asyncio import AbstractEventLoop, Future
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, KeysView
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, KeysView, MutableMapping
 from contextvars import Context
 from selectors import BaseSelector, SelectorKey
 from socket import socket
@@ -281,6 +281,36 @@ class _Door(Protocol):
     def receive(self, visit: Visit, steps: _Steps, /) -> _Steps: ...
 
 @disjoint_base
+class Counted:
+    clients: int
+
+@disjoint_base
+class Counting(Counted):
+    config: Any
+    databases: dict[str, Any]
+    users: dict[str, Any]
+    on_left: Callable[[str | None, str], None] | None
+    def __init__(self, *arguments: Any, **named: Any) -> None: ...
+    def count_in(self, database: Counted | None, user: Counted) -> int: ...
+    def count_out(self, database: Counted | None, user: Counted) -> int: ...
+
+@final
+class Exits:
+    def __init__(
+        self,
+        registry: Counting,
+        tallies: MutableMapping[tuple[Any, str, Any], int],
+        reasons: dict[str, Any],
+        kind: object,
+        ordinary: type[Any],
+        noted: tuple[dict[int, Any], ...],
+        changed: Callable[[], object],
+        deal: Callable[[Any], object],
+        failed: Callable[[Any, Exception], object],
+    ) -> None: ...
+    def take(self, events: list[Any]) -> None: ...
+
+@disjoint_base
 class ScramAnswers:
     claim: Any
     proof: Any
@@ -304,7 +334,7 @@ class Place:
         relay: Relay,
         pool: Pool,
         facts: tuple[tuple[object, str, object], ...],
-        counted: tuple[tuple[object, int], ...],
+        counted: tuple[tuple[Counted, int], ...],
         users: dict[str, Any],
         credentials: object,
         database: str,

@@ -56,12 +56,12 @@ cdef class Place:
 
     cdef bint has_room(self, Inlet inlet) except -1:
         # Nobody's limit is reached.
-        cdef object whose
+        cdef Counted whose
         cdef int64_t most
         if <int>inlet.fileno() >= self.mark:
             return False
         for whose, most in self.counted:
-            if most and <int64_t>whose.clients >= most:
+            if most and whose.clients >= most:
                 return False
         return True
 
@@ -78,7 +78,8 @@ cdef class Place:
 
     cdef int admit(self, Visit visit, bytes farewell) except -1:
         # Counted in, and out again unless it is handed over: then its end does that.
-        cdef object about = visit.arrival, whose
+        cdef object about = visit.arrival
+        cdef Counted whose
         cdef bytes key = self.new_key()
         about.database = self.database
         about.user = self.user

@@ -158,6 +158,34 @@ def test_who_comes_in_while_another_configuration_does_decides_nothing(
     alike(bouncer, ME)
 
 
+def ends(console: Console) -> int:
+    """Of clients that went by themselves."""
+    rows = console.execute(b"SHOW EVENTS").fetchall()
+    return sum(row["count"] for row in rows if (row["kind"], row["database"]) == ("disconnect", "app"))
+
+
+@pytest.mark.parametrize("polite", [True, False])
+def test_an_end_of_which_nothing_is_said_counts_as_one_that_is_logged(
+    bouncer: Bouncer, console: Console, polite: bool
+) -> None:
+    alike(bouncer, ME)
+    why = "client close request" if polite else "client unexpected eof"
+    for said in (0, 1, 0, 1):
+        console.execute(f"SET log_disconnections = {said}".encode())
+        logged, before = bouncer.log.read_text().count(f"closing because: {why}"), ends(console)
+        one = Login(bouncer, ME, detour=False)
+        one.finish()
+        assert one.lets_in
+        if polite:
+            one.end()
+        else:
+            one.stream.socket.close()
+        until(lambda before=before: ends(console) == before + 1, "the end")  # type: ignore[misc]
+        assert bouncer.log.read_text().count(f"closing because: {why}") == logged + said
+    (app,) = (row for row in console.execute(b"SHOW DATABASES") if row["name"] == "app")
+    assert app["current_client_connections"] == 0
+
+
 class Program:
     """What happens at random. `did` tells it when it has gone wrong."""
 
