@@ -8,7 +8,6 @@ handed over exactly once, and every count that went up comes down again.
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
@@ -34,7 +33,7 @@ from pooler.pools.refusal import Left, LoginError
 from pooler.pools.registry import Database, PoolState, User, Waiter
 from pooler.pools.running import ConsoleClient, Running
 from pooler.pools.welcome import KEY_HEADER, Greeting, Welcome, ending
-from pooler.relay import Client, LightTask, Newcomer, Place, Visit
+from pooler.relay import Client, Doorstep, LightTask, Place, Visit
 from pooler.relay.engine import clock
 from pooler.servers.opener import Opener
 from pooler.sessions import Session
@@ -52,9 +51,12 @@ SUCCESSOR = "pooler -R"
 """application_name of a new process's login on the admin database of the one that it is to replace."""
 
 
-class Door:
+class Door(Doorstep):
     """One way in: a reception that answers logins, and where they lead. Doors share `tasks`, all that goes on behind
     them. `console_gone` is told when a session on the admin database has ended."""
+
+    running: Running
+    strangers: Strangers
 
     def __init__(
         self,
@@ -68,53 +70,43 @@ class Door:
         console_gone: Callable[[], None],
         tasks: set[LightTask | asyncio.Task[None]],
     ) -> None:
-        self.running = running
+        nobody = (UNNAMED.database, UNNAMED.user, UNNAMED.tls, UNNAMED.replicates)
+        super().__init__(running, strangers, tasks, Channel, ClientFacts, Peer, nobody)
         self.reception = reception
         self._regulars = Regulars(reception)
         self.known = self._regulars.known
-        self.tasks = tasks
         self.on_successor: Callable[[Channel], Coroutine[Any, Any, None]] | None = None
         """Called with the new process of an online restart."""
         self._opener = opener
-        self._strangers = strangers
         self._canceller = canceller
         self._console = console
         self._console_gone = console_gone
-        self._choices: dict[bool, tuple[Choice, ...]] = {}
-        """What is set on sockets, of TCP and others, by the settings `_choices_of`."""
-        self._choices_of: Settings | None = None
+        self._local_choices: tuple[Choice, ...] = ()
+        """What is set on sockets that are not of TCP."""
 
-    def arrived(self, sock: socket.socket | Newcomer) -> bool:
-        """A client has been accepted; False when the next one should be accepted in another turn."""
-        running = self.running
-        settings = running.registry.config.settings
-        if settings is not self._choices_of:
-            self._choose_options(settings)
-        try:
-            if isinstance(sock, Newcomer):
-                choices, longest = self._choices[True], settings.max_packet_size
-                visit = Visit.of(self, sock, running.next_number(), UNNAMED, Channel, Peer, choices, longest)
-            else:
-                visit = self._local_visit(sock, settings)
-        except OSError:
-            # It left before we could look at it.
-            os.close(sock.detach())
-            return True
-        if running.log_file.wordy:
-            self.reception.log(visit.arrival, DEBUG, f"P: got connection: {visit.arrival.peer.way}")
-        strangers = self._strangers
-        if strangers.too_many(sock.fileno()) and strangers.make_way(partial(self._take_place, visit)):
-            return strangers.at_ease
-        # Often all that is needed is here already: then it is let in at once.
-        visit.go_on()
-        return True
+    # ---- what is asked of an arrival
 
-    def _local_visit(self, sock: socket.socket, settings: Settings) -> Visit:
+    def settle(self, settings: Settings) -> None:
+        """These are in force now."""
+        options = SocketOptions.of(settings)
+        self.choices, self._local_choices = (options.choices(tcp=tcp) for tcp in (True, False))
+        self.longest = settings.max_packet_size
+
+    def local_visit(self, sock: socket.socket) -> Visit:
+        """Of one that has not come by the relay's accept. Raises OSError."""
         running = self.running
         channel = Channel(sock, running.loop)
-        channel.longest = settings.max_packet_size
-        channel.tune(self._choices[sock.family != socket.AF_UNIX])
+        channel.longest = self.longest
+        channel.tune(self.choices if sock.family != socket.AF_UNIX else self._local_choices)
         return Visit(self, channel, ClientFacts(channel.peer, number=running.next_number()), clock())
+
+    def say_arrival(self, visit: Visit) -> None:
+        """The log hears of it."""
+        self.reception.log(visit.arrival, DEBUG, f"P: got connection: {visit.arrival.peer.way}")
+
+    def make_way(self, visit: Visit) -> bool:
+        """Whether somebody goes for this one."""
+        return self.strangers.make_way(partial(self._take_place, visit))
 
     def _take_place(self, visit: Visit) -> None:
         """Somebody has gone for this one."""
@@ -124,15 +116,7 @@ class Door:
         channel.take_lowest()
         visit.go_on()
 
-    def _choose_options(self, settings: Settings) -> None:
-        options = SocketOptions.of(settings)
-        self._choices_of, self._choices = settings, {tcp: options.choices(tcp=tcp) for tcp in (True, False)}
-
     # ---- what a visit asks
-
-    def came(self, visit: Visit) -> None:
-        """There is one more stranger."""
-        self._strangers.come(visit)
 
     def speaks_tls(self, visit: Visit) -> bool:
         """Whether this one can have TLS."""
@@ -185,7 +169,6 @@ class Door:
             (running, "neighbour_id", running.neighbour_id),
             (running.log_file, "wordy", False),
             (reception, "aliases", reception.aliases),
-            (self._strangers, "mark", self._strangers.mark),
             (database, "config", database.config),
             (database, "removed", False),
             (database, "disabled", False),
@@ -217,7 +200,7 @@ class Door:
             said + last[:head],
             last[head:],
             running.peer_id,
-            self._strangers.mark,
+            self.strangers,
             not settings.log_connections,
         )
 
@@ -308,11 +291,6 @@ class Door:
 
         task.add_done_callback(done)
         return task
-
-    def no_stranger(self, visit: Visit) -> None:
-        """It has logged in, or is gone."""
-        visit.stranger = False
-        self._strangers.gone(visit)
 
     async def _admit(self, visit: Visit, steps: Coroutine[Any, Any, Admitted | Cancel]) -> None:
         outcome = await steps

@@ -33,6 +33,7 @@ from pooler.net.channel import MAX_STARTUP_PACKET, Channel, ConnectionClosed, Tl
 from pooler.net.credentials import NOTHING, Credentials
 from pooler.pools.connection import ClientFacts, Replication
 from pooler.pools.refusal import Left, LoginError
+from pooler.relay import Footing
 from pooler.sessions import Session
 from pooler.values import dataclass
 from pooler.wire import ProtocolError
@@ -121,6 +122,10 @@ class LoginQuestions(Protocol):
 
     def grounds(self, database: DatabaseConfig | None, user: str) -> Grounds:
         """What a login of this user rests on at this moment. `database` is None as for `find_secret`."""
+
+    def footing(self, config: Config, name: str, database: DatabaseConfig | None) -> Footing | None:
+        """What shows that all answers up to the question for a secret are the same as now, with `config` and for this
+        database; None where one of them depends on who asks, or may be another one by itself."""
 
     def likeness(self, user: str) -> Likeness:
         """What this user's secret would look like, if it does not exist: like another one's."""

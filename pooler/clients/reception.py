@@ -25,6 +25,7 @@ from pooler.pools.connection import ClientFacts, client_label
 from pooler.pools.refusal import LoginError
 from pooler.pools.registry import Registry
 from pooler.pools.running import Running
+from pooler.relay import Footing
 
 TLS_ONLY = tuple(mode for mode in SslMode if mode.rank >= SslMode.require.rank)
 
@@ -85,6 +86,21 @@ class Reception:
         own = database is not None and database.secrets is not None
         secret = self._listed(database, user)
         return Grounds(own, self._known_elsewhere(user) if secret is None and database is None else secret)
+
+    def footing(self, config: Config, name: str, database: DatabaseConfig | None) -> Footing | None:
+        running, registry, settings = self._running, self._running.registry, config.settings
+        alike = self.lets_all_in_alike and config is registry.config and config.find_database(name) is database
+        if not alike or settings.auth_type is AuthType.hba or running.colleagues is not None:
+            return None
+        facts: tuple[tuple[object, str, object], ...] = (
+            (registry, "config", config),
+            (running, "tls", running.tls),
+            (running, "colleagues", None),
+            (running.log_file, "wordy", False),
+            (self, "aliases", self.aliases),
+        )
+        quiet = not settings.log_connections
+        return Footing(facts, registry, settings.max_client_conn, self._strangers, name, database, quiet)
 
     def likeness(self, user: str) -> Likeness:
         return self._lookup.likeness(user)

@@ -32,7 +32,7 @@ from pooler.config.whole import Config
 from pooler.net.channel import Channel
 from pooler.pools.connection import ClientFacts, Replication
 from pooler.pools.refusal import LoginError
-from pooler.relay import Place
+from pooler.relay import Footing, Place
 from pooler.values import dataclass
 from pooler.wire import ProtocolError, Startup
 
@@ -54,6 +54,8 @@ class Regular:
     parameters: Parameters
     exchange: Callable[[], Exchange] | None
     """None: there is nothing to prove."""
+    footing: Footing | None = None
+    """What that stands on, if it can be looked at without a call."""
     admitted: Admitted | None = None
     """How the last one came in."""
     place: Place | None = None
@@ -146,4 +148,5 @@ def _decide(asked: LoginQuestions, packet: bytes, attempt: ClientFacts) -> Regul
     exchange = exchange_at_hand(method, claim)
     if exchange is None and (method is not AuthType.trust or grounds.secret is None):
         return None
-    return Regular(config, name, user, database, grounds, claim, parameters, exchange)
+    footing = asked.footing(config, name, database)
+    return Regular(config, name, user, database, grounds, claim, parameters, exchange, footing)

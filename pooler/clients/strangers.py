@@ -22,7 +22,7 @@ from pooler.config.whole import Config
 from pooler.net.channel import Channel, hang_up
 from pooler.pools.reasons import Reason
 from pooler.pools.refusal import LoginError
-from pooler.relay import Visit
+from pooler.relay import Crowd, Visit
 from pooler.relay.engine import clock
 
 LEAST = 1000
@@ -43,15 +43,17 @@ CROWDED = "no more connections allowed (too many that have not logged in)"
 FULL = "no more connections allowed (file descriptor limit)"
 
 
-class Strangers:
+class Strangers(Crowd):
     """Who has not logged in yet, and who of them goes when there are too many. Iteration is in the order of arrival."""
 
+    silent: dict[int, Visit]
+    """Who had said nothing when last looked at; each is younger than all in `heard`."""
+    heard: dict[int, Visit]
+    leaving: dict[int, Callable[[], None] | None]
+    """Who has been told to go, and what is done when its descriptor is free."""
+
     def __init__(self, config: Config) -> None:
-        self._silent: dict[int, Visit] = {}
-        """Who had said nothing when last looked at; each is younger than all in `_heard`."""
-        self._heard: dict[int, Visit] = {}
-        self._leaving: dict[int, Callable[[], None] | None] = {}
-        """Who has been told to go, and what is done when its descriptor is free."""
+        self.few = FEW
         self._questions = 0
         """Pairs of descriptors above the mark."""
         self.measure(config)
@@ -65,22 +67,10 @@ class Strangers:
         """The first descriptor that is not for strangers."""
 
     def __len__(self) -> int:
-        return len(self._silent) + len(self._heard)
+        return len(self.silent) + len(self.heard)
 
     def __iter__(self) -> Iterator[Visit]:
-        return chain(self._heard.values(), self._silent.values())
-
-    def come(self, visit: Visit) -> None:
-        """One more."""
-        self._silent[visit.arrival.number] = visit
-
-    def gone(self, visit: Visit) -> None:
-        """It has logged in, or its descriptor is closed."""
-        number = visit.arrival.number
-        if self._silent.pop(number, None) is None and self._heard.pop(number, None) is None:
-            then = self._leaving.pop(number, None)
-            if then is not None:
-                then()
+        return chain(self.heard.values(), self.silent.values())
 
     def make_way(self, then: Callable[[], None] | None = None, *, besides: int = 0) -> bool:
         """Have one of them go, if there is one, and call `then` when that is done; not the one of the number
@@ -92,30 +82,25 @@ class Strangers:
 
     def _send_away(self, visit: Visit, then: Callable[[], None] | None) -> None:
         self.gone(visit)
-        self._leaving[visit.arrival.number] = then
+        self.leaving[visit.arrival.number] = then
         visit.end(LoginError(CROWDED, wire.TOO_MANY_CONNECTIONS))
 
     def _least_missed(self, besides: int) -> Visit | None:
-        while self._silent:
-            number, visit = next(iter(self._silent.items()))
+        while self.silent:
+            number, visit = next(iter(self.silent.items()))
             if not visit.channel.heard and number != besides:
                 return visit
-            self._heard[number] = self._silent.pop(number)
-        others = [visit for number, visit in islice(self._heard.items(), LOOKED_AT) if number != besides]
+            self.heard[number] = self.silent.pop(number)
+        others = [visit for number, visit in islice(self.heard.items(), LOOKED_AT) if number != besides]
         waited_for = (visit for visit in others if not visit.channel.at_work)
         return next(waited_for, others[0] if others else None)
 
     @property
     def at_ease(self) -> bool:
         """Whether another one can be accepted before those who have to go are gone."""
-        return len(self._leaving) < AHEAD
+        return len(self.leaving) < AHEAD
 
     # ---- what they take
-
-    def too_many(self, descriptor: int) -> bool:
-        """Whether one of them has to go for the newcomer with this descriptor."""
-        count = len(self._silent) + len(self._heard) + len(self._leaving)
-        return count >= self.most or (descriptor >= self.mark and count >= FEW)
 
     def check(self, channel: Channel) -> Coroutine[Any, Any, None] | None:
         """A stranger wants to become a client: it may (None), or has yet to get a descriptor below the mark."""
@@ -134,7 +119,7 @@ class Strangers:
     def _dispensable(self) -> Visit | None:
         """Of those below the mark one that has said nothing, or has had the time to log in: else of the many who want
         the last place each would lose it to the next."""
-        looked_at = islice(chain(self._silent.values(), self._heard.values()), LOOKED_AT)
+        looked_at = islice(chain(self.silent.values(), self.heard.values()), LOOKED_AT)
         below = [visit for visit in looked_at if visit.channel.fileno() < self.mark]
         silent = (visit for visit in below if not visit.channel.heard)
         late = clock() - TIME_ENOUGH

@@ -20,10 +20,14 @@ from pooler.relay.engine import (
     Conn,
     Counted,
     Counting,
+    Crowd,
+    Doorstep,
     Exits,
+    Footing,
     Hub,
     Inlet,
     LightTask,
+    Mould,
     Newcomer,
     Place,
     Pool,
@@ -35,6 +39,6 @@ from pooler.relay.engine import (
 )
 
 __all__ = [
-    "NARROW", "Client", "Conn", "Counted", "Counting", "Exits", "Hub", "Inlet", "LightTask", "Newcomer", "Place",
-    "Pool", "Relay", "Server", "Socket", "Visit", "Wait",
+    "NARROW", "Client", "Conn", "Counted", "Counting", "Crowd", "Doorstep", "Exits", "Footing", "Hub", "Inlet",
+    "LightTask", "Mould", "Newcomer", "Place", "Pool", "Relay", "Server", "Socket", "Visit", "Wait",
 ]  # fmt: skip

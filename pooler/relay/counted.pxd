@@ -1,3 +1,7 @@
+cdef enum:
+    MOST_SLOTS = 8
+
+
 cdef class Counted:
     """What clients are counted of."""
     cdef public int64_t clients
@@ -12,6 +16,27 @@ cdef class Counting(Counted):
     cdef public object on_left
     cpdef int count_in(self, Counted database, Counted user) except -1
     cpdef int count_out(self, Counted database, Counted user) except -1
+
+
+cdef class Crowd:
+    """Who has not logged in yet; see pooler/clients/strangers.py."""
+    cdef public dict silent
+    cdef public dict heard
+    cdef public dict leaving
+    cdef public int64_t most
+    cdef public int64_t mark
+    cdef public int64_t few
+    cpdef int come(self, visit) except -1
+    cpdef int gone(self, visit) except -1
+    cpdef bint too_many(self, int64_t descriptor) except -1
+
+
+cdef class Mould:
+    """Makes objects of a class of Python's whose `names` are slots, without a call of Python's."""
+    cdef type kind
+    cdef Py_ssize_t places[MOST_SLOTS]
+    cdef int count
+    cdef object cast(self, PyObject **values)
 
 
 @cython.final

@@ -1,8 +1,79 @@
 # Who is here, in numbers, and how an ordinary client goes: a login costs as much as its end does, and of both most is
 # the same each time.
 
+cdef extern from *:
+    """
+    #include <structmember.h>
+    /* Where a slot of a class is in its objects; -1 for what is none. */
+    static Py_ssize_t slot_place(PyObject *descriptor) {
+        if (!Py_IS_TYPE(descriptor, &PyMemberDescr_Type)) return -1;
+        PyMemberDef *member = ((PyMemberDescrObject *)descriptor)->d_member;
+        return member->type == T_OBJECT_EX ? member->offset : -1;
+    }
+    """
+    Py_ssize_t slot_place(object descriptor)
+
+cdef extern from "Python.h":
+    object PyType_GenericAlloc(type kind, Py_ssize_t items)
+
+
 cdef class Counted:
     pass
+
+
+cdef class Crowd:
+    def __cinit__(self, *arguments, **named):
+        self.silent, self.heard, self.leaving = {}, {}, {}
+
+    cpdef int come(self, visit) except -1:
+        """One more."""
+        self.silent[visit.arrival.number] = visit
+        return 0
+
+    cpdef int gone(self, visit) except -1:
+        """It has logged in, or its descriptor is closed."""
+        cdef object number = visit.arrival.number
+        if self.silent.pop(number, None) is None and self.heard.pop(number, None) is None:
+            then = self.leaving.pop(number, None)
+            if then is not None:
+                then()
+        return 0
+
+    cpdef bint too_many(self, int64_t descriptor) except -1:
+        """Whether one of them has to go for the newcomer with this descriptor."""
+        cdef int64_t count = len(self.silent) + len(self.heard) + len(self.leaving)
+        return count >= self.most or descriptor >= self.mark and count >= self.few
+
+
+cdef class Mould:
+    def __init__(self, type kind, tuple names):
+        cdef int i
+        if len(names) > MOST_SLOTS:
+            raise TypeError(f"more slots than {MOST_SLOTS}: {kind.__name__}")
+        self.kind = kind
+        self.count = len(names)
+        for i in range(self.count):
+            self.places[i] = slot_place(vars(kind)[names[i]])
+            if self.places[i] < 0:
+                raise TypeError(f"no slot of {kind.__name__}: {names[i]}")
+
+    cdef object cast(self, PyObject **values):
+        cdef object made = PyType_GenericAlloc(self.kind, 0)
+        cdef int i
+        for i in range(self.count):
+            Py_INCREF(<object>values[i])
+            (<PyObject **>(<char *><PyObject *>made + self.places[i]))[0] = values[i]
+        return made
+
+    def make(self, *values):
+        """One with these values."""
+        cdef PyObject *raw[MOST_SLOTS]
+        cdef int i
+        if len(values) != self.count:
+            raise TypeError(f"{self.count} values are wanted, not {len(values)}")
+        for i in range(self.count):
+            raw[i] = <PyObject *>values[i]
+        return self.cast(raw)
 
 
 cdef class Counting(Counted):

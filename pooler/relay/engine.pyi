@@ -294,6 +294,24 @@ class Counting(Counted):
     def count_in(self, database: Counted | None, user: Counted) -> int: ...
     def count_out(self, database: Counted | None, user: Counted) -> int: ...
 
+@disjoint_base
+class Crowd:
+    silent: dict[int, Any]
+    heard: dict[int, Any]
+    leaving: dict[int, Any]
+    most: int
+    mark: int
+    few: int
+    def __init__(self, *arguments: Any, **named: Any) -> None: ...
+    def come(self, visit: Any) -> int: ...
+    def gone(self, visit: Any) -> int: ...
+    def too_many(self, descriptor: int) -> bool: ...
+
+@disjoint_base
+class Mould:
+    def __init__(self, kind: type[Any], names: tuple[str, ...]) -> None: ...
+    def make(self, *values: object) -> Any: ...
+
 @final
 class Exits:
     def __init__(
@@ -344,9 +362,47 @@ class Place:
         greeting: bytes,
         ending: bytes,
         peer: int,
-        mark: int,
+        crowd: Crowd,
         silent: bool,
     ) -> None: ...
+
+@final
+class Footing:
+    stands: bool
+    def __init__(
+        self,
+        facts: tuple[tuple[object, str, object], ...],
+        registry: Counting,
+        most: int,
+        crowd: Crowd,
+        name: str,
+        database: object,
+        silent: bool,
+    ) -> None: ...
+
+@disjoint_base
+class Doorstep:
+    running: Any
+    registry: Any
+    strangers: Any
+    log_file: Any
+    known: dict[Any, Any]
+    tasks: set[Any]
+    choices: tuple[tuple[int, int, int], ...]
+    longest: int
+    def __init__(
+        self,
+        running: Any,
+        strangers: Crowd,
+        tasks: set[Any],
+        kind: type[Inlet],
+        facts: type[Any],
+        ends: type[Any],
+        nobody: tuple[object, ...],
+    ) -> None: ...
+    def arrived(self, sock: socket | Newcomer) -> bool: ...
+    def came(self, visit: Visit) -> None: ...
+    def no_stranger(self, visit: Visit) -> None: ...
 
 @disjoint_base
 class Visit(LightTask):
@@ -364,17 +420,6 @@ class Visit(LightTask):
     exchange: Any
     def __init__(self, door: _Door, channel: Inlet, arrival: object, since: int) -> None: ...
     def end(self, why: Exception) -> None: ...
-    @staticmethod
-    def of(
-        door: Any,
-        line: Newcomer,
-        number: int,
-        mould: object,
-        kind: type[Inlet],
-        end_of: type[Any],
-        choices: tuple[tuple[int, int, int], ...],
-        longest: int,
-    ) -> Visit: ...
 
 class ScramError(Exception):
     message: str

@@ -1,3 +1,6 @@
+cdef class Detached
+
+
 cdef class Inlet:
     cdef public object _line
     cdef public object _loop
@@ -14,6 +17,8 @@ cdef class Inlet:
     cdef public bint at_work
     cdef public int64_t longest
     cdef object line(self)
+    cdef Detached part(self, about)
+    cdef Client pass_over(self, Relay relay, Pool pool, about, tuple tracked, bytes key, int64_t since, tuple session, bytes said)
     cpdef bint _take(self) except -1
     cdef int keep(self, uint8_t *data, Py_ssize_t n) except -1
     cpdef readable(self)
@@ -28,3 +33,4 @@ cdef class Detached:
     cdef readonly tuple tls
     cdef readonly bytes leftover
     cdef readonly bytes unsent
+    cdef Client welcome(self, Client client, Pool pool, int64_t since, bytes said)

@@ -40,6 +40,12 @@ cdef class Detached:
         """Nobody has taken it over."""
         os.close(self.fd)
 
+    cdef Client welcome(self, Client client, Pool pool, int64_t since, bytes said):
+        # It has been taken over, and is told `said`.
+        client.send(self.unsent + said if self.unsent else said)
+        pool.login_took(now_us() - since)
+        return client
+
 
 cdef class Inlet:
     def __cinit__(self, *arguments, **named):
@@ -87,21 +93,33 @@ cdef class Inlet:
     def hand_over(self, Relay relay, Pool pool, about, tracked, bytes key, int64_t since, session, bytes said):
         """Let the relay go on with who has logged in to `pool`, and is told `said`; see Relay.adopt_client, which is
         given the number and the facts of `about`. What that raises is raised; the connection is closed then."""
-        cdef Detached rest
-        if type(self._line) is Newcomer:
-            (<Newcomer>self._line).pass_on()
-        rest = self.detach()
-        plain(about.peer)
-        plain(about)
+        cdef Detached rest = self.part(about)
         try:
             client = relay.adopt_client(pool, about.number, rest.fd, rest.tls, rest.leftover, tracked, about, key, since, session)
         except BaseException:
             relay.watched = -1
             rest.close()
             raise
-        client.send(rest.unsent + said)
-        pool.login_took(now_us() - since)
-        return client
+        return rest.welcome(client, pool, since, said)
+
+    cdef Client pass_over(self, Relay relay, Pool pool, about, tuple tracked, bytes key, int64_t since, tuple session, bytes said):
+        # The same, of values that are interned.
+        cdef Detached rest = self.part(about)
+        cdef Client client
+        try:
+            client = relay.adopt(pool, about.number, rest.fd, rest.tls, rest.leftover, tracked, about, key, since, session)
+        except BaseException:
+            relay.watched = -1
+            rest.close()
+            raise
+        return rest.welcome(client, pool, since, said)
+
+    cdef Detached part(self, about):
+        if type(self._line) is Newcomer:
+            (<Newcomer>self._line).pass_on()
+        plain(about.peer)
+        plain(about)
+        return self.detach()
 
     # ---- writing
 

@@ -73,7 +73,9 @@ cdef class Relay:
     cdef int fault(self, Socket c, object error) except -1
     cdef int take_slot(self, Client c) except -1
     cdef int free_slot(self, Client c) except -1
-    cdef int take_fd(self, Conn c, Pool pool, int64_t number, int fd, tls, bytes leftover, params, about, since) except -1
+    cdef int take_fd(self, Conn c, Pool pool, int64_t number, int fd, tls, bytes leftover, tuple params, about, int64_t since) except -1
+    cdef Client adopt(self, Pool pool, int64_t number, int fd, tls, bytes leftover, tuple params, about, bytes key,
+                      int64_t since, tuple session)
     cdef int enter(self, Conn c) except -1
     cdef int retract(self, Conn c) except -1
     cdef int bind(self, Client c, Server s) except -1

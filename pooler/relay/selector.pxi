@@ -294,11 +294,17 @@ cdef class Relay:
         for beside (see pooler/sessions.py). `about` is kept as it
         is. The first bytes are processed in the next turn of the loop, so a welcome can still be sent before. If it
         raises, nothing is left here, and `fd` is still the caller's."""
+        return self.adopt(pool, number, fd, tls, leftover, self.intern(tuple(params)), about, key,
+                          now_us() if since is None else since, self.intern(tuple(session)))
+
+    cdef Client adopt(self, Pool pool, int64_t number, int fd, tls, bytes leftover, tuple params, about, bytes key,
+                      int64_t since, tuple session):
+        # The same, of values that are interned.
         cdef Client c = Client.__new__(Client)
         self.take_fd(c, pool, number, fd, tls, leftover, params, about, since)
         c.key = be64(key)
         c.base_params = c.params
-        c.session = c.base = self.intern(tuple(session))
+        c.session = c.base = session
         try:
             self.enter(c)
             self.take_slot(c)
@@ -314,7 +320,8 @@ cdef class Relay:
 
         With `client`, adopted in the same turn, the two are bound: they belong to each other until both end."""
         cdef Server s = Server.__new__(Server)
-        self.take_fd(s, pool, number, fd, tls, leftover, params, about, since)
+        self.take_fd(s, pool, number, fd, tls, leftover, self.intern(tuple(params)), about, now_us() if since is None else since)
+        s.session = self.intern(())
         s.told = s.params
         s.pid = pid
         s.cancel_key = key
@@ -344,17 +351,16 @@ cdef class Relay:
         c.params = s.params
         return 0
 
-    cdef int take_fd(self, Conn c, Pool pool, int64_t number, int fd, tls, bytes leftover, params, about, since) except -1:
+    cdef int take_fd(self, Conn c, Pool pool, int64_t number, int fd, tls, bytes leftover, tuple params, about, int64_t since) except -1:
         c.fd = fd
         c.relay = self
         c.pool = pool
         self.now = now_us()
         c.id = number
-        c.connected = self.now if since is None else since
+        c.connected = since
         c.requested = self.now
         c.about = about
-        c.params = self.intern(tuple(params))
-        c.session = self.intern(())
+        c.params = params
         if tls is not None:
             c.ssl, c.incoming, c.outgoing = tls
             if self.tls_direct:

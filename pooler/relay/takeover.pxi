@@ -300,7 +300,8 @@ cdef int revive_statements(Server s, dict state, dict table) except -1:
 
 cdef int revive(Conn c, Pool pool, int fd, dict state, params, about) except -1:
     cdef bytes unsent = state["unsent"]
-    pool.relay.take_fd(c, pool, state["id"], fd, None, state["hold"], params, about, state["connected"])
+    pool.relay.take_fd(c, pool, state["id"], fd, None, state["hold"], pool.relay.intern(tuple(params)), about,
+                       state["connected"])
     c.requested = state["requested"]
     c.need, c.dropping, c.broken = state["need"], state["dropping"], state["broken"]
     c.close_needed, c.bound = state["close_needed"], state["bound"]

@@ -1,3 +1,4 @@
+cdef class Doorstep
 cdef class Visit
 
 
@@ -16,7 +17,7 @@ cdef class Place:
     cdef bytes greeting
     cdef bytes ending
     cdef int peer
-    cdef int mark
+    cdef Crowd crowd
     cdef bint silent
     cdef bint holds(self) except -1
     cdef bint has_room(self, Inlet inlet) except -1
@@ -24,8 +25,41 @@ cdef class Place:
     cdef int admit(self, Visit visit, bytes farewell) except -1
 
 
+@cython.final
+cdef class Footing:
+    cdef tuple facts
+    cdef Counting registry
+    cdef int64_t most
+    cdef Crowd crowd
+    cdef str name
+    cdef object database
+    cdef bint silent
+    cdef bint finds(self) except -1
+    cdef bint holds(self, Inlet inlet) except -1
+
+
+cdef class Doorstep:
+    cdef public object running
+    cdef public Counting registry
+    cdef public Crowd strangers
+    cdef public object log_file
+    cdef public dict known
+    cdef public set tasks
+    cdef public tuple choices
+    cdef public int64_t longest
+    cdef object config
+    cdef Mould facts
+    cdef Mould ends
+    cdef type kind
+    cdef tuple nobody
+    cdef Visit visit_of(self, Newcomer line)
+    cpdef no_stranger(self, Visit visit)
+
+
 cdef class Visit(LightTask):
     cdef readonly object door
+    # The same, if it is one.
+    cdef Doorstep step_of
     cdef readonly Inlet channel
     cdef readonly object arrival
     cdef readonly int64_t since
@@ -43,6 +77,8 @@ cdef class Visit(LightTask):
     cdef object enter(self, Place place)
     cdef int begin(self, door, Inlet channel, arrival, int64_t since) except -1
     cdef Place place(self)
+    cdef bint stands(self) except -1
+    cdef int name_it(self, bint silent) except -1
     cdef bint is_refused(self, uint32_t request) except -1
     cdef object prove(self)
     cdef object say(self, bytes data, long_way)

@@ -3,6 +3,8 @@
 # to it (the exchange), and to let it in (`door.enter`). For all that is not ordinary Python has a coroutine, which finds
 # every byte where it was and is carried on as by any LightTask.
 
+from cpython.tuple cimport PyTuple_GET_ITEM
+
 cdef enum:
     # Bytes of a startup packet that is ordinary, its length among them.
     LONGEST_GREETING = 516
@@ -21,10 +23,10 @@ cdef class Place:
     same, and nothing of it has to be found again. `facts`: of each an object, an attribute and its value at the time, every one
     that had a part in it; `counted`: who counts its `clients`, and how many it may have (0: any number): the registry, the
     database, and the user, of the `users` that are known. `peer`: our number
-    among peers, 0 for none; `mark`: of which descriptor there is room for nobody; `silent`: the log hears nothing of it."""
+    among peers, 0 for none; `crowd`: who knows of which descriptor there is room for nobody; `silent`: the log hears nothing of it."""
 
     def __init__(self, Relay relay, Pool pool, tuple facts, tuple counted, dict users, credentials, str database, str user,
-                 tuple tracked, session, bytes greeting, bytes ending, int peer, int mark, bint silent):
+                 tuple tracked, session, bytes greeting, bytes ending, int peer, Crowd crowd, bint silent):
         self.relay = relay
         self.pool = pool
         self.facts = facts
@@ -33,12 +35,13 @@ cdef class Place:
         self.credentials = credentials
         self.database = database
         self.user = user
-        self.tracked = tracked
-        self.session = session
+        # What is in use stays interned.
+        self.tracked = relay.intern(tuple(tracked))
+        self.session = relay.intern(tuple(session))
         self.greeting = greeting
         self.ending = ending
         self.peer = peer
-        self.mark = mark
+        self.crowd = crowd
         self.silent = silent
 
     @property
@@ -47,10 +50,8 @@ cdef class Place:
         return self.holds()
 
     cdef bint holds(self) except -1:
-        cdef tuple fact
-        for fact in self.facts:
-            if getattr(<object>fact[0], <str>fact[1]) is not fact[2]:
-                return False
+        if not stand(self.facts):
+            return False
         known = self.users.get(self.user)
         return known is None or known is self.counted[USER][0]
 
@@ -58,7 +59,7 @@ cdef class Place:
         # Nobody's limit is reached.
         cdef Counted whose
         cdef int64_t most
-        if <int>inlet.fileno() >= self.mark:
+        if <int>inlet.fileno() >= self.crowd.mark:
             return False
         for whose, most in self.counted:
             if most and whose.clients >= most:
@@ -88,13 +89,125 @@ cdef class Place:
         for whose, _ in self.counted:
             whose.clients += 1
         try:
-            visit.channel.hand_over(self.relay, self.pool, about, self.tracked, key, visit.since, self.session,
+            visit.channel.pass_over(self.relay, self.pool, about, self.tracked, key, visit.since, self.session,
                                     farewell + self.greeting + key + self.ending)
         except BaseException:
             for whose, _ in self.counted:
                 whose.clients -= 1
             raise
         return 0
+
+
+@cython.final
+cdef class Footing:
+    """What a regular stands on who has a proof to give, up to the question: `facts` as a Place's, `most`: how many clients
+    there may be; `name` and `database`: what it asks for, and what that is in the configuration."""
+
+    def __init__(self, tuple facts, Counting registry, int64_t most, Crowd crowd, str name, database, bint silent):
+        self.facts = facts
+        self.registry = registry
+        self.most = most
+        self.crowd = crowd
+        self.name = name
+        self.database = database
+        self.silent = silent
+
+    @property
+    def stands(self):
+        """Whether all is as it was."""
+        return stand(self.facts) and self.finds()
+
+    cdef bint finds(self) except -1:
+        # Whether its database is the one that it was. Of one that nobody is in the configuration tells, which is a fact.
+        known = self.registry.databases.get(self.name)
+        return known is None or not known.removed and known.config is self.database
+
+    cdef bint holds(self, Inlet inlet) except -1:
+        return (self.registry.clients < self.most and <int64_t>inlet.fileno() < self.crowd.mark and stand(self.facts)
+                and self.finds())
+
+
+cdef bint stand(tuple facts) except -1:
+    # Whether each object has the value that it had.
+    cdef tuple fact
+    for fact in facts:
+        if getattr(<object>fact[0], <str>fact[1]) is not fact[2]:
+            return False
+    return True
+
+
+# Of a process that is not known.
+cdef object NO_PROCESS = -1
+
+
+cdef class Doorstep:
+    """Where those arrive who have been accepted: what of a Door (pooler/clients/door.py) is done for everybody. `nobody`:
+    what is known of who has said nothing, as values of `facts` between its first and its last; `choices`: what is set on
+    a socket of TCP, and `longest`: how long a packet may be, both by the settings in force (`settle`)."""
+
+    def __init__(self, running, Crowd strangers, set tasks, type kind, type facts, type ends, tuple nobody):
+        self.running = running
+        self.registry = running.registry
+        self.log_file = running.log_file
+        self.strangers = strangers
+        self.tasks = tasks
+        self.kind = kind
+        self.facts = Mould(facts, ("peer", "database", "user", "tls", "replicates", "number"))
+        self.ends = Mould(ends, ("addr", "port", "local_addr", "local_port", "pid", "uid", "gid"))
+        self.nobody = nobody
+
+    def arrived(self, sock):
+        """A client has been accepted; False when the next one should be accepted in another turn."""
+        cdef Visit visit
+        if self.registry.config is not self.config:
+            self.settle(self.registry.config.settings)
+            self.config = self.registry.config
+        try:
+            visit = self.visit_of(<Newcomer>sock) if type(sock) is Newcomer else self.local_visit(sock)
+        except OSError:
+            # It left before we could look at it.
+            os.close(sock.detach())
+            return True
+        if self.log_file.wordy:
+            self.say_arrival(visit)
+        if self.strangers.too_many(visit.channel.fileno()) and self.make_way(visit):
+            return self.strangers.at_ease
+        # Often all that is needed is here already: then it is let in at once.
+        visit.go_on()
+        return True
+
+    cdef Visit visit_of(self, Newcomer line):
+        # Of one who has come by TCP. Raises OSError.
+        cdef Visit made = Visit.__new__(Visit)
+        cdef Inlet channel = self.kind.__new__(self.kind)
+        cdef tuple local, nobody = self.nobody
+        cdef PyObject *values[MOST_SLOTS]
+        cdef object number, peer
+        cdef int i
+        channel._line = line
+        channel._loop = self.running.loop
+        channel.longest = self.longest
+        line.tune(self.choices)
+        local = line.local
+        values[0], values[1] = PyTuple_GET_ITEM(line.remote, 0), PyTuple_GET_ITEM(line.remote, 1)
+        values[2], values[3] = PyTuple_GET_ITEM(local, 0), PyTuple_GET_ITEM(local, 1)
+        values[4] = values[5] = values[6] = <PyObject *>NO_PROCESS
+        channel._peer = peer = self.ends.cast(values)
+        number = self.running.next_number()
+        values[0], values[5] = <PyObject *>peer, <PyObject *>number
+        for i in range(4):
+            values[1 + i] = PyTuple_GET_ITEM(nobody, i)
+        made.begin(self, channel, self.facts.cast(values), now_us())
+        return made
+
+    def came(self, Visit visit):
+        """There is one more stranger."""
+        self.strangers.come(visit)
+
+    cpdef no_stranger(self, Visit visit):
+        """It has logged in, or is gone."""
+        visit.stranger = False
+        self.strangers.gone(visit)
 
 
 cdef class Visit(LightTask):
@@ -105,30 +218,9 @@ cdef class Visit(LightTask):
     def __init__(self, door, Inlet channel, arrival, int64_t since):
         self.begin(door, channel, arrival, since)
 
-    @staticmethod
-    def of(door, Newcomer line, number, mould, kind, end_of, tuple choices, int64_t longest):
-        """The visit of one who has come by TCP: its channel of this `kind`, tuned, and its facts as those of `mould`; the
-        classes are written in Python, and so are the methods that would do this. Raises OSError."""
-        cdef Visit made = Visit.__new__(Visit)
-        cdef Inlet channel = kind.__new__(kind)
-        cdef type facts = type(mould)
-        channel._line = line
-        channel._loop = door.running.loop
-        channel.longest = longest
-        line.tune(choices)
-        channel._peer = line.peer(end_of)
-        about = facts.__new__(facts)
-        PyObject_GenericSetAttr(about, "peer", channel._peer)
-        PyObject_GenericSetAttr(about, "number", number)
-        PyObject_GenericSetAttr(about, "database", mould.database)
-        PyObject_GenericSetAttr(about, "user", mould.user)
-        PyObject_GenericSetAttr(about, "tls", mould.tls)
-        PyObject_GenericSetAttr(about, "replicates", mould.replicates)
-        made.begin(door, channel, about, now_us())
-        return made
-
     cdef int begin(self, door, Inlet channel, arrival, int64_t since) except -1:
         self.door = door
+        self.step_of = door if isinstance(door, Doorstep) else None
         self.channel = channel
         self.arrival = arrival
         self.since = since
@@ -195,14 +287,11 @@ cdef class Visit(LightTask):
             return self.door.begin(self)
         packet = (<char *>b)[4:n]
         self.regular = self.door.known.get(packet)
-        # Who has a proof to give waits for the question as long as somebody whom nobody has met yet.
+        # Who has a proof to give waits for the question as long as somebody whom nobody knows.
         place = None if self.regular is None or self.regular.exchange is not None else self.place()
         if place is not None:
-            self.arrival.database = self.regular.name
-            self.arrival.user = self.regular.user
-            if not place.silent:
-                self.door.say_attempt(self.arrival)
-        else:
+            self.name_it(place.silent)
+        elif not self.stands():
             self.regular = self.door.regular(self, packet)
             if self.regular is None:
                 return self.door.begin(self)
@@ -211,6 +300,24 @@ cdef class Visit(LightTask):
             return self.enter(place)
         self.exchange = self.regular.exchange()
         return self.say(self.exchange.begin(), self.door.carry_on)
+
+    cdef int name_it(self, bint silent) except -1:
+        self.arrival.database = self.regular.name
+        self.arrival.user = self.regular.user
+        if not silent:
+            self.door.say_attempt(self.arrival)
+        return 0
+
+    cdef bint stands(self) except -1:
+        # Whether this regular, who has a proof to give, may try as the last one did.
+        cdef Footing footing
+        if self.regular is None or self.regular.exchange is None:
+            return False
+        footing = self.regular.footing
+        if footing is None or not footing.holds(self.channel):
+            return False
+        self.name_it(footing.silent)
+        return True
 
     cdef bint is_refused(self, uint32_t request) except -1:
         # A request for encryption that cannot be had here. Nothing may be behind it.
@@ -245,7 +352,10 @@ cdef class Visit(LightTask):
                 return self.door.enter(self)
             farewell = proof.farewell
         if self.stranger:
-            self.door.no_stranger(self)
+            if self.step_of is not None:
+                self.step_of.no_stranger(self)
+            else:
+                self.door.no_stranger(self)
         place.admit(self, farewell)
         return None
 
@@ -270,5 +380,8 @@ cdef class Visit(LightTask):
         # It is counted from the first time that something is to be waited for: an ordinary login by trust is over before.
         if not self.stranger:
             self.stranger = True
-            self.door.came(self)
+            if self.step_of is not None:
+                self.step_of.strangers.come(self)
+            else:
+                self.door.came(self)
         return 0

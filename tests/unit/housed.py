@@ -62,6 +62,9 @@ class House:
         secrets = database.secrets if database is not None and database.secrets is not None else self.config.secrets
         return Grounds(own, secrets.get(user))
 
+    def footing(self, config: Config, name: str, database: DatabaseConfig | None) -> None:
+        pass
+
     def likeness(self, user: str) -> Likeness:
         return next(map(Likeness.of, self.config.secrets.values()), Likeness(SecretKind.scram))
 

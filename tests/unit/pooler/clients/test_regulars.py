@@ -19,7 +19,7 @@ from pooler.net.address import Peer
 from pooler.net.channel import Channel
 from pooler.pools.connection import ClientFacts
 from pooler.pools.refusal import LoginError
-from pooler.relay import Place, Visit
+from pooler.relay import Counted, Crowd, Place, Relay, Visit
 from tests.fixtures import stream
 from tests.fixtures.waiting import DEADLINE
 from tests.unit.housed import MD5, SCRAM, House
@@ -182,9 +182,10 @@ def test_who_has_to_prove_it_is_asked_in_the_same_steps_whether_or_not_it_has_be
             found = meet(Asked(MD5, auth_type="md5"))
             assert found is not None
             if has_been_here:
-                counted: Any = tuple((ClientFacts(PEER), 0) for _ in range(3))
-                place: Any = (None, None, (), counted, {}, None, "app", "bob", (), (), b"", b"", 0, 1 << 20, True)
-                found.place = Place(*place)
+                counted = tuple((Counted(), 0) for _ in range(3))
+                told: Any = ((), (), b"", b"", 0, Crowd(), True)
+                nowhere: Any = None
+                found.place = Place(Relay(), nowhere, (), counted, {}, None, "app", "bob", *told)
                 assert found.place.stands
             desk: Any = Desk(found)
             channel = Channel(theirs, asyncio.get_running_loop())

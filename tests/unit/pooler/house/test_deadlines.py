@@ -164,7 +164,7 @@ async def login_slow(place: Quiet) -> Callable[[], object]:
     )
     place.bouncer.strangers.come(visit)
     place.loop.call_soon_threadsafe(lambda: None)  # whoever comes in comes by a socket
-    return lambda: told and place.bouncer.strangers._silent.pop(1, True)
+    return lambda: told and place.bouncer.strangers.silent.pop(1, True)
 
 
 async def waits_long(place: Quiet) -> Callable[[], object]:

@@ -212,7 +212,7 @@ def test_a_login_has_its_time_and_a_cancel_request_its_own(make: Any) -> None:
         )
     place.janitor.end_slow_logins(NOW)
     assert told == [(0, "client_login_timeout"), (2, "client_login_timeout")]
-    place.bouncer.strangers._silent.clear()
+    place.bouncer.strangers.silent.clear()
 
 
 def test_each_waits_as_long_as_its_own_user_may(make: Any) -> None:
