@@ -31,6 +31,14 @@ cdef class Crowd:
     cpdef bint too_many(self, int64_t descriptor) except -1
 
 
+@cython.final
+cdef class Facts:
+    cdef tuple facts
+    # Where in the object the value is; -1: that has to be asked.
+    cdef Py_ssize_t *places
+    cdef bint stand(self) except -1
+
+
 cdef class Mould:
     """Makes objects of a class of Python's whose `names` are slots, without a call of Python's."""
     cdef type kind
@@ -58,4 +66,8 @@ cdef class Exits:
     cdef object config
     cdef bint silent
     cdef bint goes(self, tuple event) except -1
-    cdef int count(self, object database, object why) except -1
+    # How many have gone of one database and for one reason, to be counted.
+    cdef int64_t pending
+    cdef object pending_of
+    cdef object pending_why
+    cdef int count(self) except -1

@@ -1,6 +1,8 @@
 # Who is here, in numbers, and how an ordinary client goes: a login costs as much as its end does, and of both most is
 # the same each time.
 
+from cpython.tuple cimport PyTuple_GET_ITEM
+
 cdef extern from *:
     """
     #include <structmember.h>
@@ -19,6 +21,37 @@ cdef extern from "Python.h":
 
 cdef class Counted:
     pass
+
+
+@cython.final
+cdef class Facts:
+    """What was decided by: of each an object, an attribute and its value at the time."""
+
+    def __init__(self, tuple facts):
+        cdef Py_ssize_t i
+        self.facts = facts
+        self.places = <Py_ssize_t *>malloc(len(facts) * sizeof(Py_ssize_t))
+        if self.places == NULL:
+            raise MemoryError
+        for i in range(len(facts)):
+            whose, name, _ = facts[i]
+            self.places[i] = slot_place(getattr(type(whose), name, None))
+
+    def __dealloc__(self):
+        free(self.places)
+
+    cdef bint stand(self) except -1:
+        # Whether each object has the value that it had.
+        cdef Py_ssize_t i
+        cdef tuple fact
+        for i in range(len(self.facts)):
+            fact = self.facts[i]
+            if self.places[i] >= 0:
+                if (<PyObject **>(<char *>PyTuple_GET_ITEM(fact, 0) + self.places[i]))[0] != PyTuple_GET_ITEM(fact, 2):
+                    return False
+            elif getattr(<object>fact[0], <str>fact[1]) is not fact[2]:
+                return False
+        return True
 
 
 cdef class Crowd:
@@ -124,7 +157,9 @@ cdef class Exits:
             except Exception as error:
                 self.failed(event, error)
                 continue
+            self.count()
             self.deal(event)
+        self.count()
         if gone:
             self.changed()
 
@@ -148,12 +183,20 @@ cdef class Exits:
         database = c.pool.owner.database
         user = registry.users.get(about.user)
         registry.count_out(database, user if user is not None else registry.user(about.user))
-        self.count(database, why)
+        if database is not self.pending_of or why is not self.pending_why:
+            self.count()
+            self.pending_of, self.pending_why = database, why
+        self.pending += 1
         c.finish(b"")
         return True
 
-    cdef int count(self, object database, object why) except -1:
+    cdef int count(self) except -1:
         # As Running.tally does.
-        cdef str name = database.config.name
-        self.tallies[self.kind, name if name in self.registry.databases else "", why] += 1
+        cdef object database = self.pending_of
+        cdef int64_t pending = self.pending
+        cdef str name
+        if pending:
+            self.pending, self.pending_of = 0, None
+            name = database.config.name
+            self.tallies[self.kind, name if name in self.registry.databases else "", self.pending_why] += pending
         return 0

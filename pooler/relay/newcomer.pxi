@@ -10,6 +10,13 @@ cdef enum:
     KNOWN_HOSTS = 1024
 
 
+# Most come from the host that the one before has come from, and to the address that it has come to.
+cdef uint32_t last_number = 0
+cdef str last_host = None
+cdef sockaddr_storage last_there
+cdef tuple last_local = None
+
+
 cdef class Newcomer(Socket):
     def __dealloc__(self):
         if self.fd >= 0:
@@ -80,12 +87,17 @@ cdef class Newcomer(Socket):
     @property
     def local(self):
         """(address, port) of our side."""
+        global last_local, last_there
         cdef sockaddr_storage there
         cdef socklen_t n = sizeof(there)
+        memset(&there, 0, sizeof(there))
         if getsockname(self.fd, <sockaddr *>&there, &n) < 0:
             raise OSError(errno, os.strerror(errno))
-        address, port = address_of(&there)
-        return address, own_ports.setdefault(port, port)
+        if last_local is None or memcmp(&there, &last_there, sizeof(there)) != 0:
+            address, port = address_of(&there)
+            last_local = address, own_ports.setdefault(port, port)
+            last_there = there
+        return last_local
 
     def peer(self, cls):
         """Who is at the other end, as the class of pooler.net.address has it: its methods for that are written in
@@ -156,12 +168,17 @@ cdef tuple address_of(sockaddr_storage *there):
 
 cdef str host_of(uint8_t *raw):
     # The text of an IPv4 address.
+    global last_host, last_number
     cdef char text[64]
-    cdef object number = be32(raw)
-    cdef object found = known_hosts.get(number)
+    cdef object number, found
+    if last_host is not None and be32(raw) == last_number:
+        return last_host
+    number = be32(raw)
+    found = known_hosts.get(number)
     if found is None:
         if len(known_hosts) >= KNOWN_HOSTS:
             known_hosts.clear()
         inet_ntop(AF_INET, raw, text, sizeof(text))
         found = known_hosts[number] = sys.intern(text.decode("ascii"))
+    last_host, last_number = found, be32(raw)
     return found

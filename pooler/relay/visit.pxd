@@ -4,7 +4,7 @@ cdef class Visit
 
 @cython.final
 cdef class Place:
-    cdef tuple facts
+    cdef Facts facts
     cdef tuple counted
     cdef dict users
     cdef Pool pool
@@ -27,7 +27,7 @@ cdef class Place:
 
 @cython.final
 cdef class Footing:
-    cdef tuple facts
+    cdef Facts facts
     cdef Counting registry
     cdef int64_t most
     cdef Crowd crowd

@@ -3,8 +3,6 @@
 # to it (the exchange), and to let it in (`door.enter`). For all that is not ordinary Python has a coroutine, which finds
 # every byte where it was and is carried on as by any LightTask.
 
-from cpython.tuple cimport PyTuple_GET_ITEM
-
 cdef enum:
     # Bytes of a startup packet that is ordinary, its length among them.
     LONGEST_GREETING = 516
@@ -29,7 +27,7 @@ cdef class Place:
                  tuple tracked, session, bytes greeting, bytes ending, int peer, Crowd crowd, bint silent):
         self.relay = relay
         self.pool = pool
-        self.facts = facts
+        self.facts = Facts(facts)
         self.counted = counted
         self.users = users
         self.credentials = credentials
@@ -50,7 +48,7 @@ cdef class Place:
         return self.holds()
 
     cdef bint holds(self) except -1:
-        if not stand(self.facts):
+        if not self.facts.stand():
             return False
         known = self.users.get(self.user)
         return known is None or known is self.counted[USER][0]
@@ -104,7 +102,7 @@ cdef class Footing:
     there may be; `name` and `database`: what it asks for, and what that is in the configuration."""
 
     def __init__(self, tuple facts, Counting registry, int64_t most, Crowd crowd, str name, database, bint silent):
-        self.facts = facts
+        self.facts = Facts(facts)
         self.registry = registry
         self.most = most
         self.crowd = crowd
@@ -115,7 +113,7 @@ cdef class Footing:
     @property
     def stands(self):
         """Whether all is as it was."""
-        return stand(self.facts) and self.finds()
+        return self.facts.stand() and self.finds()
 
     cdef bint finds(self) except -1:
         # Whether its database is the one that it was. Of one that nobody is in the configuration tells, which is a fact.
@@ -123,17 +121,8 @@ cdef class Footing:
         return known is None or not known.removed and known.config is self.database
 
     cdef bint holds(self, Inlet inlet) except -1:
-        return (self.registry.clients < self.most and <int64_t>inlet.fileno() < self.crowd.mark and stand(self.facts)
+        return (self.registry.clients < self.most and <int64_t>inlet.fileno() < self.crowd.mark and self.facts.stand()
                 and self.finds())
-
-
-cdef bint stand(tuple facts) except -1:
-    # Whether each object has the value that it had.
-    cdef tuple fact
-    for fact in facts:
-        if getattr(<object>fact[0], <str>fact[1]) is not fact[2]:
-            return False
-    return True
 
 
 # Of a process that is not known.
