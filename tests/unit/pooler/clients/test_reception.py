@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -15,7 +15,8 @@ from pooler.config.whole import Config, compose
 from pooler.net.address import Peer
 from pooler.pools.connection import ClientFacts
 from pooler.pools.refusal import LoginError
-from pooler.pools.running import Phase
+from pooler.pools.running import Phase, Running
+from pooler.relay import Footing, Mould
 from tests.unit.pooler.house.test_bouncer import PEER, House
 
 STATE = DatabaseConfig("addon-1", secrets={"u1": Secret("u1", "p1"), "bob": Secret("bob", "other")})
@@ -121,3 +122,61 @@ def test_nobody_new_comes_in_at_the_end_or_where_it_is_disabled(place: Place) ->
     assert refused(place, "app", "bob") == 'database "app" is disabled'
     running.phase = Phase.WAIT_FOR_CLIENTS
     assert refused(place, "addon-1", "bob") == "pooler is shutting down"
+
+
+# ---- what shows that the answers are the same
+
+
+def footing(place: Place, name: str = "app") -> Footing | None:
+    reception = place.bouncer.door().reception
+    return reception.footing(reception.config, name, reception.find_database(name))
+
+
+CHANGES: dict[str, Callable[[Running], None]] = {
+    "the configuration": lambda running: setattr(running.registry, "config", replace(running.config)),
+    "tls": lambda running: setattr(running, "tls", replace(running.tls)),
+    "colleagues": lambda running: setattr(running, "colleagues", object()),
+    "what is logged": lambda running: setattr(running.log_file, "wordy", True),
+    "a database that goes": lambda running: setattr(running.registry.databases["app"], "removed", True),
+    "a database that is another": lambda running: setattr(
+        running.registry.databases["app"], "config", replace(running.registry.databases["app"].config)
+    ),
+}
+
+
+@pytest.mark.parametrize("what", [*CHANGES, ""])
+def test_whatever_an_answer_rests_on_is_looked_at(place: Place, what: str) -> None:
+    place.pool()
+    found = footing(place)
+    assert found is not None
+    assert found.stands
+    if what:
+        CHANGES[what](place.bouncer.running)
+    assert found.stands is not bool(what)
+
+
+def test_one_that_nobody_knows_stands_on_the_same(place: Place) -> None:
+    found = footing(place, "nothere")
+    assert found is not None
+    assert found.stands
+
+
+def test_where_it_counts_who_asks_and_where_there_is_nothing_to_stand_on(place: Place) -> None:
+    aliased = place.reception()
+    assert aliased.footing(aliased.config, "app", aliased.find_database("app")) is None
+    reception = place.bouncer.door().reception
+    assert reception.footing(reception.config, "app", DatabaseConfig("app", user="other")) is None
+    place.bouncer.running.registry.config = replace(
+        place.bouncer.config, settings=replace(place.bouncer.config.settings, auth_type=AuthType.hba)
+    )
+    assert footing(place) is None
+
+
+def test_facts_that_are_cast_are_those_that_are_made() -> None:
+    ends = Mould(Peer, ("addr", "port", "local_addr", "local_port", "pid", "uid", "gid"))
+    assert ends.make("10.0.0.1", 1, "10.0.0.2", 2, -1, -1, -1) == Peer("10.0.0.1", 1, "10.0.0.2", 2)
+    facts = Mould(ClientFacts, ("peer", "database", "user", "tls", "replicates", "number"))
+    made = ClientFacts(PEER, number=7)
+    assert facts.make(PEER, made.database, made.user, made.tls, made.replicates, 7) == made
+    with pytest.raises(TypeError, match="no slot of ClientFacts: replication"):
+        Mould(ClientFacts, ("replication",))
