@@ -441,6 +441,9 @@ class Door(Doorstep):
         running, arrival = self.running, visit.arrival
         visit.channel.put(AUTHENTICATION_OK)
         if self.on_successor is not None and is_successor(arrival, admitted):
+            if self.running.colleagues is not None:
+                # It was counted as a client of the console.
+                self.running.colleagues.left(None, arrival.user)
             self._pass_on(visit, self.on_successor(visit.channel))
             return
         assert admitted.rights

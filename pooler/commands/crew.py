@@ -17,12 +17,14 @@ from pooler.house.bouncer import Bouncer
 from pooler.net.channel import Channel
 from pooler.pools.running import Phase
 from pooler.process.service import Service, ServiceError
+from pooler.process.takeover import Inheritance
 from pooler.relay import LightTask, Newcomer
 from pooler.values import dataclass
 from pooler.verbs import ConsoleSession, House
 from pooler.workers.chief import Chief, Summed, Union
 from pooler.workers.desk import Desk
 from pooler.workers.hearing import Ears
+from pooler.workers.succession import Accession, Surrender
 
 
 @dataclass(slots=True)
@@ -76,9 +78,12 @@ class Crew:
         """The entrance of a port; 0: the pooler's own."""
         return HandOut(self.desk, port)
 
-    async def begin(self, service: Service, ending: Ending) -> None:
-        """Have all of them serve before anybody is let in. Raises ServiceError."""
+    async def begin(self, service: Service, ending: Ending, *, succeeds: bool = False) -> None:
+        """Have all of them serve before anybody is let in. `succeeds`: nobody opens anything before `go_on_with`.
+        Raises ServiceError."""
         desk = self.desk
+        desk.exchange.is_open = not succeeds
+        Surrender(service, desk, self.ears)
         ending.also(desk.kill)
         service.gone = dict.fromkeys((Phase.WAIT_FOR_SERVERS, Phase.WAIT_FOR_CLIENTS), desk.all_gone)
         try:
@@ -87,3 +92,7 @@ class Crew:
             raise ServiceError(f"cannot start workers: {error.strerror}") from None
         await desk.all_ready()
         service.also(desk.look_forever)
+
+    async def go_on_with(self, heir: Inheritance, service: Service) -> None:
+        """Share out what the process before has had."""
+        await Accession(self.desk, self.ears, heir).run(service)

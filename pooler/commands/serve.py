@@ -266,7 +266,7 @@ async def _serve(start: Start) -> int:
     if start.old is not None:
         if follows is not None:
             await follows.foresee()
-        heir = take_over(service, start.old, start.pidfile)
+        heir = await succeed(service, start.old, start, crew)
     service.listen()
     fronts.open_sinks()
     bouncer.reconfiguration.on_change.append(fronts.changed)
@@ -282,7 +282,7 @@ async def _serve(start: Start) -> int:
     sys.setswitchinterval(SWITCH)
     beside = [lambda: fronts.run(heir), *learning(start, bouncer.reconfiguration, running)]
     try:
-        if crew is not None:
+        if crew is not None and heir is None:
             await crew.begin(service, ending)
         await service.run(*beside)
     finally:
@@ -300,11 +300,9 @@ def workers(config: Config, given: Flags) -> int:
 
 
 def staffed(bouncer: Bouncer, start: Start, plain: bool) -> Crew:
-    """The workers of this process. Raises ServiceError."""
+    """The workers of this process."""
     from pooler.commands.crew import Crew
 
-    if start.old is not None:
-        raise ServiceError("cannot reboot with workers: restart the service, or run it with one")
     given = start.given
     return Crew(bouncer, workers(start.config, given), (plain, given.verbose), secrets.token_hex(16), console)
 
@@ -335,6 +333,23 @@ def following(
     from pooler.commands.plane import Following
 
     return Following(plane, running, reconfiguration, ports, fronts.drain_apps)
+
+
+async def succeed(service: Service, old: socket.socket, start: Start, crew: Crew | None) -> Inheritance:
+    """Take the place of the old process, and go on with what it has had. Raises ServiceError when that goes on."""
+    if crew is None:
+        heir = take_over(service, old, start.pidfile)
+        heir.adopt(service.running, service.opener, service.events.hubs)
+        return heir
+    try:
+        # They take long to start: before anybody stands still.
+        await crew.begin(service, start.ending, succeeds=True)
+        heir = take_over(service, old, start.pidfile)
+    except BaseException:
+        await crew.desk.close()
+        raise
+    await crew.go_on_with(heir, service)
+    return heir
 
 
 def take_over(service: Service, old: socket.socket, pidfile: daemon.Pidfile) -> Inheritance:

@@ -16,7 +16,7 @@ from pooler.clients.startup import tracked_names
 from pooler.config.whole import Config
 from pooler.ending import Ending
 from pooler.house.bouncer import Bouncer
-from pooler.log import WARNING, Bridge
+from pooler.log import WARNING, Bridge, Log
 from pooler.net import descriptors, tls
 from pooler.net.channel import Channel
 from pooler.process.service import Service
@@ -26,12 +26,11 @@ from pooler.workers.hand import Hand, LineLog
 from pooler.workers.handover import number_statements
 from pooler.workers.hearing import FarHubs
 from pooler.workers.line import Line, LineClosed, first_message
+from pooler.workers.succession import Coming, Leaving
 
 UNHEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Sent to the whole group by a terminal or a service manager: the desk hears them, and says what is to be done."""
 SWITCH = 0.0005
-NUMBERS = 1_000_000
-"""Connections that one process may number in its time, as the desk has it."""
 
 
 def main(arguments: list[str]) -> int:
@@ -58,16 +57,18 @@ def run(
     tickets: bytes,
     first: int,
     step: int,
+    life: int,
+    before: int,
+    markers: dict[tuple[str, str], bytes],
 ) -> int:
     """Serve what the desk hands over. `plain`: from elsewhere than loopback nobody comes without TLS; `secret`: what
-    all workers know and nobody else; `tickets`: by which they take up each other's TLS sessions."""
+    all workers know and nobody else; `tickets`: by which they take up each other's TLS sessions; `first`, `step`:
+    numbers of connections; `before`: none of a statement is, which the process before may have given; `markers`: of its
+    listening servers."""
     log = LineLog(verbose=verbose)
     log.configure(config.settings)
     logging.getLogger().addHandler(Bridge(log))
-    secured = tls.start(config.settings)
-    secured.client.share_tickets(tickets)
-    if secured.server.problem:
-        log.line(WARNING, f"TLS setup failed: {secured.server.problem}")
+    secured = secured_by(config, tickets, log)
     descriptors.provide(config)
     tracked = [name.encode() for name in tracked_names(config.settings).values()]
     selector = Relay(tracked, config.own.io_uring)
@@ -84,7 +85,7 @@ def run(
         bouncer.figures.used_only, bouncer.periods.before = True, None
         running.registry.part = number, count
         running.number_from(first, step)
-        number_statements(selector, number, count, first // (count * NUMBERS))
+        number_statements(selector, number, count, life, before)
         running.instruct_relay()
         running.tls = secured
         running.rounds.watch_over(loop)
@@ -103,8 +104,12 @@ def run(
         )  # fmt: skip
         hands.append(hand)
         service.gone = {phase: hand.tells(gone) for phase, gone in service.gone.items()}
-        far = FarHubs(running, bouncer.hubs, secret, hand.say)
-        works = {**hand.works, **far.works, "code made": lambda place: bouncer.survey.made_at(place, running.now())}
+        far = FarHubs(running, bouncer.hubs, secret, markers, hand.say)
+        leaving, coming = Leaving(service, hand.rights, hand.say), Coming(service, hand.rights, far)
+        works = {
+            **hand.works, **far.works, **leaving.works, **coming.works,
+            "code made": lambda place: bouncer.survey.made_at(place, running.now()),
+        }  # fmt: skip
         line = Line(sock, loop, works, service.stop_now, running.rounds.failed)
         hand.begin(line, {0: door})
         log.begin(line)
@@ -119,6 +124,14 @@ def run(
         return loop.run_until_complete(serve())
     finally:
         loop.close()
+
+
+def secured_by(config: Config, tickets: bytes, log: Log) -> tls.Tls:
+    secured = tls.start(config.settings)
+    secured.client.share_tickets(tickets)
+    if secured.server.problem:
+        log.line(WARNING, f"TLS setup failed: {secured.server.problem}")
+    return secured
 
 
 if __name__ == "__main__":

@@ -42,7 +42,10 @@ class Passage:
 
     def put(self, fact: Fact, descriptor: int | None = None) -> None:
         """Raises PassingError."""
-        text = json.dumps(fact, default=_bytes_out, separators=(",", ":")).encode()
+        self.put_packed(json.dumps(fact, default=_bytes_out, separators=(",", ":")).encode(), descriptor)
+
+    def put_packed(self, text: bytes, descriptor: int | None = None) -> None:
+        """The same of a frame that has come from elsewhere."""
         try:
             if descriptor is None:
                 self._send(PLAIN)
@@ -55,20 +58,33 @@ class Passage:
 
     def take(self) -> tuple[Fact, int | None]:
         """The next frame. Raises PassingError."""
+        text, descriptor = self.take_packed()
+        try:
+            fact: Fact = json.loads(text, object_hook=_bytes_in)
+        except ValueError:
+            if descriptor is not None:
+                os.close(descriptor)
+            raise PassingError(STRANGER) from None
+        return fact, descriptor
+
+    def take_packed(self) -> tuple[bytes, int | None]:
+        """The same, as it has come."""
+        descriptors: list[int] = []
         try:
             self._wait()
             marker, descriptors, _, _ = socket.recv_fds(self.sock, 1, 4, socket.MSG_CMSG_CLOEXEC)
             size = int.from_bytes(self._exactly(4), "big")
             if marker not in (PLAIN, WITH_DESCRIPTOR) or size > LONGEST:
                 raise PassingError(STRANGER)
-            fact: Fact = json.loads(self._exactly(size), object_hook=_bytes_in)
+            text = self._exactly(size)
+            kept = descriptors[:1]
+            del descriptors[:1]
         except OSError as error:
             raise PassingError(_reason(error)) from None
-        except ValueError:
-            raise PassingError(STRANGER) from None
-        for extra in descriptors[1:]:
-            os.close(extra)
-        return fact, descriptors[0] if descriptors else None
+        finally:
+            for extra in descriptors:
+                os.close(extra)
+        return text, kept[0] if kept else None
 
     def _send(self, data: bytes) -> None:
         rest = memoryview(data)

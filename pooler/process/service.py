@@ -88,7 +88,7 @@ class Service:
         """Seconds that SIGINT and SIGTERM wait for those who are there; None: as long as it takes (PgBouncer)."""
         self.on_hangup: list[Callable[[], None]] = []
         self.manager = systemd.Notifier()
-        self._paths: list[tuple[str, int]] = []
+        self.paths: list[tuple[str, int]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._surrendering = False
         self._successor: Passage | None = None
@@ -96,6 +96,8 @@ class Service:
         """For the end of those who are there."""
         self.gone = {Phase.WAIT_FOR_SERVERS: self._no_servers, Phase.WAIT_FOR_CLIENTS: self._no_clients}
         """Whether those are gone whom each phase waits for."""
+        self.give: Callable[[Passage], Coroutine[Any, Any, None]] = self._give
+        """Hands everything over. Raises PassingError, and then nothing has changed."""
         door.on_successor = self._surrender
         running.on_phase.append(self._shutting_down)
         control.reconfiguration.on_change.append(self._changed)
@@ -184,7 +186,7 @@ class Service:
             else:
                 _remove_stale(name)
                 sock.bind(name)
-                self._paths.append((name, os.stat(name).st_ino))
+                self.paths.append((name, os.stat(name).st_ino))
                 _set_access(name, settings)
             sock.listen(settings.listen_backlog)
         except OSError as error:
@@ -193,15 +195,14 @@ class Service:
         return self._ready(sock, f"unix:{name}")
 
     def inherit(self, heir: Inheritance) -> None:
-        """Go on with the sockets and connections of the process whose place this one takes."""
+        """Go on with the listening sockets of the process whose place this one takes."""
         from pooler.process import takeover
 
         takeover.say_taken(self.running, heir)
         for listener in heir.listeners:
             listener.setblocking(False)
         self.listeners[:] = heir.listeners
-        self._paths = [(path, inode) for path, inode in heir.house["paths"]]
-        heir.adopt(self.running, self.opener, self.events.hubs)
+        self.paths = [(path, inode) for path, inode in heir.house["paths"]]
 
     def _changed(self, found: Changes) -> None:
         if "tcp_defer_accept" in found.settings:
@@ -338,41 +339,50 @@ class Service:
     # ---- the online restart
 
     async def _surrender(self, channel: Channel) -> None:
+        rest = channel.detach()
+        await self.give_way(socket.socket(fileno=rest.fd), rest.unsent)
+
+    async def give_way(self, sock: socket.socket, greeting: bytes) -> None:
         """Another process takes our place: let those who log in come in, stop the world, hand it over, and go."""
         from pooler.process import takeover
         from pooler.process.passing import PassingError
 
-        running, rest = self.running, channel.detach()
+        running = self.running
         running.say(LOG, "a new process wants to take over")
         with contextlib.ExitStack() as stack:
-            sock = stack.enter_context(socket.socket(fileno=rest.fd))
+            stack.enter_context(sock)
             try:
                 if self._surrendering:
                     raise PassingError("another one is about to")
                 self._surrendering = True
                 stack.callback(setattr, self, "_surrendering", False)
-                line = await takeover.admit(running.loop, sock, rest.unsent)
+                line = await takeover.admit(running.loop, sock, greeting)
                 self.acceptor.hold()
                 stack.callback(self.acceptor.go_on)
-                await self._logins_done()
-                self.events.handle()
-                takeover.surrender(running, self.events.hubs, self.listeners, self._paths, line)
+                await self.give(line)
             except PassingError as error:
                 return takeover.say_kept(running, error)
             # Open until this process ends, so that the new one notices.
             stack.pop_all()
         self._successor = line
-        self._paths.clear()
+        self.paths.clear()
         self._close_listeners(everything=True)
         running.say(LOG, "the new process has taken over, exiting")
         self._stop()
+
+    async def _give(self, line: Passage) -> None:
+        from pooler.process import takeover
+
+        await self.logins_done()
+        self.events.handle()
+        takeover.surrender(self.running, self.events.hubs, self.listeners, self.paths, line)
 
     @property
     def succeeded(self) -> bool:
         """Whether a new process goes on with what was ours."""
         return self._successor is not None
 
-    async def _logins_done(self) -> None:
+    async def logins_done(self) -> None:
         """Until nobody is between accept and a pool, or for LOGIN_GRACE seconds."""
         consoles = {console.task for console in self.running.consoles.values()}
         own = asyncio.current_task()
@@ -451,7 +461,7 @@ class Service:
             self._remove_paths()
 
     def _remove_paths(self) -> None:
-        for path, inode in self._paths:
+        for path, inode in self.paths:
             _remove_own(path, inode)
 
     async def _close_connections(self) -> None:

@@ -16,7 +16,8 @@ import os
 import socket
 import struct
 import termios
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import field
 from typing import Any
 
 from pooler import wire
@@ -40,6 +41,7 @@ from pooler.servers.condemned import outdate
 from pooler.servers.dial import Dialed
 from pooler.servers.hubs import Hub, Hubs, Line
 from pooler.servers.opener import Opener, Opening
+from pooler.values import dataclass
 
 TIMEOUT = 20.0
 """Seconds for which the new process waits for the old one, and the old one for a sign of life."""
@@ -49,6 +51,8 @@ STANDSTILL, EACH, PER_BYTE = 1.0, 0.001, 1e-7
 """Seconds that it may stand still, and more for each connection and for each byte of the prepared statements."""
 LOOK = 0.005
 TAKEN, GONE = "taken", "gone"
+PART, END = "part", "end"
+"""Before what another process of the same service had, and behind everything."""
 
 
 # ---- the old process
@@ -80,29 +84,57 @@ def surrender(
 ) -> None:
     """Hand everything over, and let go of it. When this returns, our copies of what was taken are closed; if it raises
     PassingError, nothing has changed."""
-    connections = [c for c in all_connections(running.registry) if may_go(c)]
-    table: StatementTable = {}
-    states = [engine.record(connection, table) for connection in connections]
-    reading = PER_BYTE * sum(len(body) for body, *_ in table.values())
-    line.hurry(STANDSTILL + EACH * len(connections) + reading, STALL + reading)
-    line.put(_house(running, list(paths), table))
-    for listener in listeners:
-        line.put({"kind": "listener"}, listener.fileno())
-    for pool in running.registry.pools():
-        line.put(_pool(pool))
-    for hub in hubs:
-        line.put(_hub(hub), hub.line.channel.fileno() if hub.may_go() and hub.line is not None else None)
-    for connection, state in zip(connections, states, strict=True):
-        line.put(_connection(connection, state), connection.fd)
-    line.put({"kind": "end"})
+    own = Belongings(running, hubs)
+    line.hurry(*own.patience)
+    own.put(line, listeners, paths)
+    agree(line)
+    line.put({"kind": GONE})
+    own.let_go()
+
+
+def agree(line: Passage) -> None:
+    """That was everything. Returns when the new process has it. Raises PassingError."""
+    line.put({"kind": END})
     fact, _ = line.take()
     if fact != {"kind": TAKEN}:
         raise PassingError("the new process does not want them")
-    line.put({"kind": GONE})
-    for hub in hubs:
-        hub.give_away()
-    for connection in connections:
-        engine.abandon(connection)
+
+
+def patience(connections: int, reading: int) -> tuple[float, float]:
+    """Seconds for all of it, and for a moment in which nothing moves. `reading`: bytes that are to be read through."""
+    took = PER_BYTE * reading
+    return STANDSTILL + EACH * connections + took, STALL + took
+
+
+class Belongings:
+    """All that this process has to hand over, as it is now: what is put is good until something else has a turn."""
+
+    def __init__(self, running: Running, hubs: Hubs) -> None:
+        self._running = running
+        self._hubs = hubs
+        self._connections = [c for c in all_connections(running.registry) if may_go(c)]
+        self._table: StatementTable = {}
+        self._states = [engine.record(connection, self._table) for connection in self._connections]
+        self.patience = patience(len(self._states), sum(len(body) for body, *_ in self._table.values()))
+
+    def put(self, line: Passage, listeners: Sequence[socket.socket] = (), paths: Sequence[object] = ()) -> None:
+        """Raises PassingError."""
+        line.put(_house(self._running, list(paths), self._table))
+        for listener in listeners:
+            line.put({"kind": "listener"}, listener.fileno())
+        for pool in self._running.registry.pools():
+            line.put(_pool(pool))
+        for hub in self._hubs:
+            line.put(_hub(hub), hub.line.channel.fileno() if hub.may_go() and hub.line is not None else None)
+        for connection, state in zip(self._connections, self._states, strict=True):
+            line.put(_connection(connection, state), connection.fd)
+
+    def let_go(self) -> None:
+        """Another process has it."""
+        for hub in self._hubs:
+            hub.give_away()
+        for connection in self._connections:
+            engine.abandon(connection)
 
 
 def all_connections(registry: Registry) -> list[Conn]:
@@ -228,54 +260,89 @@ def receive(sock: socket.socket) -> Inheritance:
     return heir
 
 
+@dataclass(slots=True)
+class Part:
+    """What one process of the old service had. A service of one has one; else the first is that of the desk."""
+
+    house: Fact = field(default_factory=dict)
+    pools: list[Fact] = field(default_factory=list)
+    hubs: list[tuple[Fact, int | None]] = field(default_factory=list)
+    connections: list[tuple[Fact, int]] = field(default_factory=list)
+
+
 class Inheritance:
     """What the old process has handed over, until it is at work here."""
 
     def __init__(self, line: Passage) -> None:
         self.line = line
-        self.house: Fact = {}
         self.listeners: list[socket.socket] = []
-        self.pools: list[Fact] = []
-        self.hubs: list[tuple[Fact, int | None]] = []
-        self.connections: list[tuple[Fact, int]] = []
+        self.parts = [Part()]
+
+    @property
+    def house(self) -> Fact:
+        return self.parts[0].house
+
+    @property
+    def connections(self) -> list[tuple[Fact, int]]:
+        return [one for part in self.parts for one in part.connections]
 
     def fetch(self) -> None:
         """Everything, up to the old process's word that it has let go. Raises PassingError."""
         while True:
             fact, descriptor = self.line.take()
-            kind = fact.get("kind")
-            if kind == "end":
+            kind, part = fact.get("kind"), self.parts[-1]
+            if kind == END:
                 break
             if kind == "hub":
-                self.hubs.append((fact, descriptor))
+                part.hubs.append((fact, descriptor))
             elif descriptor is None:
                 self._keep(kind, fact)
             elif kind == "listener":
                 self.listeners.append(socket.socket(fileno=descriptor))
             else:
-                self.connections.append((fact, descriptor))
+                part.connections.append((fact, descriptor))
         self.line.put({"kind": TAKEN})
         if self.line.take()[0] != {"kind": GONE}:
             raise PassingError("the old process did not let go")
 
     def _keep(self, kind: object, fact: Fact) -> None:
         if kind == "house":
-            self.house = fact
+            self.parts[-1].house = fact
         elif kind == "pool":
-            self.pools.append(fact)
+            self.parts[-1].pools.append(fact)
+        elif kind == PART:
+            self.parts.append(Part())
         else:
             raise PassingError("not a pooler that can be taken over")
+
+    def hubs(self) -> list[tuple[Fact, int | None]]:
+        """Those of all parts: the connection is the first's, and who listens may be any other's."""
+        found: dict[tuple[str, str], tuple[Fact, int | None]] = {}
+        for fact, descriptor in [one for part in self.parts for one in part.hubs]:
+            known, _ = found.setdefault((fact["database"], fact["host"]), (fact, descriptor))
+            known["listened"] = known["listened"] or fact["listened"]
+        return list(found.values())
 
     def close(self) -> None:
         for listener in self.listeners:
             listener.close()
-        for _, descriptor in (*self.connections, *self.hubs):
+        for _, descriptor in (*self.connections, *[hub for part in self.parts for hub in part.hubs]):
             if descriptor is not None:
                 os.close(descriptor)
 
     def adopt(self, running: Running, opener: Opener, hubs: Hubs) -> None:
         """Go on with all of it."""
-        Adoption(running, opener, hubs, self.house).run(self.pools, self.hubs, self.connections)
+        adoption = Adoption(running, opener, hubs, self.house)
+        adoption.number(self.parts)
+        for part in self.parts:
+            adoption.pauses(part.house)
+            for fact in part.pools:
+                adoption.pool(fact)
+        for fact, listening in self.hubs():
+            adoption.hub(fact, listening)
+        for part in self.parts:
+            adoption.connect(part)
+        adoption.go_on()
 
     async def old_process_gone(self, loop: asyncio.AbstractEventLoop) -> None:
         """Until nothing of the old process is left: its other ports are free then."""
@@ -296,36 +363,53 @@ class Adoption:
         self.moved: dict[tuple[str, str], PoolState] = {}
         """Pools whose servers would be made otherwise by the configuration of today."""
         self.secured = house.get("tls") == tls_facts(running)
-        selector = running.relay
-        engine.number_statements_from(selector, house["last_statement"])
-        self.statements = {
-            number: engine.statement(selector, number, *rest) for number, *rest in house["statements"]
-        }
+        self.statements: dict[int, engine.Statement] = {}
+        """Of the part that is at hand."""
+        self._named: dict[int, engine.Statement] = {}
+        """Of all parts: of those that have a name on servers no two have the same number."""
 
-    def run(
-        self, pools: Iterable[Fact], hubs: Iterable[tuple[Fact, int | None]], connections: Iterable[tuple[Fact, int]]
-    ) -> None:
-        running = self.running
-        running.number_from(self.house["next"])
-        self._pauses()
-        for fact in pools:
-            self._pool(fact)
-        for fact, listening in hubs:
-            self._hub(fact, listening)
-        for fact, descriptor in connections:
+    def number(self, parts: Sequence[Part]) -> None:
+        """New ones come behind all that were numbered."""
+        self.running.number_from(max(part.house["next"] for part in parts), self.house.get("step", 1))
+        last = max(part.house["last_statement"] for part in parts)
+        engine.number_statements_from(self.running.relay, last)
+
+    def connect(self, part: Part) -> None:
+        running, self.house = self.running, part.house
+        engine.begin_part(running.relay)
+        self.statements = {number: self._statement(number, *rest) for number, *rest in self.house["statements"]}
+        for fact, descriptor in part.connections:
             try:
                 made = self._connection(fact, descriptor)
             except Exception as error:
                 running.say(ERROR, f"cannot go on with a {fact['kind']}: {type(error).__name__}: {error}")
                 os.close(descriptor)
+                made = None
+            if made is None:
+                self._is_not(fact)
                 continue
             try:
                 self._settle(made, fact)
             except Exception as error:
                 # Its descriptor is the relay's by now.
-                assert isinstance(made, Client | Server)
                 running.fault(made, error)
                 running.drop(made, Reason.FAILURE)
+
+    def _statement(self, number: int, *rest: Any) -> engine.Statement:
+        known = self._named.get(number)
+        if known is None:
+            known = engine.statement(self.running.relay, number, *rest)
+            if number > 0:
+                self._named[number] = known
+        return known
+
+    def _is_not(self, fact: Fact) -> None:
+        """It has ended here, and was counted by all."""
+        if fact["kind"] == "client" and self.running.colleagues is not None:
+            self.running.colleagues.left(fact["database"], fact["about"][1])
+
+    def go_on(self) -> None:
+        running = self.running
         for pool in self.moved.values():
             outdate(running, pool, pool.engine.servers())
         for server in self.servers.values():
@@ -335,10 +419,10 @@ class Adoption:
             pool.engine.resume()
             self.opener.consider(pool)
 
-    def _pauses(self) -> None:
+    def pauses(self, house: Fact) -> None:
         running = self.running
-        running.registry.paused = self.house["paused"]
-        for name, paused, disabled in self.house["databases"]:
+        running.registry.paused = running.registry.paused or house["paused"]
+        for name, paused, disabled in house["databases"]:
             database = running.database(name)
             if database is not None:
                 database.paused, database.disabled = paused, disabled
@@ -353,23 +437,29 @@ class Adoption:
             return None
         return self.running.registry.pool(database, fact["user"], forced=False)
 
-    def _pool(self, fact: Fact) -> None:
+    def pool(self, fact: Fact) -> None:
         pool = self._pool_of(fact)
         if pool is None:
             return
         password, md5, keys = fact["credentials"]
-        pool.credentials = Credentials(password, md5, Keys(*keys) if keys else None)
+        pool.credentials = Credentials(password, md5, Keys(*keys) if keys else None).joined(pool.credentials)
         if fact["place"] != place(pool.database.config) or not self.secured:
             self.moved[pool.database.name, pool.user.name] = pool
         elif fact["reported"] is not None:
             pool.greet_with(Welcome(fact["reported"], self.running.relay.tracked_names))
+            if self.running.colleagues is not None:
+                self.running.colleagues.learned(pool, fact["reported"])
 
-    def _hub(self, fact: Fact, descriptor: int | None) -> None:
+    def hub(self, fact: Fact, descriptor: int | None) -> None:
         """A listening server, with its connection, if that was handed over and is still one of today's."""
         database = self.running.database(fact["database"])
         pool = self._pool_of(fact) if descriptor is not None else None
         if database is not None:
             hub = self.hubs.make(database, fact["host"], fact["marker"])
+            if "at" in fact:
+                # Another process of the service has the connection.
+                hub.engine.connected(tuple(fact["at"]))
+                hub.engine.there.update(fact["there"])
             if pool is not None and descriptor is not None and self._as_before(fact):
                 hub.go_on_with(self._line(pool, fact, descriptor), fact["there"])
                 return
@@ -395,7 +485,7 @@ class Adoption:
         line.answered.set()
         return line
 
-    def _connection(self, fact: Fact, descriptor: int) -> Conn | None:
+    def _connection(self, fact: Fact, descriptor: int) -> Client | Server | None:
         """The connection as the relay has it; None where it ends here, with its descriptor. If it raises, that is still
         ours."""
         pool = self._pool_of(fact)
@@ -435,13 +525,15 @@ class Adoption:
         arrival = ClientFacts(peer, database, user, replicates=wants, number=state["id"])
         return engine.revive_client(pool.engine, descriptor, state, params, arrival, self.statements)
 
-    def _settle(self, made: Conn | None, fact: Fact) -> None:
+    def _settle(self, made: Client | Server, fact: Fact) -> None:
         """What becomes of a connection that the relay has."""
         running = self.running
         if isinstance(made, Server):
             pool: PoolState = made.pool.owner
             made.close_needed = made.close_needed or (pool.database.name, pool.user.name) in self.moved
             self.servers[made.id] = made
+            if running.colleagues is not None:
+                running.colleagues.opened(made.about.place, made.pid)
         elif isinstance(made, Client):
             pool = made.pool.owner
             running.registry.count_in(pool.database, running.registry.user(made.about.user))

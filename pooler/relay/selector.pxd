@@ -22,6 +22,8 @@ cdef class Relay:
     cdef int64_t statement_step
     cdef object numbered
     cdef int64_t tick
+    # What is to be added to the counts of a process whose connections are revived.
+    cdef int64_t shift
     cdef readonly int64_t now
     # When epoll_wait returned last, and the thread's processor time when Python got its turn; the longest turns.
     cdef int64_t looked

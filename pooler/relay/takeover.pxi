@@ -46,6 +46,17 @@ cdef dict UNTOUCHED = {
 # The state of a connection that comes from a process which knows nothing of session state.
 
 
+def begin_part(Relay relay):
+    """What is revived from here on was another process's: its counts, each of which means something by itself, go on
+    behind all that are here."""
+    relay.shift = relay.tick
+
+
+cdef int64_t counted_here(Relay relay, int64_t number) noexcept:
+    # What that process counted as `number`; 0 is nothing there too. Statements without a name on servers are below it.
+    return number + relay.shift if number > 0 else number - relay.shift if number < 0 else 0
+
+
 cdef tuple recorded_unnamed(Client c):
     kept = (<char *>c.kept)[:c.kept_len] if c.kept_len else b""
     return c.unnamed, kept, recorded_touch(c.unnamed_touch), *recorded_shown(c.shown)
@@ -77,13 +88,15 @@ cdef object revived_name(Relay relay, uint8_t act, name):
     if act != UNNAMED or name is None:
         return name
     number, was, kept, told, fixed, touch, there = name
+    number, was, there = [counted_here(relay, each) for each in (number, was, there)]
     relay.tick = max(relay.tick, number)
     return number, was, kept, revived_shown(relay, kept, told, fixed), revived_touch(touch), there
 
 
 cdef int revive_unnamed(Client c, state) except -1:
     cdef bytes kept
-    c.unnamed, kept, touch, told, fixed = state
+    number, kept, touch, told, fixed = state
+    c.unnamed = counted_here(c.relay, number)
     c.unnamed_touch = revived_touch(touch)
     c.relay.tick = max(c.relay.tick, c.unnamed)
     if kept:
@@ -145,10 +158,12 @@ def statement(Relay relay, int64_t number, bytes body, key, bytes told=None, byt
     """A statement under the number, and so the name on servers, that it has had. `key`: of whom it is shared, beside its
     text; None, and the truth values of older versions, of nobody who comes. `told`, `fixed`: how it was described."""
     cdef Statement stmt = Statement.__new__(Statement)
-    stmt.id = number
-    relay.tick = max(relay.tick, -number)
     stmt.body = body
     stmt.name = b"" if number < 0 and body else b"PGBOUNCER_%d" % number
+    if number < 0:
+        number = counted_here(relay, number)
+        relay.tick = max(relay.tick, -number)
+    stmt.id = number
     stmt.touch = touches.judge(text_of(body))
     stmt.notifies = speaks_of_notify(<uint8_t *>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
     stmt.key = (body, *(key if isinstance(key, (list, tuple)) else ()))
@@ -271,7 +286,8 @@ def revive_server(Pool pool, int fd, dict state, params, about, dict table):
     revive_statements(s, state, table)
     s.types, s.redefines, s.strays = state["types"], state["redefines"], state["strays"]
     s.forgets_all = state["forgets_all"]
-    s.unnamed, s.unnamed_state = state["unnamed_there"]
+    number, s.unnamed_state = state["unnamed_there"]
+    s.unnamed = counted_here(pool.relay, number)
     s.to_make = None if state["to_make"] is None else [tuple(pair) for pair in state["to_make"]]
     s.made, s.said, s.unmade = state["made"], state["said"], dict(state["unmade"]) or None
     pool.relay.tick = max(pool.relay.tick, s.unnamed)

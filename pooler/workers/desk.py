@@ -52,6 +52,8 @@ RECALLS = frozenset(("RECONNECT", "KILL"))
 FULL = 1.0
 """Seconds for which a worker that had no room for a client is given none, if another one has."""
 NO_ROOM = "no more connections allowed: no descriptors are left"
+NUMBERS = 1_000_000
+"""Connections that one worker may number in its time."""
 PROGRAM = ("-P", "-m", "pooler.commands.worker")
 
 
@@ -76,6 +78,8 @@ class Worker:
     silent: bool = False
     full: float = -1e9
     """When it had no room for another descriptor (monotonic)."""
+    life: int = 0
+    """How many there were of this number before, or more."""
     gone: bool = False
     """Whether all are gone there whom an orderly end waits for."""
 
@@ -111,6 +115,10 @@ class Desk:
         self.works_of: list[Callable[[int], Mapping[str, Callable[..., Any]]]] = []
         """What else than the desk works for the worker of a number."""
         self._setup = setup
+        self._before = 0, 0
+        """What connections and statements of the process before have for numbers is not above these."""
+        self.markers: dict[tuple[str, str], bytes] = {}
+        """Of the listening servers of the process before, by database and host."""
         self._tickets = os.urandom(TICKET_KEYS)
         """By which all take up TLS sessions again; others with each configuration, since what was proved by an earlier
         one may prove nothing now."""
@@ -148,16 +156,28 @@ class Desk:
             )
         line = Line(ours, running.loop, {}, partial(self._ended, number), running.rounds.failed)
         line.works = self._works(number)
-        worker = Worker(number, process, line, running.wall(), heard=running.now())
+        life = max(0, next(self._generation) - 1 - number)
+        worker = Worker(number, process, line, running.wall(), heard=running.now(), life=life)
         self.workers[number] = worker
         self._started[number] = running.now()
-        # A worker's numbers are its own, those of one that was started anew too.
-        step = self.count + 1
-        first = number + 1 + step * 1_000_000 * (next(self._generation) - 1 - number)
-        numbers = max(first, number + 1), step
-        line.put("setup", self.running.config, number, self.count, *self._setup, self._tickets, *numbers)
+        numbers = *self.numbers(worker), life, self._before[1]
+        line.put(
+            "setup", self.running.config, number, self.count, *self._setup, self._tickets, *numbers, dict(self.markers)
+        )
         for verb in self._standing():
             line.put("perform", verb)
+
+    def numbers(self, worker: Worker) -> tuple[int, int]:
+        """The first one of this worker's connections, and the step: its own, those of one that was started anew too."""
+        step = self.count + 1
+        before = -(-self._before[0] // step)
+        return worker.number + 1 + step * (before + NUMBERS * worker.life), step
+
+    def number_behind(self, connection: int, statement: int) -> None:
+        """The process before has given numbers up to these."""
+        self._before = connection, statement
+        step = self.count + 1
+        self.running.number_from((-(-connection // step) + 1) * step, step)
 
     def _standing(self) -> Iterable[Verb]:
         """What was commanded and still holds."""

@@ -105,6 +105,8 @@ class Exchange:
         self.ledger = ledger
         self.recalled = 0
         """While this is not 0, servers were recalled and some workers may not have heard of it: none is handed over."""
+        self.is_open = True
+        """Whether anything is granted: not before what comes from an old process is in the ledger."""
         self.passed = 0
         """Servers that were handed over."""
         self._loop = loop
@@ -118,6 +120,9 @@ class Exchange:
     def want(self, want: Want) -> bool:
         """Somebody wants this; whether it has to wait for it."""
         self._forget(want.key)
+        if not self.is_open:
+            # Nobody waits yet: it is for min_pool_size, and asked for again.
+            return False
         self._wants[want.key] = want
         if self._grant(want) is None:
             return False

@@ -103,7 +103,7 @@ class Hand:
         """What the desk was told of whom an orderly end waits for."""
         self._line: Line | None = None
         self._doors: dict[int, Door] = {}
-        self._rights = Rights(running, opener, self.say)
+        self.rights = Rights(running, opener, self.say)
         self._consoles: dict[int, asyncio.Future[tuple[str, bool]]] = {}
 
     @property
@@ -121,7 +121,7 @@ class Hand:
             "console over": self.console_over,
             "texts changed": self.doubt_texts,
             "end": self.end,
-            **self._rights.works,
+            **self.rights.works,
         }
 
     def begin(self, line: Line, doors: Mapping[int, Door]) -> None:
@@ -135,7 +135,7 @@ class Hand:
 
     async def settle_forever(self) -> None:
         """What was granted and is not used goes back, also where no end has said so."""
-        await self._running.rounds.forever("rights", lambda: asyncio.sleep(SETTLES), self._rights.settle_all)
+        await self._running.rounds.forever("rights", lambda: asyncio.sleep(SETTLES), self.rights.settle_all)
 
     def end(self) -> None:
         self._end()
@@ -217,13 +217,13 @@ class Hand:
     # ---- servers
 
     def may_open(self, pool: PoolState, *, sized: bool, needed: bool, own: bool) -> bool:
-        return self._rights.may_open(pool, sized=sized, needed=needed, own=own)
+        return self.rights.may_open(pool, sized=sized, needed=needed, own=own)
 
     def settle(self, pool: PoolState) -> None:
-        self._rights.settle(pool)
+        self.rights.settle(pool)
 
     def yields(self, pool: PoolState) -> bool:
-        return self._rights.yields(pool)
+        return self.rights.yields(pool)
 
     def learned(self, pool: PoolState, reported: Mapping[str, str]) -> None:
         self.say("learned", *_name(pool), dict(reported))
@@ -241,7 +241,7 @@ class Hand:
         if pool is not None and pool.welcome is None:
             self._opener.greet(pool, reported)
             # Who has waited for that alone needs none.
-            self._rights.wanted_no_more(pool)
+            self.rights.wanted_no_more(pool)
 
     # ---- what is asked of all
 

@@ -34,9 +34,10 @@ class Unfit(Exception):
         self.since = since
 
 
-def number_statements(relay: engine.Relay, number: int, count: int, life: int) -> None:
-    """No two workers, and no two processes in the place of one, give a statement the same number."""
-    engine.share_numbers(relay, number + count * OWN_NUMBERS * life, count)
+def number_statements(relay: engine.Relay, number: int, count: int, life: int, before: int = 0) -> None:
+    """No two workers, and no two processes in the place of one, give a statement the same number; nor one up to
+    `before`."""
+    engine.share_numbers(relay, number + count * (-(-before // count) + OWN_NUMBERS * life), count)
 
 
 def made_by(running: Running, pool: PoolState) -> tuple[object, ...]:

@@ -19,7 +19,7 @@ from pooler.pools.reasons import Reason
 from pooler.pools.registry import Database, PoolState
 from pooler.pools.running import Running
 from pooler.pools.verdict import Verdict
-from pooler.servers.hubs import DEAF, LOOK, MARK, UNSURE, UNSURE_LOOKS, Hub, Hubs
+from pooler.servers.hubs import DEAF, LOOK, MARK, UNSURE, UNSURE_LOOKS, Hub, Hubs, Line
 from pooler.values import dataclass
 from pooler.workers.desk import Desk
 from pooler.workers.ledger import DESK, servers_of
@@ -56,6 +56,9 @@ class Ear(Hub):
     def __init__(self, hubs: Hubs, database: Database, host: str, marker: bytes, ears: Ears) -> None:
         super().__init__(hubs, database, host, marker)
         self._ears = ears
+        self._inherited_at = -1e9
+        self.telling = False
+        """Whether something that was heard is on its way to the workers."""
         self._wishes: dict[int, Wish] = {}
         self._announced: dict[int, tuple[int, frozenset[bytes]]] = {}
         """By worker: the wish it was told of last, and what of it is listened to."""
@@ -63,6 +66,26 @@ class Ear(Hub):
     @property
     def key(self) -> tuple[str, str]:
         return self.database.name, self.host
+
+    def stays(self) -> bool:
+        return not self._ears.may_tell.is_set() or super().stays()
+
+    async def run(self) -> None:
+        # Who listens may not have said so yet.
+        await self._ears.may_tell.wait()
+        await super().run()
+
+    def go_on_with(self, line: Line, there: Iterable[bytes]) -> None:
+        super().go_on_with(line, there)
+        self._inherited_at = self.running.now()
+        self._ears.enter(line.attempt.pool)
+
+    def close(self) -> None:
+        super().close()
+        if self.inherited is not None:
+            self._ears.give_back_room(self.inherited.attempt.pool)
+            for number in self._ears.serving():
+                self._ears.put(number, "hub lost", *self.key)
 
     def wish(self, worker: int, wish: Wish) -> None:
         self._wishes[worker] = wish
@@ -102,12 +125,23 @@ class Ear(Hub):
             self._ears.put(number, "hub cannot", *self.key)
 
     async def pass_on(self, message: bytes) -> None:
+        self.passing = message
+        await self._ears.may_tell.wait()
+        self.passing, self.telling = b"", True
+        try:
+            await self._tell(message)
+        finally:
+            self.telling = False
+
+    async def _tell(self, message: bytes) -> None:
         pid = int.from_bytes(message[5:9], "big")
         channel = message[9 : message.index(b"\0", 9)]
         owner = await self._ears.owner(self.engine.place, pid)
         if channel == self.engine.marker:
-            # A mark that a worker's server has set, for that worker. Others do not know it.
-            for number in self._ears.serving() if owner is None else (owner,):
+            # A mark that a worker's server has set, for that worker: others do not know it. One from before another
+            # service has taken over may be of a client that has come to another worker than that server.
+            anybodys = owner is None or self.running.now() - self._inherited_at < DEAF
+            for number in self._ears.serving() if anybodys or owner is None else (owner,):
                 self._ears.put(number, "hub heard", *self.key, message)
             return
         if owner is not None:
@@ -133,6 +167,9 @@ class Ears:
         self._hubs = hubs
         self._secret = secret
         self._owners: dict[tuple[object, int], int] = {}
+        self.may_tell = asyncio.Event()
+        """Not while a service is taken over: what is heard waits, and so does who has nobody to hear for."""
+        self.may_tell.set()
         hubs.kind = self._made
         desk.works_of.append(self.works)
         desk.on_ready.append(self._look)
@@ -148,13 +185,39 @@ class Ears:
         }
 
     def _made(self, hubs: Hubs, database: Database, host: str, marker: bytes | None) -> Hub:
-        return Ear(hubs, database, host, marker_of(self._secret, database.name, host), self)
+        key = database.name, host
+        if marker is not None:
+            self._desk.markers[key] = marker
+        return Ear(hubs, database, host, self._desk.markers.get(key) or marker_of(self._secret, *key), self)
 
     def _all(self) -> Iterator[Ear]:
         return (hub for hub in self._hubs if isinstance(hub, Ear))
 
     def _find(self, database: str, host: str) -> Ear | None:
         return next((ear for ear in self._all() if ear.key == (database, host)), None)
+
+    # ---- from one process to another
+
+    def hold(self) -> None:
+        """From now on what is heard waits."""
+        self.may_tell.clear()
+
+    async def be_still(self) -> None:
+        """The same; returns when nothing is on its way."""
+        self.hold()
+        while any(ear.telling for ear in self._all()):
+            await asyncio.sleep(0.001)
+
+    def go_on(self) -> None:
+        self.may_tell.set()
+
+    def told(self, fact: Mapping[str, Any]) -> dict[str, Any]:
+        """What a worker is told of this one of the process before."""
+        told = {"kind": "hub", "listened": False, **{name: fact[name] for name in ("database", "host", "marker")}}
+        ear = self._find(fact["database"], fact["host"])
+        if ear is not None and ear.inherited is not None:
+            told |= {"at": ear.engine.place, "there": sorted(ear.engine.there)}
+        return told
 
     # ---- what workers say
 
@@ -247,6 +310,10 @@ class Ears:
         found = await self._desk.gather("hub lost", *ear.key)
         ear.say_missed(sum(found.values()), reason)
 
+    def enter(self, pool: PoolState) -> None:
+        """There is one more connection, whatever the limits are."""
+        self._desk.ledger.take(DESK, [(account, 0) for account in servers_of(pool.database.name, pool.user.name)[1:]])
+
     def take_room(self, pool: PoolState) -> bool:
         """Whether one more connection is within the limits of all."""
         registry, ledger = self._running.registry, self._desk.ledger
@@ -275,17 +342,17 @@ class FarHub(Hub):
         self._say = say
         self._serial = 0
         """Of the wish that was said last."""
+        self._said: frozenset[bytes] = frozenset()
 
     def stays(self) -> bool:
         return bool(self.wanted()) or self.engine.up
 
     async def run(self) -> None:
         """As long as anybody listens here, or elsewhere: who notifies here is known by it."""
-        said: frozenset[bytes] = frozenset()
         try:
             while self.stays():
                 self._wake.clear()
-                said = self._wish(said)
+                self.wish()
                 self.hand_over()
                 if self.engine.overdue(int(DEAF * 1e6)):
                     self._say("deaf", self.database.name, self.host)
@@ -295,24 +362,25 @@ class FarHub(Hub):
                 except TimeoutError:
                     continue
         finally:
-            if said:
+            if self._said:
+                self._said = frozenset()
                 self._say("unlisten", self.database.name, self.host)
 
-    def _wish(self, said: frozenset[bytes]) -> frozenset[bytes]:
+    def wish(self) -> None:
         """Say what is wanted, if that is something else than before."""
         wanted, pool = frozenset(self.wanted()), self.asker()
-        if wanted == said:
-            return said
+        if wanted == self._said:
+            return
+        self._said = wanted
         # What is not wished for may end there at any time.
         self.engine.there.intersection_update(wanted)
         if pool is None:
             self._serial = 0
             self._say("unlisten", self.database.name, self.host)
-            return wanted
+            return
         self._serial = next(_serials)
         credentials = self.running.registry.credentials(pool)
         self._say("listen", self.database.name, self.host, pool.user.name, credentials, self._serial, wanted)
-        return wanted
 
     def is_there(self, place: Place, serial: int, channels: frozenset[bytes]) -> None:
         """There is a connection, which listens to these of the wish of this number."""
@@ -334,10 +402,19 @@ class FarHub(Hub):
 class FarHubs:
     """A worker's side: all of them."""
 
-    def __init__(self, running: Running, hubs: Hubs, secret: str, say: Callable[..., object]) -> None:
+    def __init__(
+        self,
+        running: Running,
+        hubs: Hubs,
+        secret: str,
+        markers: dict[tuple[str, str], bytes],
+        say: Callable[..., object],
+    ) -> None:
+        """`markers`: of those that were another process's before."""
         self._running = running
         self._hubs = hubs
         self._secret = secret
+        self._markers = markers
         self._say = say
         hubs.kind = self._made
 
@@ -353,7 +430,16 @@ class FarHubs:
         }
 
     def _made(self, hubs: Hubs, database: Database, host: str, marker: bytes | None) -> Hub:
-        return FarHub(hubs, database, host, marker_of(self._secret, database.name, host), self._say)
+        key = database.name, host
+        if marker is not None:
+            self._markers[key] = marker
+        return FarHub(hubs, database, host, self._markers.get(key) or marker_of(self._secret, *key), self._say)
+
+    def wish(self) -> None:
+        """Say at once what is wanted."""
+        for hub in self._hubs:
+            if isinstance(hub, FarHub):
+                hub.wish()
 
     def _find(self, database: str, host: str) -> FarHub | None:
         found = (hub for hub in self._hubs if (hub.database.name, hub.host) == (database, host))

@@ -80,6 +80,8 @@ class Rights:
         """Accounts of which the desk is told when there is one to spare."""
         self._next: asyncio.TimerHandle | None = None
         """The next look at what is sought and who waits."""
+        self.still = False
+        """While another process is about to take over: nothing goes to another worker."""
 
     @property
     def works(self) -> dict[str, Callable[..., Any]]:
@@ -180,6 +182,10 @@ class Rights:
         self._opener.consider(pool, needed=wanted is not None and wanted.facts[1])
         self.settle(pool)
 
+    def inherit(self, database: str, user: str) -> None:
+        """A server of this pool comes from the process before, with its right."""
+        self._sized[database, user] += 1
+
     # ---- what is not used
 
     def settle(self, pool: PoolState) -> None:
@@ -267,6 +273,9 @@ class Rights:
         Whether there is another; if not, it is told when there is."""
         # Whoever has asked something while this process had no turn is heard first.
         await asyncio.sleep(0)
+        if self.still:
+            self.sought(account)
+            return False
         spare = sorted(self._spare(account), key=lambda server: (not self._fits(server, wanted), -server.idle_us))
         if spare:
             self._part(spare[0], wanted, account)
@@ -286,6 +295,8 @@ class Rights:
 
     def yields(self, pool: PoolState) -> bool:
         """A server of `pool` has come free: whether it has gone for somebody who has waited for longer elsewhere."""
+        if self.still:
+            return False
         accounts = servers_of(*_name(pool))
         for place, (account, since, wanted) in enumerate(self._rivals):
             if account not in accounts:

@@ -427,13 +427,3 @@ def test_one_worker_is_one_process(start_pooler: StartBouncer) -> None:
     assert child_pids(bouncer) == []
     (row,) = workers(bouncer)
     assert (row["worker"], row["pid"], row["state"]) == (0, bouncer.pid, "serving")
-
-
-def test_an_online_restart_is_refused(start_pooler: StartBouncer) -> None:
-    bouncer = start_pooler(sections=TWO)
-    first = bouncer.process
-    with client(bouncer) as one:
-        assert bouncer.launch("-R").wait(20) == 1
-        bouncer.process = first
-        assert "cannot reboot with workers" in bouncer.log_text()
-        assert one.rows("SELECT 1") == [[b"1"]]
