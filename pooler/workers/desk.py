@@ -130,6 +130,7 @@ class Desk:
         self._places = itertools.count()
         self._generation = itertools.count(1)
         self._started: dict[int, float] = {}
+        self._looked = running.now()
         self.in_force: asyncio.Task[None] | None = None
         """Ends when all workers have the configuration."""
         self.sessions: list[SessionStat] = []
@@ -449,7 +450,10 @@ class Desk:
     async def look(self) -> None:
         """At each worker: what it has counted, and whether it answers at all."""
         now = self.running.now()
+        # Seconds in which we had no turn ourselves (stopped, or a machine that stood still) are no silence of theirs.
+        away, self._looked = max(0.0, now - self._looked - LOOK), now
         for worker in list(self.workers.values()):
+            worker.heard = min(now, worker.heard + away)
             if not worker.ready:
                 continue
             quiet = now - worker.heard

@@ -158,6 +158,7 @@ def test_a_reserve_of_its_own(start_pooler: StartBouncer, cluster: Cluster, whos
 
 
 @pytest.mark.slow
+@pytest.mark.one_process("it is shared out, and a worker without a client of the pool opens nothing; see test_workers")
 def test_min_pool_size(start_pooler: StartBouncer, cluster: Cluster) -> None:
     """From the start for a forced user; else as soon as the pool is in use."""
     databases = {"app": at(cluster, "min_pool_size=2 user=postgres"), "two": at(cluster, "min_pool_size=3")}
@@ -181,6 +182,7 @@ def test_server_lifetime(start_pooler: StartBouncer, cluster: Cluster) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.one_process("each worker has its own server retire, and spreads those that it has")
 def test_servers_retire_one_after_the_other(start_pooler: StartBouncer, cluster: Cluster) -> None:
     bouncer = start_pooler(server_lifetime=2, default_pool_size=2, min_pool_size=2)
     with client(bouncer) as one, client(bouncer) as two:
