@@ -124,6 +124,7 @@ def test_nobody_is_turned_away_while_there_is_a_server_that_is_not_condemned(
 
 
 @pytest.mark.slow
+@pytest.mark.one_process("each worker knows its own servers, and says how many it has")
 def test_the_role_s_connection_limit_is_a_full_pool(start_same: StartBouncer, cluster: Cluster, role: str) -> None:
     """Whom PostgreSQL grants no more servers has those that are there; without one it hears why."""
     cluster.sql(f"ALTER ROLE {role} CONNECTION LIMIT 2")
