@@ -65,6 +65,11 @@ PROGRAMS: dict[str, tuple[Step, ...]] = {
         stream.parse(BY_NAME), stream.bind(), stream.describe("P"), stream.execute(), stream.parse("SELECT 2", "two"),
         stream.bind(name="two"), stream.execute(), SYNC,
     )),
+    "set for the transaction": (
+        "BEGIN", "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "SET LOCAL work_mem = '3MB'", INSERT, ASKS,
+        "SET TRANSACTION READ ONLY", ASKS, "SHOW work_mem", "SHOW transaction_isolation", "COMMIT",
+    ),
+    "chained": begun(ASKS, "COMMIT AND CHAIN", INSERT, BY_NAME, "ROLLBACK AND CHAIN", INSERT, ASKS),
     "a copy behind it": begun((
         stream.query(ASKS), stream.query("COPY undrawn FROM STDIN"), stream.copy_data(b"1\n"), stream.copy_done(),
         stream.query("SELECT count(*) > 0 FROM undrawn"),
