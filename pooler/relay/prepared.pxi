@@ -6,7 +6,7 @@
 # What a text means changes by DDL, whoever does it. So behind each Parse goes a Describe of ours, and what it is
 # answered is remembered with the statement: elsewhere it is parsed with the types that its parameters had, and its
 # client is held until it is known that the result is the same (BEING_READ). If not, its client is told what PostgreSQL
-# would tell it (0A000); who prepares the same text from then on gets a statement of its own. What a server has is given
+# would tell it (0A000), or its batch is run again (stale.pxi); who prepares the same text from then on gets a statement of its own. What a server has is given
 # to who prepares its text if it was looked at within the last second (TRUSTED_US); else it is parsed anew.
 
 cdef bytes NOBODY = b"PGBOUNCER_0"
