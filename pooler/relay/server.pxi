@@ -208,7 +208,7 @@ cdef class Server(Conn):
             what = HEARD[t]
             if l < 5 or l > self.relay.max_packet or what == UNHEARD_OF:
                 return self.stop(&out, b, run, pos, n, "bad pkt header")
-            if what >= STEP and self.keeps and goes_back(self, &out, b, &run, pos, n) != TOLD:
+            if (t == ERROR_RESPONSE or t == PARAMETER_DESCRIPTION) and self.keeps and goes_back(self, &out, b, &run, pos, n) != TOLD:
                 if run <= pos:
                     break
                 pos = run

@@ -150,8 +150,6 @@ cdef int goes_back(Server s, Out *out, uint8_t *b, size_t *run, size_t pos, size
     cdef size_t at = pos
     cdef size_t l
     cdef int act
-    if b[at] != ERROR_RESPONSE and b[at] != PARAMETER_DESCRIPTION:
-        return TOLD
     if b[at] == PARAMETER_DESCRIPTION:
         at += <size_t>be32(b + at + 1) + 1
         if at - pos > READ_BYTES or s.ledger.length == 0 or s.ledger.at(0).kind != DESCRIBE:
