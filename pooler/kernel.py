@@ -1,15 +1,18 @@
-"""What the kernel gives this process: how many descriptors it may have.
+"""What the kernel gives this process: how many descriptors it may have, and how it says that there is no more.
 
 The rule: as many as the system lets; nobody asks `resource` but this module.
 """
 
 from __future__ import annotations
 
+import errno
 import resource
 
 UNLIMITED = resource.RLIM_INFINITY
 NO_LIMIT = 1 << 30
 """What stands for as many as one likes."""
+NO_MORE = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+"""Errors by which this process, or its machine, has no more of what is asked for: no other side has a part in it."""
 
 
 def limits() -> tuple[int, int]:

@@ -17,7 +17,7 @@ class DialError(Exception):
     ErrorResponse (`fields`), else PgBouncer's words. `detail` is more for the log, unless that was `told`
     already, or `log` a line of its own there, of this `level`. `closing`: what the log says of the connection's end,
     where that is not the message. `stage`: connect or login. `refused`: by the server, or by us on its account, and so
-    would others be."""
+    would others be. `ours`: it was never asked, for want of something that this process has no more of."""
 
     def __init__(
         self,
@@ -32,6 +32,7 @@ class DialError(Exception):
         closing: str = "",
         told: bool = False,
         refused: bool = False,
+        ours: bool = False,
     ) -> None:
         super().__init__(log or (f"{message}: {detail}" if detail else message))
         self.message = message
@@ -44,3 +45,4 @@ class DialError(Exception):
         self.closing = closing or message
         self.told = told
         self.refused = refused or fields is not None
+        self.ours = ours

@@ -31,6 +31,8 @@ MODES = {PoolMode.session: 0, PoolMode.transaction: 1, PoolMode.statement: 2}
 
 
 NO_MANNERS = Manners("", 0)
+OURS_RETRY = 0.5
+"""Seconds until another attempt where the last one failed for want of something of ours: others may have some then."""
 _births = itertools.count(1)
 """Numbers for pools and databases: what comes again under a name that was there before has another."""
 
@@ -138,6 +140,8 @@ class PoolState:
     last_attempt: float = -1e9
     failure: LoginError | None = None
     """Why the last attempt to open a server failed; None when it did not."""
+    ours: bool = False
+    """It failed for want of what this process has no more of: the server has no part in it."""
     crowded: bool = False
     """PostgreSQL has refused another server, while there are some that clients can have."""
     manners: Manners = NO_MANNERS
@@ -437,10 +441,15 @@ class Registry(relay.Counting):
         shared: float = getattr(self.config.settings, name)
         return shared if own is None else max(own, 0.0)
 
+    def login_retry(self, pool: PoolState) -> float:
+        """Seconds from an attempt that failed to the next one."""
+        given = self.config.settings.server_login_retry
+        return min(given, OURS_RETRY) if pool.ours else given
+
     def wish(self, pool: PoolState, now: float) -> Wish:
         """The facts by which `pool.verdict` says whether a server may be opened."""
         settings = self.config.settings
-        retry = pool.last_attempt + settings.server_login_retry - now if pool.failure else 0.0
+        retry = pool.last_attempt + self.login_retry(pool) - now if pool.failure else 0.0
         return Wish(
             servers=pool.servers,
             opening=pool.opening,

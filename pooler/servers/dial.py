@@ -16,6 +16,7 @@ from ssl import SSLContext
 
 from pooler import wire
 from pooler.config.kinds import SslMode
+from pooler.kernel import NO_MORE
 from pooler.log import ERROR
 from pooler.net.address import Address, resolve_here, tcp_port
 from pooler.net.channel import Channel, ConnectionClosed, TlsFailed
@@ -172,7 +173,9 @@ async def _connect(target: Target, loop: asyncio.AbstractEventLoop) -> tuple[Cha
             return await _connect_to(address, target.socket_options, loop), address
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
-            failure = DialError("connect failed", stage="connect", detail=f"{address}: {reason}")
+            failure = DialError(
+                "connect failed", stage="connect", detail=f"{address}: {reason}", ours=error.errno in NO_MORE
+            )
     raise failure
 
 

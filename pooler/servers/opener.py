@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any
 
 from pooler import wire
+from pooler.kernel import NO_MORE
 from pooler.log import DEBUG, ERROR, WARNING
 from pooler.net.address import Peer
 from pooler.net.channel import Channel
@@ -197,7 +198,7 @@ class Opener:
         except Exception as error:
             # A bug of ours, or no room left in the kernel: those who wait get another attempt later.
             running.say(ERROR, f"{pool.name} cannot open a server: {type(error).__name__}: {error}")
-            self._set_back(pool, Reason.EXHAUSTED)
+            self._set_back(pool, Reason.EXHAUSTED, ours=isinstance(error, OSError) and error.errno in NO_MORE)
         running.changed.set()
         self.room_made(pool)
 
@@ -280,7 +281,7 @@ class Opener:
         if error.sqlstate == wire.TOO_MANY_CONNECTIONS and pool.usable:
             return self._crowded(attempt, error)
         attempt.say_failed(error)
-        self._set_back(pool, error.message, error.sqlstate)
+        self._set_back(pool, error.message, error.sqlstate, ours=error.ours)
         if error.refused and error.sqlstate != CANNOT_CONNECT_NOW and not pool.usable:
             self.running.end_waiting(pool, LoginError(error.message, error.sqlstate))
 
@@ -301,12 +302,14 @@ class Opener:
             pool.failure = None
         self.room_made(pool)
 
-    def _set_back(self, pool: PoolState, message: str, sqlstate: str = wire.PROTOCOL_VIOLATION) -> None:
-        """The attempt has come to nothing: the next one is made in server_login_retry."""
+    def _set_back(
+        self, pool: PoolState, message: str, sqlstate: str = wire.PROTOCOL_VIOLATION, *, ours: bool = False
+    ) -> None:
+        """The attempt has come to nothing: the next one is made in server_login_retry, or sooner if it is `ours`."""
         cached = f"server login has been failing, cached error: {message} (server_login_retry)"
-        pool.failure = LoginError(cached, sqlstate)
+        pool.failure, pool.ours = LoginError(cached, sqlstate), ours
         pool.engine.failing, pool.crowded = cached, False
-        self.running.loop.call_later(self.running.config.settings.server_login_retry, self._again, pool)
+        self.running.loop.call_later(self.running.registry.login_retry(pool), self._again, pool)
 
     def _again(self, pool: PoolState) -> None:
         pool.engine.full = False

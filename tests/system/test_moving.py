@@ -234,13 +234,16 @@ def harmed(
     until(lambda: max(descriptors(bouncer)[1:]) <= before, "no descriptors of before")
 
 
+@pytest.mark.parametrize("size", [1, 2])
 def test_whatever_happens_to_workers_and_servers_everything_is_there_behind_it(
-    start_pooler: StartBouncer, cluster: Cluster
+    start_pooler: StartBouncer, cluster: Cluster, size: int
 ) -> None:
-    harmed(begun(start_pooler, cluster, 2), cluster, 2, iter(HARM))
+    harmed(begun(start_pooler, cluster, size), cluster, size, iter(HARM))
 
 
 @pytest.mark.slow
-def test_eighty_times(start_pooler: StartBouncer, cluster: Cluster) -> None:
-    chance = random.Random(7)
-    harmed(begun(start_pooler, cluster, 2), cluster, 2, (chance.choice(HARM) for _ in range(80)))
+@pytest.mark.parametrize("seed", [7, 8])
+@pytest.mark.parametrize("size", [1, 2])
+def test_eighty_times(start_pooler: StartBouncer, cluster: Cluster, size: int, seed: int) -> None:
+    chance = random.Random(seed)
+    harmed(begun(start_pooler, cluster, size), cluster, size, (chance.choice(HARM) for _ in range(80)))
