@@ -26,7 +26,7 @@ OWN_NUMBERS = 1_000_000_000
 
 
 class Unfit(Exception):
-    """It would be made otherwise here: what the log calls it, and since when it was there."""
+    """It is of no use here: what the log calls it, and since when it was there."""
 
     def __init__(self, label: str, since: int) -> None:
         super().__init__(label)
@@ -56,7 +56,9 @@ def receive(running: Running, opener: Opener, pool: PoolState, record: bytes, de
     caller's."""
     made, about, state, table = pickle.loads(record)
     here = about.address is None or opener.dns.take_in(about.host, about.address)
-    if not here or made != made_by(running, pool) or pool.database.removed:
+    # Who waits to be told of a server would not be by this one, which has said it elsewhere.
+    unknown = pool.welcome is None
+    if not here or unknown or made != made_by(running, pool) or pool.database.removed:
         raise Unfit(server_label(pool.name, about.peer, state["id"]), state["connected"])
     os.set_blocking(descriptor, False)
     statements = {number: engine.same_statement(running.relay, number, *rest) for number, rest in table.items()}

@@ -347,7 +347,9 @@ class Rights:
         if pool is None or made is None:
             if pool is None and descriptors:
                 part_with(descriptors[0])
-            return self._give_back(name, 1, 0)
+            self._give_back(name, 1, 0)
+            # Who waits here waits for another one.
+            return self._think(pool) if pool is not None else None
         self._sized[name] += 1
         self._say("opened", made.about.place, made.pid)
         if outdated or pool.engine.paused:

@@ -72,6 +72,23 @@ def test_a_server_is_handed_over_with_its_names(start_pooler: StartBouncer) -> N
     assert "evicted for" not in bouncer.log_text()
 
 
+@pytest.mark.parametrize("changed", [False, True])
+def test_who_is_the_first_of_its_worker_is_let_in_though_nobody_says_by_what(
+    start_pooler: StartBouncer, changed: bool
+) -> None:
+    """A RELOAD has the desk forget what servers say of themselves; the one that there is has said it elsewhere."""
+    bouncer = start_pooler(**PLAIN)
+    with client(bouncer) as first:
+        backend(first)
+        bouncer.databases["app" if changed else "other"] += " connect_query='select 1'"
+        bouncer.write()
+        bouncer.admin("RELOAD")
+        # Of two one is in the other worker.
+        with client(bouncer) as second, client(bouncer) as third:
+            assert all(backend(who) for who in (second, third))
+        assert backend(first)
+
+
 def test_what_clients_count_on_goes_with_it(start_pooler: StartBouncer) -> None:
     """Prepared statements of the same text and of the same name, and settings of each client's own."""
     bouncer = start_pooler(**PLAIN, max_prepared_statements=20)
