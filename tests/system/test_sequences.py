@@ -161,8 +161,9 @@ PATTERNS: dict[str, tuple[str, ...]] = {
 def test_what_was_drawn_in_the_transaction_before_is_told(
     start_pooler: StartBouncer, server: Cluster, size: int, prepare: bool, pattern: str
 ) -> None:
-    """The first time in a pool is an error, by which it is known that clients do so."""
-    bouncer = keeping(start_pooler, server, size)
+    """The first time in a pool is an error, by which it is known that clients do so. (On a loaded machine it may take
+    a client longer than usual to ask.)"""
+    bouncer = keeping(start_pooler, server, size, sequence_timeout="60")
     strange(bouncer, size)
     with client(bouncer.port) as first, pytest.raises(NOT_DEFINED, match=r"earlier transaction|not yet defined"):
         value(first, "SELECT lastval()", prepare=prepare)
