@@ -72,6 +72,8 @@ BATCHES: dict[str, tuple[tuple[bytes, ...], str, str]] = {
     "with a Flush": ((bind(1), D, stream.flush(), E), "0A000Z", "0A000Z"),
     "too long": ((bind(1), D, E, stream.parse("SELECT '" + "x" * 9000 + "'", "b")), "0A000Z", "0A000Z"),
 }
+HELD = dict.fromkeys(("all of it described", "each described"), "0A000Z")
+"""With a pool of two it waits in the middle of the batch for what the statement is described as on the other server."""
 
 
 @pytest.mark.parametrize("piece", [None, 7])
@@ -83,6 +85,7 @@ def test_what_is_told_of_a_stale_statement(
     they come together whether it is told as by PostgreSQL."""
     bouncer = start_pooler(default_pool_size=size)
     for what, (batch, direct, pooled) in BATCHES.items():
+        pooled = HELD.get(what, pooled) if size == 2 else pooled
         for port, wanted in ((cluster.port, (direct,)), (bouncer.port, (pooled, direct)[: 2 if piece else 1])):
             cluster.sql(RESET, dbname="app")
             with ExitStack() as stack:
@@ -96,7 +99,7 @@ def test_what_is_told_of_a_stale_statement(
                 said = say(one, *batch)
                 got = kinds(said)
                 assert got in wanted, what
-                if got == pooled:
+                if got == pooled and "D" in pooled:
                     assert [m.values for m in said if m.type == "D" and len(m.values) == 2] == (
                         [[b"\x40\x1c" + bytes(6), b"seven"]] * pooled.count("D")
                     ), what
