@@ -197,15 +197,15 @@ def test_while_nothing_happens_there_are_ticks_and_no_looks(calm: Calm) -> None:
     async def scene() -> None:
         feed = Feed(calm.source, unwatched=0.05, stirring=calm.stirring)
         async with running(feed):
-            await asyncio.sleep(0.5)
+            await soon(lambda: len(feed.recent.rows(ALL)) >= 6, "six ticks")
             assert calm.asked == 1
             rows = feed.recent.rows(ALL)
-            assert 5 <= len(rows) <= 12
-            assert {tuple(row[1:4]) for row in rows} == {(0.05, 0, 0)}
+            # A tick may be late, and is as long as it was.
+            assert all(row[1] >= 0.05 for row in rows)
+            assert {tuple(row[2:4]) for row in rows} == {(0, 0)}
             assert {row[6] for row in rows} == {56}
-            times = [row[0] for row in rows]
-            assert all(abs(later - sooner - 0.05) < 0.01 for sooner, later in itertools.pairwise(times))
-            assert time.time() - 0.1 < times[-1] <= time.time()
+            assert all(abs(later[0] - sooner[0] - later[1]) < 0.01 for sooner, later in itertools.pairwise(rows))
+            assert 0 <= time.time() - rows[-1][0] < 5
 
     asyncio.run(scene())
 
