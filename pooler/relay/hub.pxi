@@ -70,7 +70,9 @@ cdef class Hub:
     def notifier(self, bytes message):
         """The process id by which clients know who has notified; None: no server of ours."""
         cdef Server s = self.relay.backends.get((self.place, <int>be32(<uint8_t *>PyBytes_AS_STRING(message) + 5)))
-        return None if s is None else holder(s, <uint32_t>s.pid)
+        if s is not None:
+            return holder(s, <uint32_t>s.pid)
+        return self.relay.departed.get((self.place, <int>be32(<uint8_t *>PyBytes_AS_STRING(message) + 5)))
 
     def hear(self, bytes message, *, bint known=False):
         """A NotificationResponse has come: to how many clients it was told. `known`: it has the id by which clients know
@@ -169,7 +171,17 @@ cdef class Hub:
 cdef uint32_t notifier(Relay relay, object place, uint32_t pid) except? 0:
     # The process id by which clients know who has notified: that which the client of this server was told.
     cdef Server s = relay.backends.get((place, <int>pid))
-    return pid if s is None else holder(s, pid)
+    return holder(s, pid) if s is not None else relay.departed.get((place, <int>pid), pid)
+
+
+cdef int depart(Server s) except -1:
+    # It is gone; what it has notified may be on its way.
+    cdef dict departed = s.relay.departed
+    departed.pop((s.place, s.pid), None)
+    departed[s.place, s.pid] = holder(s, <uint32_t>s.pid)
+    if len(departed) > DEPARTED:
+        del departed[next(iter(departed))]
+    return 0
 
 
 cdef uint32_t holder(Server s, uint32_t pid):

@@ -54,8 +54,9 @@ cdef class Relay:
     cdef object hubs
     # (database, place) -> Hub, of those that have a connection.
     cdef dict hubs_up
-    # (place, pid) -> server.
+    # (place, pid) -> server. And of those that are gone, the last ones: by what id clients know who had them.
     cdef dict backends
+    cdef dict departed
     cdef public bint tls_direct
     cdef tuple intern(self, tuple params)
     cdef tuple settle(self, Client c, tuple told)

@@ -35,6 +35,7 @@ cdef class Relay:
         self.patience = 1000000
         self.max_notifications = 16 << 20
         self.backends = {}
+        self.departed = {}
         self.hubs = WeakValueDictionary()
         self.hubs_up = {}
         self.tls_direct = True

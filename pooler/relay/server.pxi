@@ -75,6 +75,7 @@ cdef class Server(Conn):
         self.pinned = self.weighs = 0
         if self.relay.backends.get((self.place, self.pid)) is self:
             del self.relay.backends[self.place, self.pid]
+            depart(self)
         if self.defines:
             defined(self)
         return self.ledger.clear()

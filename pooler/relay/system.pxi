@@ -223,6 +223,8 @@ cdef enum:
 cdef enum:
     # For so long after a server has changed hands a notification may be of the one who had it before.
     LATE_US = 20000
+    # Servers that are gone of which it is known who had them: what they have notified may come behind their end.
+    DEPARTED = 256
     # Bytes that a notification takes beside its text, while it waits for its client.
     NOTIFICATION_COST = 16
     # What waits for other channels of its client, and marks of one server that have not come back, at most.

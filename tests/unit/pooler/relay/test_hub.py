@@ -310,6 +310,23 @@ def test_a_notification_that_comes_late_is_of_the_one_before(play: Play) -> None
     assert play.heard() == notification(b"foo", b"", 0x1111)
 
 
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_notification_that_comes_behind_its_servers_end_is_of_who_had_it(play: Play, gone: bool) -> None:
+    play.follows()
+    pid = play.conn.pid
+    other = play.s.joined(*play_client(play.s, 0x1234 << 32))
+    other.send(wire.query("NOTIFY foo"))
+    play.s.settle()
+    play.says(done("NOTIFY"))
+    if gone:
+        play.server.close()
+        play.s.settle()
+    assert play.hub.notifier(notification(b"foo", b"", pid)) == 0x1234
+    assert play.hub.notifier(notification(b"foo", b"", pid + 1)) is None
+    play.hub.hear(notification(b"foo", b"", pid))
+    assert play.heard() == notification(b"foo", b"", 0x1234)
+
+
 def play_client(s: Stage, key: int) -> tuple[socket.socket, Client]:
     near, far = s.pair()
     number = key >> 32
