@@ -15,6 +15,11 @@ NO_MORE = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 """Errors by which this process, or its machine, has no more of what is asked for: no other side has a part in it."""
 
 
+def is_ours(error: BaseException) -> bool:
+    """Whether it is one of these."""
+    return isinstance(error, OSError) and error.errno in NO_MORE
+
+
 def limits() -> tuple[int, int]:
     """How many descriptors this process may have now, and how many it may ask for."""
     soft, hard = (NO_LIMIT if limit == UNLIMITED else limit for limit in resource.getrlimit(resource.RLIMIT_NOFILE))

@@ -441,15 +441,15 @@ class Registry(relay.Counting):
         shared: float = getattr(self.config.settings, name)
         return shared if own is None else max(own, 0.0)
 
-    def login_retry(self, pool: PoolState) -> float:
-        """Seconds from an attempt that failed to the next one."""
+    def login_retry(self, *, ours: bool) -> float:
+        """Seconds from an attempt that failed to the next one. `ours`: see `PoolState.ours`."""
         given = self.config.settings.server_login_retry
-        return min(given, OURS_RETRY) if pool.ours else given
+        return min(given, OURS_RETRY) if ours else given
 
     def wish(self, pool: PoolState, now: float) -> Wish:
         """The facts by which `pool.verdict` says whether a server may be opened."""
         settings = self.config.settings
-        retry = pool.last_attempt + self.login_retry(pool) - now if pool.failure else 0.0
+        retry = pool.last_attempt + self.login_retry(ours=pool.ours) - now if pool.failure else 0.0
         return Wish(
             servers=pool.servers,
             opening=pool.opening,

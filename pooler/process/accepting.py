@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from pooler.clients.strangers import Spare, Strangers
-from pooler.kernel import NO_MORE
+from pooler.kernel import is_ours
 from pooler.net.channel import Channel
 from pooler.pools.running import Running
 from pooler.relay import LightTask, Newcomer
@@ -118,7 +118,7 @@ class Acceptor:
     def _refused(self, listener: socket.socket, error: OSError) -> None:
         """The system does not give us who waits there: one who has not logged in may have to go for that, else the
         newcomer is told that there is no room. It does not look first whether anybody waits."""
-        full = error.errno in NO_MORE
+        full = is_ours(error)
         if full and not somebody_waits(listener):
             return
         if full and (self._strangers.make_way() or self._spare.turn_away(listener)):

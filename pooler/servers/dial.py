@@ -16,7 +16,7 @@ from ssl import SSLContext
 
 from pooler import wire
 from pooler.config.kinds import SslMode
-from pooler.kernel import NO_MORE
+from pooler.kernel import is_ours
 from pooler.log import ERROR
 from pooler.net.address import Address, resolve_here, tcp_port
 from pooler.net.channel import Channel, ConnectionClosed, TlsFailed
@@ -174,7 +174,7 @@ async def _connect(target: Target, loop: asyncio.AbstractEventLoop) -> tuple[Cha
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
             failure = DialError(
-                "connect failed", stage="connect", detail=f"{address}: {reason}", ours=error.errno in NO_MORE
+                "connect failed", stage="connect", detail=f"{address}: {reason}", ours=is_ours(error)
             )
     raise failure
 

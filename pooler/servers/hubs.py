@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import field
 
 from pooler import relay, wire
+from pooler.kernel import is_ours
 from pooler.log import ERROR, LOG, WARNING
 from pooler.net.channel import Channel, ConnectionClosed
 from pooler.net.dialerror import DialError
@@ -92,6 +93,8 @@ class Hub:
         self.host = host
         marker = marker or f"{MARK}{secrets.token_hex(12)}".encode()
         self.engine = relay.Hub(running.relay, database.name, marker, self)
+        self._ours = False
+        """The last login has failed for want of what this process has no more of."""
         self.inherited: Line | None = None
         """A connection of the process before, to go on with."""
         self.passing = b""
@@ -167,7 +170,7 @@ class Hub:
             if self._opener.rests(pool):
                 await asyncio.sleep(REST)
                 continue
-            problem, answer = "", Verdict.OPEN
+            problem, answer, self._ours = "", Verdict.OPEN, False
             if self.inherited is None:
                 answer = self.room(pool)
             if answer is Verdict.ELSEWHERE and asked < PATIENCE:
@@ -181,7 +184,7 @@ class Hub:
                 problem = "it cannot be opened"
             if problem:
                 self.cannot(problem)
-                await asyncio.sleep(self.running.config.settings.server_login_retry)
+                await asyncio.sleep(self.running.registry.login_retry(ours=self._ours))
 
     async def _live(self, pool: PoolState) -> bool:
         """One connection, from the login to its end. False: it could not be opened."""
@@ -227,6 +230,7 @@ class Hub:
             return None
         except DialError as error:
             attempt.say_failed(error)
+            self._ours = error.ours
             return None
         attempt.say_opened(dialed)
         return Line(attempt, dialed, attempt.about(dialed), asyncio.Event())
@@ -509,7 +513,7 @@ class Hubs:
                 # A bug of ours, or no room left in the kernel.
                 self.running.tally(Kind.ERROR, hub.database.name, Reason.EXHAUSTED)
                 self.running.say(ERROR, f"a listening server failed: {type(error).__name__}: {error}")
-                await asyncio.sleep(self.running.config.settings.server_login_retry)
+                await asyncio.sleep(self.running.registry.login_retry(ours=is_ours(error)))
         hub.close()
         del self._hubs[key]
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any
 
 from pooler import wire
-from pooler.kernel import NO_MORE
+from pooler.kernel import is_ours
 from pooler.log import DEBUG, ERROR, WARNING
 from pooler.net.address import Peer
 from pooler.net.channel import Channel
@@ -198,7 +198,7 @@ class Opener:
         except Exception as error:
             # A bug of ours, or no room left in the kernel: those who wait get another attempt later.
             running.say(ERROR, f"{pool.name} cannot open a server: {type(error).__name__}: {error}")
-            self._set_back(pool, Reason.EXHAUSTED, ours=isinstance(error, OSError) and error.errno in NO_MORE)
+            self._set_back(pool, Reason.EXHAUSTED, ours=is_ours(error))
         running.changed.set()
         self.room_made(pool)
 
@@ -309,7 +309,7 @@ class Opener:
         cached = f"server login has been failing, cached error: {message} (server_login_retry)"
         pool.failure, pool.ours = LoginError(cached, sqlstate), ours
         pool.engine.failing, pool.crowded = cached, False
-        self.running.loop.call_later(self.running.registry.login_retry(pool), self._again, pool)
+        self.running.loop.call_later(self.running.registry.login_retry(ours=ours), self._again, pool)
 
     def _again(self, pool: PoolState) -> None:
         pool.engine.full = False

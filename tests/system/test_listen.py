@@ -5,6 +5,7 @@ told what a direct connection is told, in its order, nothing twice, and nobody i
 from __future__ import annotations
 
 import asyncio
+import resource
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from tests.fixtures.cluster import Cluster
 from tests.fixtures.process import Bouncer, StartBouncer
 from tests.fixtures.stream import Stream
 from tests.fixtures.waiting import DEADLINE, until
+from tests.system.test_without_room import limited
 
 pytestmark = pytest.mark.usefixtures("cleared")
 
@@ -107,6 +109,23 @@ def test_a_thousand_listen_on_one_connection(start_pooler: StartBouncer, cluster
                 assert one.read().body[4:] == b"c7\0y\0"
         (row,) = [row for row in bouncer.admin("SHOW DATABASES") if row["name"] == "app"]
         assert row["current_connections"] <= 5
+
+
+@pytest.mark.one_process("the desk's own table is not what its workers fill")
+def test_a_listening_server_for_which_there_was_no_descriptor_is_there_soon(
+    start_pooler: StartBouncer, cluster: Cluster
+) -> None:
+    """Nobody listens meanwhile: server_login_retry is for servers that refuse."""
+    bouncer = start_pooler(server_login_retry=600, **KEEP)
+    with client(bouncer.port) as one, client(cluster.port) as direct:
+        one.execute("LISTEN foo")
+        follows(bouncer)
+        with limited(bouncer, resource.RLIMIT_NOFILE, 0):
+            cluster.sql(LISTENING.replace("count(*)", "pg_terminate_backend(pid)"))
+            bouncer.wait_log("Too many open files")
+        until(lambda: cluster.sql(LISTENING) == [(1,)], "somebody to listen again")
+        direct.execute("NOTIFY foo, 'again'")
+        assert payloads(one, "again") == ["again"]
 
 
 @pytest.mark.parametrize("said", ["UNLISTEN foo", "UNLISTEN *", "DISCARD ALL"])

@@ -98,14 +98,20 @@ def test_who_leaves_in_the_middle_leaves_nothing_behind(batch: bytes, cut: int) 
         assert not fresh.conn.pending[0]
 
 
+def asked(s: Stage) -> tuple[Peer, Peer, Backend]:
+    """The client has run its stale statement; what its server has heard of it is for the test to answer."""
+    server, client, backend = staled(s)
+    server.backend = None
+    server.take()
+    client.send(RUN + wire.sync())
+    s.settle()
+    return server, client, backend
+
+
 @pytest.mark.parametrize("cut", [1, 20, -6, -1, 0])
 def test_a_process_that_takes_over_in_the_middle_tells_it_or_runs_it_again(cut: int) -> None:
     with stage() as s:
-        server, client, backend = staled(s)
-        server.backend = None
-        server.take()
-        client.send(RUN + wire.sync())
-        s.settle()
+        server, client, backend = asked(s)
         said = backend.feed(server.take())
         server.send(said[: cut or None])
         s.settle()
@@ -128,11 +134,7 @@ def test_what_was_sent_behind_its_sync_is_carried_out_once() -> None:
 
 def test_what_comes_behind_it_meanwhile_comes_behind_it() -> None:
     with stage() as s:
-        server, client, backend = staled(s)
-        server.backend = None
-        server.take()
-        client.send(RUN + wire.sync())
-        s.settle()
+        server, client, backend = asked(s)
         server.send(backend.feed(server.take()))
         client.send(wire.query("SELECT 2"))
         for _ in range(4):
