@@ -377,6 +377,9 @@ class Desk:
 
     def _learned(self, database: str, user: str, reported: Mapping[str, str]) -> None:
         self._welcomes[database, user] = reported
+        for number in self.exchange.wanting(database, user):
+            # It may have asked before anybody knew.
+            self.workers[number].line.put("welcome", database, user, reported)
 
     def forget_welcomes(self) -> None:
         """What was learnt of servers may hold no more."""

@@ -136,6 +136,10 @@ class Exchange:
             want.pressed = self._loop.call_later(PRESS, self._press, want)
         return True
 
+    def wanting(self, database: str, user: str) -> list[int]:
+        """The workers that wait for a server of this pool."""
+        return [want.worker for want in self._waiting() if (want.database, want.user) == (database, user)]
+
     def unwanted(self, number: int, database: str, user: str) -> None:
         self._forget((number, database, user))
 

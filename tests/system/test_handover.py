@@ -89,6 +89,18 @@ def test_who_is_the_first_of_its_worker_is_let_in_though_nobody_says_by_what(
         assert backend(first)
 
 
+def test_who_comes_while_the_first_is_opened_elsewhere_gets_that_one(start_pooler: StartBouncer) -> None:
+    """It asked before anybody knew what a server says of itself, and is told when that is known."""
+    bouncer = start_pooler(**PLAIN)
+    bouncer.databases["app"] += " connect_query='select pg_sleep(0.5)'"
+    bouncer.write()
+    bouncer.admin("RELOAD")
+    with ThreadPoolExecutor(4) as pool, ExitStack() as stack:
+        come = [stack.enter_context(one) for one in pool.map(lambda _: client(bouncer), range(4))]
+        assert len({backend(one) for one in come}) == 1
+    assert len(set(re.findall(r".* new connection to server.*", bouncer.log_text()))) == 1
+
+
 def test_what_clients_count_on_goes_with_it(start_pooler: StartBouncer) -> None:
     """Prepared statements of the same text and of the same name, and settings of each client's own."""
     bouncer = start_pooler(**PLAIN, max_prepared_statements=20)
