@@ -228,6 +228,7 @@ def test_a_loop_that_is_stuck_ends(start_pooler: StartBouncer, hanging: Path, nu
     pooler = with_modules(start_pooler(run=False), hanging)
     process = pooler.process
     assert process is not None
+    pooler.wait_log("process up")  # the port is there before the socket is, which may be half there
     pooler.signal(signal.SIGWINCH)
     pooler.wait_log("hanging")
     with pytest.raises(psycopg.OperationalError):

@@ -25,7 +25,7 @@ CREATE TABLE remade AS SELECT 1 AS x
 """
 CHANGE = "ALTER TABLE remade ALTER x TYPE text"
 OUTSIDE = "outside"
-ASLEEP = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+ASLEEP = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = 'app'"
 Step = tuple[str, bytes | str]
 """Who sends what. A text is a Query."""
 

@@ -26,7 +26,7 @@ from tests.system.test_workers_harm import worker_of
 pytestmark = pytest.mark.usefixtures("cleared")
 __all__ = ["start_plain"]
 
-ASLEEP = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+ASLEEP = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = 'app'"
 TIMES = [(1, 2), (2, 1), (2, 2), (2, 3)]
 """Of how many processes the old service and the new one are."""
 
