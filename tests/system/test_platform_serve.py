@@ -190,6 +190,7 @@ def test_all_pools_of_a_database_stay_within_three_quarters(serving: Serving) ->
         worker.wait()
     for client in clients:
         client.close()
+    serving.cluster.clear("other")
 
 
 def test_a_pool_of_its_own(serving: Serving) -> None:

@@ -62,6 +62,16 @@ def asking(*clients: psycopg.Connection[Any], seconds: float = 2) -> Iterator[li
         thread.join(30)
 
 
+def at_work(bouncer: Bouncer, cluster: Cluster, count: int) -> None:
+    """So many servers have something to do at once, and no more are there."""
+    try:
+        until(lambda: len(cluster.sql(ASLEEP)) == count, "all that there may be to be at work")
+    except AssertionError as error:
+        there = "SELECT pid, client_port, state, wait_event, query FROM pg_stat_activity WHERE datname = 'app'"
+        error.add_note(f"{cluster.sql(there)}\n{bouncer.pool()}\n{workers(bouncer)}\n{bouncer.log_text()}")
+        raise
+
+
 @pytest.mark.parametrize(("old", "new"), TIMES)
 def test_everybody_goes_on(start_plain: StartBouncer, cluster: Cluster, old: int, new: int) -> None:
     """Idle, in transactions, in queries, waiting; with their servers and statements, and within the same limits."""
@@ -94,7 +104,7 @@ def test_everybody_goes_on(start_plain: StartBouncer, cluster: Cluster, old: int
         assert sum(row["servers"] for row in workers(bouncer)) <= 4
         several = [stack.enter_context(bouncer.connect()) for _ in range(4)]
         with asking(*come[:6], *several) as answers:
-            until(lambda: len(cluster.sql(ASLEEP)) == 4, "all that there may be to be at work")
+            at_work(bouncer, cluster, 4)
             assert len(cluster.backends("app")) <= 4
         assert answers == [(5,)] * 10
 
