@@ -264,3 +264,24 @@ def test_a_new_desk_that_ends_leaves_all_as_it_was(start_plain: StartBouncer) ->
         assert bouncer.sql("SELECT 2") == [(2,)]
         restart_with(bouncer, 2)
         assert one.execute("SELECT 3").fetchone() == (3,)
+
+
+@pytest.mark.slow
+def test_an_old_desk_that_stands_in_the_middle_goes_on_with_all(start_plain: StartBouncer) -> None:
+    """The new process gives it up; its workers serve meanwhile, since nobody has let go of anything."""
+    bouncer = start_plain(sections=sections(2), default_pool_size=2)
+    with ExitStack() as stack:
+        clients = [of_worker(bouncer, number, stack) for number in (1, 0)]
+        clients[0].execute("BEGIN")
+        with in_the_middle(bouncer) as (old, new, _):
+            with standing(old.pid):
+                assert new.wait(60) == 1
+                assert clients[0].execute("SELECT 1").fetchone() == (1,)
+        bouncer.process = old
+        bouncer.wait_log("the new process did not take over")
+        for one in clients:
+            assert one.execute("SELECT 2").fetchone() == (2,)
+        assert [row["state"] for row in workers(bouncer)] == ["serving"] * 2
+        restart_with(bouncer, 2)
+        for one in clients:
+            assert one.execute("SELECT 3").fetchone() == (3,)
