@@ -329,11 +329,15 @@ class Door(Doorstep):
         if running.colleagues is not None:
             before = admitted.database
             await running.colleagues.admit(before.name, arrival.user)
-            # While the others were asked it may have changed, or gone; or whom it lets in is decided otherwise.
-            admitted.database = registry.find(before.name)
-            if admitted.database is None or admitted.database.secrets != before.secrets:
+            # While the others were asked it may have changed, or gone; or who comes in is decided otherwise.
+            try:
+                admitted.database = registry.find(before.name)
+                if admitted.database is None or admitted.database.secrets != before.secrets:
+                    raise LoginError(Reason.REMOVED)
+                self.reception.check_limits(admitted.database, arrival.user)
+            except LoginError:
                 running.colleagues.left(before.name, arrival.user)
-                raise LoginError(Reason.REMOVED)
+                raise
         if (rest := self._join(visit, admitted)) is not None:
             await rest
 

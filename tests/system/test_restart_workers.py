@@ -273,10 +273,9 @@ def test_an_old_desk_that_stands_in_the_middle_goes_on_with_all(start_plain: Sta
     with ExitStack() as stack:
         clients = [of_worker(bouncer, number, stack) for number in (1, 0)]
         clients[0].execute("BEGIN")
-        with in_the_middle(bouncer) as (old, new, _):
-            with standing(old.pid):
-                assert new.wait(60) == 1
-                assert clients[0].execute("SELECT 1").fetchone() == (1,)
+        with in_the_middle(bouncer) as (old, new, _), standing(old.pid):
+            assert new.wait(60) == 1
+            assert clients[0].execute("SELECT 1").fetchone() == (1,)
         bouncer.process = old
         bouncer.wait_log("the new process did not take over")
         for one in clients:

@@ -104,7 +104,6 @@ TESTED_ELSEWHERE = {
     "pooler/__main__.py": "tests/unit/pooler/commands/test_table.py",
     "pooler/aside.py": "tests/unit/test_goes_on.py",
     "pooler/clients/auth.py": "tests/unit/pooler/clients/test_login.py",
-    "pooler/clients/door.py": "tests/unit/pooler/house/test_bouncer.py",
     "pooler/clients/ldap.py": "tests/unit/pooler/clients/test_ldap_pam.py",
     "pooler/clients/ldapconf.py": "tests/unit/pooler/clients/test_ldap_pam.py",
     "pooler/clients/pam.py": "tests/unit/pooler/clients/test_ldap_pam.py",
