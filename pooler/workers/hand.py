@@ -204,8 +204,14 @@ class Hand:
         limits = (most, of_database, registry.user_client_limit(owner)) if bounded else (0, 0, 0)
         line = self._line
         assert line is not None
+
+        def late(full: object) -> None:
+            """Nobody wants to know any more."""
+            if full is None:
+                self.left(database, user)
+
         try:
-            full = await line.ask("admit", database, user, limits)
+            full = await line.ask("admit", database, user, limits, late=late)
         except LineClosed:
             raise LoginError(Reason.ENDING) from None
         if full is not None:

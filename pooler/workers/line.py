@@ -143,6 +143,8 @@ class Line:
         self._in = bytearray()
         self._descriptors: deque[int] = deque()
         self._asked: dict[int, asyncio.Future[Any]] = {}
+        self._late: dict[int, Callable[[Any], object]] = {}
+        """Who hears the answer if whoever asked does not await it any more."""
         self._number = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self.closed = False
@@ -161,16 +163,26 @@ class Line:
         self._send(SAYS, 0, name, values, descriptors)
         return True
 
-    async def ask(self, name: str, *values: Any, descriptors: Sequence[int] = ()) -> Any:
-        """What the other side answers. Raises LineClosed, or Failed with what it raised."""
+    async def ask(
+        self, name: str, *values: Any, descriptors: Sequence[int] = (), late: Callable[[Any], object] | None = None
+    ) -> Any:
+        """What the other side answers. Raises LineClosed, or Failed with what it raised. `late` hears the answer if
+        whoever asked is cancelled before it comes."""
         if self.closed:
             raise LineClosed
         self._number += 1
         number, answer = self._number, self._loop.create_future()
         self._asked[number] = answer
+        if late is not None:
+            self._late[number] = late
         self._send(ASKS, number, name, values, descriptors)
         try:
             return await answer
+        except asyncio.CancelledError:
+            if late is not None and answer.done() and not answer.cancelled() and answer.exception() is None:
+                # It came in the same turn.
+                late(answer.result())
+            raise
         finally:
             self._asked.pop(number, None)
 
@@ -293,8 +305,10 @@ class Line:
             self._send(FAILS, number, "", RuntimeError(f"{type(error).__name__}: {error}"))
 
     def _answered(self, number: int, kind: int, value: Any) -> None:
-        answer = self._asked.pop(number, None)
+        answer, late = self._asked.pop(number, None), self._late.pop(number, None)
         if answer is None or answer.done():
+            if late is not None and kind == ANSWERS:
+                late(value)
             return
         if kind == FAILS:
             answer.set_exception(Failed(value))
@@ -323,6 +337,7 @@ class Line:
                 answer.set_exception(LineClosed())
                 answer.exception()
         self._asked.clear()
+        self._late.clear()
         for task in self._tasks:
             task.cancel()
 

@@ -78,6 +78,27 @@ def test_a_question_is_answered_or_has_failed() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("turns", range(6))
+def test_an_answer_that_nobody_awaits_any_more_is_heard_once(turns: int) -> None:
+    """Whenever whoever asked was cancelled: before it was said, on the way, in the turn in which it comes."""
+    heard: list[object] = []
+
+    async def run() -> None:
+        async with Ends({"len": len, "refuse": lambda: 1 / 0}) as ends:
+            questions: list[tuple[str, ...]] = [("len", "four"), ("refuse",)]
+            asked = [ends.loop.create_task(ends.near.ask(*what, late=heard.append)) for what in questions]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            for one in asked:
+                one.cancel()
+            found = await asyncio.gather(*asked, return_exceptions=True)
+            assert await ends.near.ask("len", "last") == 4
+            awaited, said = found[0] == 4, turns > 0
+            assert heard == ([4] if said and not awaited else [])
+
+    asyncio.run(run())
+
+
 def test_descriptors_belong_to_their_messages() -> None:
     """Also where many come at once, and between others that have none."""
     heard: list[tuple[int, int]] = []
