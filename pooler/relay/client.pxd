@@ -49,6 +49,7 @@ cdef class Client(Conn):
     cdef bint ask(self, uint8_t t) except -1
     cdef bint refuses(self, Out *out, uint8_t *b, size_t *run, size_t pos, uint8_t t, size_t l, size_t have, ssize_t name_end) except -1
     cdef bytes text_in(self, uint8_t t, uint8_t *p, size_t l, size_t name_end)
+    cdef bint is_judged(self, uint8_t t, ssize_t name_end) except -1
     cdef bint binds_late(self, ssize_t name_end) except -1
     cdef object touch_of_unnamed(self)
     cdef object touch_of(self, bytes name)

@@ -91,12 +91,11 @@ cdef class Client(Conn):
         cdef Out out
         cdef size_t pos = 0, run = 0, l
         cdef ssize_t name_end
-        cdef uint8_t t
+        cdef uint8_t t, vouched
         cdef Server s
         cdef str fault
-        cdef bint names
         cdef bint begins = self.need == 0 and (self.link is None or self.link.status == IDLE and self.link.ledger.at_rest())
-        cdef bint rewrite = self.pool.mode != MODE_SESSION and self.pool.max_prepared > 0 and not self.bound
+        cdef bint names, rewrite = self.pool.mode != MODE_SESSION and self.pool.max_prepared > 0 and not self.bound
         out_clear(&out)
         self.requested = self.relay.now
         while pos < n:
@@ -116,8 +115,6 @@ cdef class Client(Conn):
                     break
             if t == TERMINATE and l == 5 and self.link is not None and self.link.ledger.is_asked():
                 # It leaves when the answer has come, and with it the server is somebody else's.
-                self.submit(&out, b, run, pos)
-                run = pos
                 self.held = self.deaf = True
                 break
             if l < 5 or l > self.relay.max_packet or t == TERMINATE or t == FLUSH and l != 5:
@@ -144,16 +141,19 @@ cdef class Client(Conn):
                         return n
                     break
             s = self.link
-            if ((t == QUERY or t == PARSE or t == FUNCTION_CALL or t == BIND and self.binds_late(name_end))
-                    and self.refuses(&out, b, &run, pos, t, l, n - pos, name_end)):
+            vouched = s.vouched
+            if self.is_judged(t, name_end) and self.refuses(&out, b, &run, pos, t, l, n - pos, name_end):
                 if self.lost:
                     return n
                 pos = run
+                if self.held:
+                    break
                 continue
             if names and not s.ledger.skips():
                 if self.waits(&out, b, &run, pos, t, l, n - pos, name_end):
                     if self.lost:
                         return n
+                    s.vouched = vouched
                     break
             else:
                 self.note(s, t)
@@ -174,6 +174,7 @@ cdef class Client(Conn):
         cdef object touch
         cdef int kinds
         if s.bound or not self.pool.watches or s.ledger.skips():
+            s.vouched = UNASKED if s.vouched == OWN else s.vouched
             return False
         if self.pool.unread:
             touched(self, s, UNREAD_CODE)
@@ -198,7 +199,7 @@ cdef class Client(Conn):
         if (<int>touch.kinds) & SEQUENCES and is_skipped(s, t, b + pos, l, have):
             return False
         if (<int>touch.kinds) & SEQUENCES and have >= l and t != FUNCTION_CALL and asks_whose(
-                self, s, touch, self.text_in(t, b + pos, l, name_end), t == PARSE and name_end > 0):
+                self, s, touch, self.text_in(t, b + pos, l, name_end), t == PARSE and name_end > 0 and not is_bound_next(b + pos, l, have)):
             # It comes again, when the server has answered.
             self.submit(out, b, run[0], pos)
             run[0] = pos
@@ -232,6 +233,9 @@ cdef class Client(Conn):
         if t == BIND:
             return text_of(stmt.body) if stmt is not None else b""
         return (<char *>p)[5:l].partition(b"\0")[2 if t == PARSE else 0].partition(b"\0")[0]
+
+    cdef bint is_judged(self, uint8_t t, ssize_t name_end) except -1:
+        return t == QUERY or t == PARSE or t == FUNCTION_CALL or t == BIND and self.binds_late(name_end)
 
     cdef bint binds_late(self, ssize_t name_end) except -1:
         # Whether a Bind says more of a statement than its Parse did.

@@ -65,10 +65,14 @@ cdef bint is_skipped(Server s, uint8_t t, uint8_t *p, size_t l, size_t have) noe
 
 cdef bint asks_whose(Client c, Server s, object touch, bytes text, bint later) except -1:
     # Whether the message has to wait: the server, on which others were, forgets their values first, or, where its client
-    # may have drawn in this transaction, is asked whether it has. `later`: it is carried out when it is bound.
+    # may have drawn in this transaction, is asked whether it has, as soon as all that is under way has been answered.
+    # `later`: it is carried out when it is bound, and there is something between.
     cdef bytes asked
-    if (<int>touch.kinds) & c.pool.kept & SEQUENCES == 0 or s.sole == c.id or s.vouched != UNASKED or not s.shared() or not s.ledger.at_rest():
+    if (<int>touch.kinds) & c.pool.kept & SEQUENCES == 0 or s.sole == c.id or s.vouched != UNASKED or not s.shared():
         return False
+    if not s.ledger.at_rest():
+        c.held = c.deaf = not later and s.ledger.says_more()
+        return c.held
     if s.status == IDLE:
         s.sole = c.id
         s.run_task(SET_TASK, b"DISCARD SEQUENCES;")
@@ -79,6 +83,20 @@ cdef bint asks_whose(Client c, Server s, object touch, bytes text, bint later) e
     s.rows = []
     s.run_task(RECALL_TASK, asked)
     return True
+
+
+cdef bint is_bound_next(uint8_t *p, size_t l, size_t have) noexcept:
+    # Whether behind a Parse, of `l` bytes, there is a Bind of its name, with nothing but Describes between.
+    cdef uint8_t *q = p + l
+    cdef uint8_t *end = p + have
+    cdef uint8_t *name
+    cdef size_t n = strnlen(<char *>p + 5, l - 5)
+    while end - q > 5 and q[0] == DESCRIBE and be32(q + 1) >= 4 and be32(q + 1) < <size_t>(end - q):
+        q += be32(q + 1) + 1
+    if end - q <= 5 or q[0] != BIND:
+        return False
+    name = <uint8_t *>memchr(q + 5, 0, end - q - 5)
+    return name != NULL and <size_t>(end - name) > n + 1 and memcmp(name + 1, p + 5, n + 1) == 0
 
 
 cdef int whose_told(Server s) except -1:

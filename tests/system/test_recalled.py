@@ -11,6 +11,7 @@ from tests.fixtures.cluster import Cluster
 from tests.fixtures.process import StartBouncer
 from tests.fixtures.stream import Message, Stream
 from tests.system.test_sequences import INSERT, keeping, server, strange
+from tests.system.test_session_functions import known
 
 __all__ = ["server"]
 MADE = """
@@ -106,3 +107,83 @@ def test_nothing_else_is_changed(server: Cluster, start_pooler: StartBouncer, si
             found.append(carried_out(one, PROGRAMS[what]))
     server.sql("DROP TABLE rates; DROP SCHEMA hostile CASCADE", dbname="app")
     assert found[0] == found[1]
+
+
+NEXT = "SELECT nextval('drawn_by_name')"
+BY_ITS_NAME = "SELECT currval('drawn_by_name') > 0"
+ANOTHERS = "SELECT currval('drawn_too_id_seq') > 0"
+
+
+def named(text: str, *more: bytes, name: str = "n") -> tuple[bytes, ...]:
+    """Prepared and used in one piece, as pgjdbc and node-postgres do."""
+    return (stream.parse(text, name), *more, stream.bind(name=name), stream.execute())
+
+
+PIECES: dict[str, tuple[Step, ...]] = {
+    "a named statement": begun((*named(ASKS), SYNC)),
+    "described": begun((*named(ASKS, stream.describe("S", "n")), SYNC), (*named(BY_NAME, name="m"), SYNC)),
+    "its Sync between": begun((*named(BY_NAME, SYNC), SYNC)),
+    "behind what draws": ("BEGIN", (*named(NEXT, name="d"), SYNC, *named(BY_ITS_NAME), SYNC), "COMMIT"),
+    "without a name": ("BEGIN", (*named(NEXT, name=""), SYNC, *named(ASKS, name=""), SYNC), "COMMIT"),
+    "queries": (tuple(stream.query(text) for text in ("BEGIN", NEXT, ASKS, BY_ITS_NAME, "COMMIT")),),
+    "behind what fails": begun(
+        "SAVEPOINT a", (*named("SELECT 1/0", name="f"), SYNC, *named(ASKS), SYNC), "ROLLBACK TO a", (*named(ASKS), SYNC)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.one_process("strangers have drawn from every server of one process")
+@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize("what", PIECES)
+def test_what_is_sent_in_one_piece_is_answered_the_first_time(
+    server: Cluster, start_pooler: StartBouncer, size: int, what: str
+) -> None:
+    bouncer = keeping(start_pooler, server, size)
+    strange(bouncer, size)
+    found = []
+    for port in (server.port, bouncer.port):
+        with Stream(("127.0.0.1", port)).login() as one:
+            found.append(carried_out(one, PIECES[what]))
+    assert "D" in [kind for kind, _ in found[0]]
+    values = [(kind, None if kind == "D" and b"t" not in told else told) for kind, told in found[1]]
+    assert values == [(kind, None if kind == "D" and b"t" not in told else told) for kind, told in found[0]]
+
+
+NOT_OWN: dict[str, tuple[Step, ...]] = {
+    "in one piece": (*begun()[:2], (*named(ANOTHERS), SYNC)),
+    "behind what draws": ("BEGIN", (*named(NEXT, name="d"), SYNC, *named(ANOTHERS), SYNC)),
+    "queries": ((*map(stream.query, ("BEGIN", INSERT, ANOTHERS)),),),
+    "its own is asked for, and another's is bound": (
+        (stream.parse(ANOTHERS, "a"), SYNC), *begun()[:2],
+        (stream.parse(ASKS, "n"), stream.bind(name="a"), stream.execute(), SYNC),
+    ),
+    "its own fails, and another's is bound": (
+        *begun()[:2], (stream.parse(ANOTHERS, "a"), SYNC), "SAVEPOINT a",
+        (*named(ASKS, name="n"), stream.parse("SELECT", "n"), SYNC), "ROLLBACK TO a", use("a"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.one_process("strangers have drawn from every server of one process")
+@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize("what", NOT_OWN)
+def test_nor_is_anothers_told_in_one_piece(server: Cluster, start_pooler: StartBouncer, size: int, what: str) -> None:
+    bouncer = keeping(start_pooler, server, size)
+    strange(bouncer, size)
+    with Stream(("127.0.0.1", bouncer.port)).login() as one:
+        heard = carried_out(one, NOT_OWN[what])
+    assert [told for kind, told in heard if kind == "E"][-1:] == [("55000", None)]
+
+
+@pytest.mark.one_process("a text is shared by clients of one process")
+def test_one_that_has_to_be_described_first_is_asked_for_all_the_same(
+    server: Cluster, start_pooler: StartBouncer
+) -> None:
+    """Its Bind is held, and has been judged by then."""
+    bouncer = keeping(start_pooler, server, 2)
+    strange(bouncer, 2)
+    known(bouncer)
+    with Stream(("127.0.0.1", bouncer.port)).login() as one, Stream(("127.0.0.1", bouncer.port)).login() as other:
+        carried_out(one, ("BEGIN", INSERT))
+        carried_out(other, ((stream.parse(ASKS, "n"), SYNC),))
+        assert carried_out(one, ((*named(ASKS), SYNC),))[2] == ("D", [b"t"])
