@@ -379,7 +379,8 @@ def refusal(kinds: int, statement: str, by_policy: bool) -> bytes:
             "55000",
             f"currval and lastval of an earlier transaction are not known on this server: {statement}",
             detail="Other clients may have drawn from the sequence here since.",
-            hint="Draw again: from now on this pool keeps the server for the client's next transaction.",
+            hint="Draw again, by INSERT or nextval: from now on this pool keeps the server for the client's next "
+            "transaction.",
         )
     names = ", ".join(WORDS[kind] for kind in Held if kinds & kind)
     why = "session_state = refuse" if by_policy else "max_pinned servers of this pool are pinned already"

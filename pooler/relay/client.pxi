@@ -91,7 +91,7 @@ cdef class Client(Conn):
         cdef Out out
         cdef size_t pos = 0, run = 0, l
         cdef ssize_t name_end
-        cdef uint8_t t, vouched
+        cdef uint8_t t
         cdef Server s
         cdef str fault
         cdef bint begins = self.need == 0 and (self.link is None or self.link.status == IDLE and self.link.ledger.at_rest())
@@ -115,6 +115,8 @@ cdef class Client(Conn):
                     break
             if t == TERMINATE and l == 5 and self.link is not None and self.link.ledger.is_asked():
                 # It leaves when the answer has come, and with it the server is somebody else's.
+                self.submit(&out, b, run, pos)
+                run = pos
                 self.held = self.deaf = True
                 break
             if l < 5 or l > self.relay.max_packet or t == TERMINATE or t == FLUSH and l != 5:
@@ -141,7 +143,6 @@ cdef class Client(Conn):
                         return n
                     break
             s = self.link
-            vouched = s.vouched
             if self.is_judged(t, name_end) and self.refuses(&out, b, &run, pos, t, l, n - pos, name_end):
                 if self.lost:
                     return n
@@ -153,7 +154,6 @@ cdef class Client(Conn):
                 if self.waits(&out, b, &run, pos, t, l, n - pos, name_end):
                     if self.lost:
                         return n
-                    s.vouched = vouched
                     break
             else:
                 self.note(s, t)
@@ -174,7 +174,6 @@ cdef class Client(Conn):
         cdef object touch
         cdef int kinds
         if s.bound or not self.pool.watches or s.ledger.skips():
-            s.vouched = UNASKED if s.vouched == OWN else s.vouched
             return False
         if self.pool.unread:
             touched(self, s, UNREAD_CODE)
@@ -198,12 +197,12 @@ cdef class Client(Conn):
             return False
         if (<int>touch.kinds) & SEQUENCES and is_skipped(s, t, b + pos, l, have):
             return False
-        if (<int>touch.kinds) & SEQUENCES and have >= l and t != FUNCTION_CALL and asks_whose(
-                self, s, touch, self.text_in(t, b + pos, l, name_end), t == PARSE and name_end > 0 and not is_bound_next(b + pos, l, have)):
-            # It comes again, when the server has answered.
+        if (<int>touch.kinds) & SEQUENCES and s.sole != self.id and have >= l and t != FUNCTION_CALL:
             self.submit(out, b, run[0], pos)
             run[0] = pos
-            return True
+            if asks_whose(self, s, touch, self.text_in(t, b + pos, l, name_end), t == PARSE and name_end > 0):
+                # It comes again, when the server has answered.
+                return True
         kinds = forbidden(self, s, touch, t == PARSE and name_end > 0)
         if kinds == 0:
             if name_end == 0:

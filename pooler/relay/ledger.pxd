@@ -43,6 +43,8 @@ cdef class Ledger:
     cdef readonly int count
     cdef Guess guesses[8]
     cdef bint open
+    # Whether anything was bound or executed since the last Sync.
+    cdef bint begun
     cdef bint urged
     cdef int runs
     cdef int changing

@@ -281,7 +281,7 @@ cdef class Ledger:
         self.count = 1
         self.guesses[0].mode = READING
         self.guesses[0].next = 0
-        self.open = False
+        self.open = self.begun = False
         return 0
 
     # ---- sent
@@ -308,14 +308,15 @@ cdef class Ledger:
         self.urged = False
         if kind == SYNC:
             self.syncs += act == SKIP
-            self.open = False
+            self.open = self.begun = False
             self.early += self.changing
             self.changing = 0
         elif kind == QUERY or kind == FUNCTION_CALL:
-            self.open = False
+            self.open = self.begun = False
             self.runs += 1
         elif kind != COPY_DONE:
             self.open = True
+            self.begun |= kind == BIND or kind == EXECUTE
             if kind == EXECUTE:
                 self.runs += 1
             elif kind == DESCRIBE:
@@ -662,7 +663,7 @@ cdef class Ledger:
         for kind, act, skipped, stmt, name in state["entries"]:
             self.sent(kind, act, stmt, name)
             self.at(self.length - 1).skipped = skipped
-        self.open = state["open"]
+        self.open = self.begun = state["open"]
         self.fence = state["fence"]
 
 

@@ -2,8 +2,8 @@
 # can ask, and a stranger's value is told like one's own. So, from the first of these words in a pool on, a server on which
 # several have been forgets all values (DISCARD SEQUENCES) ahead of its next client's; and from the first that asks behind
 # its own transaction on, who may have drawn keeps its server for its next transaction. That first one finds everything
-# forgotten, where its text begins a transaction; behind something that may have drawn the server is asked whether that
-# value is of this transaction (RECALL_TASK); else it is refused.
+# forgotten, where its text begins a transaction; in one, the server is asked whether that value is of this transaction
+# (RECALL_TASK); else it is refused.
 
 cdef enum:
     # Whose values a server may have, beside one client's, whose id that is then.
@@ -65,19 +65,19 @@ cdef bint is_skipped(Server s, uint8_t t, uint8_t *p, size_t l, size_t have) noe
 
 cdef bint asks_whose(Client c, Server s, object touch, bytes text, bint later) except -1:
     # Whether the message has to wait: the server, on which others were, forgets their values first, or, where its client
-    # may have drawn in this transaction, is asked whether it has, as soon as all that is under way has been answered.
-    # `later`: it is carried out when it is bound, and there is something between.
+    # is in a transaction, is asked whether it has drawn in that, as soon as all that is under way has been answered. Between
+    # a Parse and its Bind this can be. `later`: it is carried out when it is bound.
     cdef bytes asked
     if (<int>touch.kinds) & c.pool.kept & SEQUENCES == 0 or s.sole == c.id or s.vouched != UNASKED or not s.shared():
         return False
-    if not s.ledger.at_rest():
-        c.held = c.deaf = not later and s.ledger.says_more()
+    if s.ledger.begun or not s.ledger.is_idle():
+        c.held = c.deaf = not later and answers(s)
         return c.held
     if s.status == IDLE:
         s.sole = c.id
         s.run_task(SET_TASK, b"DISCARD SEQUENCES;")
         return True
-    asked = sessions.asks_whose(text) if s.status == IN_TRANSACTION and s.draws and not later else None
+    asked = sessions.asks_whose(text) if s.status == IN_TRANSACTION and not later else None
     if asked is None:
         return False
     s.rows = []
@@ -85,18 +85,13 @@ cdef bint asks_whose(Client c, Server s, object touch, bytes text, bint later) e
     return True
 
 
-cdef bint is_bound_next(uint8_t *p, size_t l, size_t have) noexcept:
-    # Whether behind a Parse, of `l` bytes, there is a Bind of its name, with nothing but Describes between.
-    cdef uint8_t *q = p + l
-    cdef uint8_t *end = p + have
-    cdef uint8_t *name
-    cdef size_t n = strnlen(<char *>p + 5, l - 5)
-    while end - q > 5 and q[0] == DESCRIBE and be32(q + 1) >= 4 and be32(q + 1) < <size_t>(end - q):
-        q += be32(q + 1) + 1
-    if end - q <= 5 or q[0] != BIND:
-        return False
-    name = <uint8_t *>memchr(q + 5, 0, end - q - 5)
-    return name != NULL and <size_t>(end - name) > n + 1 and memcmp(name + 1, p + 5, n + 1) == 0
+cdef bint answers(Server s) except -1:
+    # Whether all that is under way will be answered, if only when urged.
+    if not s.ledger.says_more():
+        if s.ledger.begun or not s.ledger.says_more_when_urged():
+            return False
+        s.urge()
+    return True
 
 
 cdef int whose_told(Server s) except -1:

@@ -125,6 +125,7 @@ cdef int NAMED_LATER = touches.NAMED_LATER
 
 cdef object TOO_LONG = touches.Touch(touches.Held.UNSEEN, touches.Held.UNSEEN | touches.UNREAD, "(too long to be read)")
 # What is suspicious in a text that is not here whole: nobody knows what it sets, so it stays until its client goes.
+cdef object LONG_CODE = touches.Touch(touches.Held.UNSEEN, touches.Held.UNSEEN, "(too long to be read)")
 
 
 cdef object judged(Pool pool, bytes text):
@@ -167,6 +168,7 @@ cdef object examine(Client c, uint8_t t, uint8_t *p, size_t l, size_t have):
         if c.pool.names is None or not names_hit(c, p + start, have - start):
             return noted(c.pool, p + start, l - start) if c.anywhere >= NOTED and have >= l else None
         if have < l:
+            tell_unread(c)
             return UNREAD_CODE
     c.reading = False
     if have < l:
@@ -259,7 +261,10 @@ cdef int forbidden(Client c, Server s, object touch, bint later=False) except -1
 
 cdef int read_rest(Client c, uint8_t *p, size_t n) except -1:
     # More of a text that did not come whole.
-    if c.pool.unread or c.pool.names is not None and names_hit(c, p, n):
+    if c.pool.names is not None and names_hit(c, p, n):
+        tell_unread(c)
+        touched(c, c.link, UNREAD_CODE)
+    elif c.pool.unread:
         touched(c, c.link, UNREAD_CODE)
     if not read_on(c, p, n):
         return 0
@@ -268,6 +273,12 @@ cdef int read_rest(Client c, uint8_t *p, size_t n) except -1:
         note_seen(c, TOO_LONG)
         return c.relay.lose(c, TOO_LONG_TO_REFUSE, True, NOT_SUPPORTED)
     return touched(c, c.link, TOO_LONG)
+
+
+cdef int tell_unread(Client c) except -1:
+    # That something of the database's own is called, or only named, in a text that is not here whole: once for each client.
+    # It is never refused.
+    return note_seen(c, LONG_CODE) if (c.told_kinds | c.pool.refused) & <int>touches.Held.UNSEEN == 0 else 0
 
 
 cdef int note_seen(Client c, object touch) except -1:

@@ -463,3 +463,20 @@ def test_it_ends_with_all_the_others(start_pooler: StartBouncer, cluster: Cluste
             assert cluster.sql(LISTENING) == [(0,)]
     finally:
         one.close()
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_listen_holds_from_its_commit_on(start_pooler: StartBouncer, server: Cluster, size: int) -> None:
+    """As PostgreSQL says of it. To who has listened to something before, it tells more: what was notified since that
+    one's transaction began, be it ahead of the LISTEN. Nobody may count on it, and here it is not told."""
+    bouncer = start_pooler(server=server, default_pool_size=size, **KEEP)
+    for port, first, second in ((server.port, [], ["b", "c"]), (bouncer.port, [], [])):
+        with client(port) as one, client(server.port) as direct:
+            for channel, early in (("foo", first), ("bar", second)):
+                with one.transaction():
+                    one.execute("SELECT 1")
+                    direct.execute(f"NOTIFY {channel}, 'b'")
+                    one.execute(f"LISTEN {channel}")
+                    direct.execute(f"NOTIFY {channel}, 'c'")
+                direct.execute(f"NOTIFY {channel}, 'last'")
+                assert payloads(one, "last") == [*early, "last"]

@@ -342,3 +342,42 @@ def test_what_was_drawn_since_on_another_server_is_not_forgotten_silently(
             except NOT_DEFINED:
                 told.append(None)
         assert False not in told
+
+
+BY_TRIGGER = """
+DROP TABLE IF EXISTS audited; CREATE TABLE audited (n bigint); INSERT INTO audited VALUES (0);
+CREATE OR REPLACE FUNCTION audits() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN NEW.n := nextval(''drawn_by_name''); RETURN NEW; END';
+CREATE TRIGGER audits BEFORE UPDATE ON audited FOR EACH ROW EXECUTE FUNCTION audits();
+"""
+
+
+@pytest.mark.one_process("what was drawn is lost by who has the same server")
+@sizes
+@pytest.mark.parametrize("draw", ["UPDATE audited SET n = 0 RETURNING n", "SELECT drawn_by_code()"])
+@pytest.mark.parametrize("asked", ["lastval()", "currval('drawn_by_name')"])
+def test_what_only_code_has_drawn_is_told_or_known_to_be_lost(
+    start_pooler: StartBouncer, server: Cluster, size: int, draw: str, asked: str
+) -> None:
+    """Nothing is seen of it. In its own transaction it is told the first time; behind that, when others have drawn, it
+    is an error, ahead of any use of a wrong value, and the log has named who asks."""
+    server.sql(BY_TRIGGER, dbname="app")
+    bouncer = keeping(start_pooler, server, size)
+    strange(bouncer, size)
+    try:
+        with client(bouncer.port) as one, client(bouncer.port) as other:
+            with one.transaction():
+                drawn = value(one, draw)
+                assert value(one, f"SELECT {asked}") == drawn
+            for _ in range(3):
+                drawn = value(one, draw)
+                other.execute("INSERT INTO drawn_too (x) VALUES (1)")
+                other.execute("SELECT nextval('drawn_by_name')")
+                try:
+                    assert value(one, f"SELECT {asked}") == drawn
+                except NOT_DEFINED:
+                    bouncer.wait_log("session state: sequence pins: SELECT (currval|lastval)")
+                else:
+                    assert size > 1
+    finally:
+        server.sql("DROP TABLE audited; DROP FUNCTION audits()", dbname="app")
