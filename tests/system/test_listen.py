@@ -480,3 +480,5 @@ def test_a_listen_holds_from_its_commit_on(start_pooler: StartBouncer, server: C
                     direct.execute(f"NOTIFY {channel}, 'c'")
                 direct.execute(f"NOTIFY {channel}, 'last'")
                 assert payloads(one, "last") == [*early, "last"]
+                if port == bouncer.port:
+                    follows(bouncer)

@@ -427,6 +427,7 @@ def test_a_long_text_that_calls_leaves_nothing(start_pooler: StartBouncer, serve
         fresh = facts(stranger)
         known(bouncer)
         assert not errors(one.query(f"SELECT '{'x' * size}'; INSERT INTO held VALUES (1)"))
+        bouncer.wait_log(r"session state: code \w+: \(too long to be read\)")
         for _ in range(3):
             assert facts(stranger) == fresh
         until(lambda: bouncer.pool()["sv_active"] == 0)

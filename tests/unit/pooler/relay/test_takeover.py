@@ -48,6 +48,7 @@ LEFT: dict[str, dict[str, str]] = {
         "cancels": "one that is being cancelled does not go over",
     },
     "ledger.pxd": {
+        "begun": "taken for true where a Sync is missing (`open`)",
         **dict.fromkeys(("log", "head", "cap", "length"), AGAIN),
         **dict.fromkeys(("runs", "changing", "early", "syncs", "describing"), COUNTED),
         "count": "of the guesses",
