@@ -470,9 +470,9 @@ def test_a_listen_holds_from_its_commit_on(start_pooler: StartBouncer, server: C
     """As PostgreSQL says of it. To who has listened to something before, it tells more: what was notified since that
     one's transaction began, be it ahead of the LISTEN. Nobody may count on it, and here it is not told."""
     bouncer = start_pooler(server=server, default_pool_size=size, **KEEP)
-    for port, first, second in ((server.port, [], ["b", "c"]), (bouncer.port, [], [])):
+    for port, more in ((server.port, ["b", "c"]), (bouncer.port, [])):
         with client(port) as one, client(server.port) as direct:
-            for channel, early in (("foo", first), ("bar", second)):
+            for channel, early in (("foo", []), ("bar", more)):
                 with one.transaction():
                     one.execute("SELECT 1")
                     direct.execute(f"NOTIFY {channel}, 'b'")

@@ -32,7 +32,7 @@ def by_psycopg(port: int, threshold: int | None = 5) -> Iterator[Ask]:
     with psycopg.connect("postgresql" + dsn(port), autocommit=True, prepare_threshold=threshold) as one:
 
         def ask(text: str) -> list[tuple[Any, ...]]:
-            found = one.execute(text)  # type: ignore[arg-type]
+            found = one.execute(text)
             return list(found) if found.description else []
 
         yield ask
@@ -153,7 +153,7 @@ def test_a_driver_is_told_what_it_is_told_directly(
         server_round_robin=1,
         sections={"pooler": policy},
     )
-    other = {"options": "-c my.var=other -c work_mem=9MB", "autocommit": True}
+    other: dict[str, Any] = {"options": "-c my.var=other -c work_mem=9MB", "autocommit": True}
     with psycopg.connect(bouncer.dsn(), **other) as somebody:
         plain = somebody.execute(SHOWN).fetchone()
 
