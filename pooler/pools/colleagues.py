@@ -40,6 +40,9 @@ class Colleagues(Protocol):
     def learned(self, pool: PoolState, reported: Mapping[str, str]) -> None:
         """What a server has said of itself, for who comes in elsewhere."""
 
+    def unanswered(self, pool: PoolState) -> None:
+        """No server can be asked here what to tell who comes in: what one has said elsewhere will do."""
+
     def opened(self, place: tuple[str, int], pid: int) -> None:
         """There is a server here, of this process id at that place: what it notifies is of our clients."""
 

@@ -309,6 +309,8 @@ class Opener:
         cached = f"server login has been failing, cached error: {message} (server_login_retry)"
         pool.failure, pool.ours = LoginError(cached, sqlstate), ours
         pool.engine.failing, pool.crowded = cached, False
+        if pool.welcome is None and self.running.colleagues is not None:
+            self.running.colleagues.unanswered(pool)
         self.running.loop.call_later(self.running.registry.login_retry(ours=ours), self._again, pool)
 
     def _again(self, pool: PoolState) -> None:

@@ -206,6 +206,7 @@ class Desk:
             "spare": partial(self.exchange.spare, number),
             "given": partial(self.exchange.given, number),
             "learned": self._learned,
+            "unanswered": partial(self._say_welcome, number),
             "code made": partial(self._pass_on, number, "code made"),
             "texts changed": partial(self._pass_on, number, "texts changed"),
             "cancel": partial(self._cancel, number),
@@ -371,9 +372,13 @@ class Desk:
         want = Want(number, *facts)
         if not self.exchange.want(want):
             return
-        reported = self._welcomes.get((want.database, want.user))
-        if reported is not None and not greets:
-            self.workers[number].line.put("welcome", want.database, want.user, reported)
+        if not greets:
+            self._say_welcome(number, want.database, want.user)
+
+    def _say_welcome(self, number: int, database: str, user: str) -> None:
+        reported = self._welcomes.get((database, user))
+        if reported is not None:
+            self.workers[number].line.put("welcome", database, user, reported)
 
     def _learned(self, database: str, user: str, reported: Mapping[str, str]) -> None:
         self._welcomes[database, user] = reported

@@ -234,6 +234,9 @@ class Hand:
     def learned(self, pool: PoolState, reported: Mapping[str, str]) -> None:
         self.say("learned", *_name(pool), dict(reported))
 
+    def unanswered(self, pool: PoolState) -> None:
+        self.say("unanswered", *_name(pool))
+
     def opened(self, place: tuple[str, int], pid: int) -> None:
         self.say("opened", place, pid)
 

@@ -114,6 +114,7 @@ def test_a_client_that_came_while_postgresql_was_away_is_served(
 
 
 @pytest.mark.slow
+@pytest.mark.one_process("each worker tries to log in by itself, and who asks first there waits; see test_handover")
 def test_queries_are_turned_away_while_postgresql_is_away(start_either: StartBouncer, own_cluster: Cluster) -> None:
     """Who asks first waits; once an attempt has failed the others come in, and are told with their first query."""
     bouncer = start_either(server=own_cluster, server_login_retry=0.3)

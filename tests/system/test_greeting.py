@@ -75,9 +75,17 @@ def test_a_login_under_way_ends_with_the_servers(
             assert welcomed(one)
 
 
+OVER = pytest.mark.one_process("no worker opens a server beyond what all may have: who comes waits until one is free")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("limit", "welcome"), [("default_pool_size", True), ("max_db_connections", False), ("max_user_connections", False)]
+    ("limit", "welcome"),
+    [
+        pytest.param("default_pool_size", True, marks=OVER),
+        ("max_db_connections", False),
+        ("max_user_connections", False),
+    ],
 )
 def test_a_full_pool_asks_one_more_server_what_to_say(start_same: StartBouncer, limit: str, welcome: bool) -> None:
     """Not beyond the limits that it shares."""

@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -20,6 +20,7 @@ import pytest
 from tests.fixtures import stream
 from tests.fixtures.cluster import Cluster
 from tests.fixtures.process import Bouncer, StartBouncer
+from tests.fixtures.proxy import FaultProxy
 from tests.fixtures.stream import Ended, Stream
 from tests.fixtures.waiting import until
 
@@ -87,6 +88,24 @@ def test_who_is_the_first_of_its_worker_is_let_in_though_nobody_says_by_what(
         with client(bouncer) as second, client(bouncer) as third:
             assert all(backend(who) for who in (second, third))
         assert backend(first)
+
+
+def test_who_comes_while_postgresql_is_away_is_let_in_by_any_worker(
+    start_pooler: StartBouncer, cluster: Cluster, start_proxy: Callable[[int], FaultProxy]
+) -> None:
+    """As by one process: what a server says of itself is known, though not by one of this worker's."""
+    proxy = start_proxy(cluster.port)
+    away = {"app": f"host=127.0.0.1 port={proxy.port} dbname=app"}
+    bouncer = start_pooler(databases=away, sections=TWO, server_login_retry=0.3)
+    with client(bouncer) as first:
+        backend(first)
+        proxy.refuse()
+        proxy.cut()
+        until(lambda: bouncer.pool()["sv_idle"] == 0, "its server to be gone")
+        with ExitStack() as stack:
+            for _ in range(4):
+                late = stack.enter_context(client(bouncer))
+                assert late.parameters["server_version"] == first.parameters["server_version"]
 
 
 def test_who_comes_while_the_first_is_opened_elsewhere_gets_that_one(start_pooler: StartBouncer) -> None:

@@ -111,6 +111,7 @@ def test_a_peer_that_is_gone(start_pooler: StartBouncer, cluster: Cluster) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.one_process("each worker sends requests on by itself, as many at once as pool_size says")
 def test_requests_wait_in_turn(start_pooler: StartBouncer) -> None:
     """pool_size of a peer and cancel_wait_timeout, with a peer that stalls."""
     one, _ = pair(start_pooler, cancel_wait_timeout=1)
