@@ -32,6 +32,8 @@ TURNS = 3
 """Of the loop, within which what a worker has said of its server before it notified is read."""
 MOST_SERVERS = 100_000
 """Of so many it is known whose they are; those that were opened first are forgotten first."""
+EPOCH = b"epoch "
+"""How a mark begins behind which somebody else may notify by the same server; as in the relay."""
 DEAF_THERE = f"{Reason.LISTENING_FAILED}: it does not hear what is notified there"
 
 
@@ -138,9 +140,11 @@ class Ear(Hub):
         channel = message[9 : message.index(b"\0", 9)]
         owner = await self._ears.owner(self.engine.place, pid)
         if channel == self.engine.marker:
-            # A mark that a worker's server has set, for that worker: others do not know it. One from before another
-            # service has taken over may be of a client that has come to another worker than that server.
-            anybodys = owner is None or self.running.now() - self._inherited_at < DEAF
+            # A mark that a worker's server has set. An epoch's is for that worker, which keeps the server until then.
+            # Where a client begins to be told is its worker's to know, and that server may be another's by now; so may
+            # that client, of what was set before another service has taken over.
+            epoch = message.startswith(EPOCH, 10 + len(channel))
+            anybodys = not epoch or self.running.now() - self._inherited_at < DEAF
             for number in self._ears.serving() if anybodys or owner is None else (owner,):
                 self._ears.put(number, "hub heard", *self.key, message)
             return

@@ -278,7 +278,7 @@ def name(run: tuple[Scenario, dict[str, Any]]) -> str:
 LASTING = (waits, timeouts)
 """Runs of some seconds."""
 ALONE = pytest.mark.one_process("each worker has servers of its own, of which each is told")
-BEHIND = pytest.mark.one_process("what a signal asks for is still on its way to the workers when the next one ends them")
+BEHIND = pytest.mark.one_process("what a signal asks for may be on its way to the workers when the next one ends them")
 
 
 def marks(scenario: Scenario) -> list[pytest.MarkDecorator]:

@@ -7,7 +7,8 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
-from pooler.workers.hearing import MOST_SERVERS, Ears, marker_of
+from pooler import wire
+from pooler.workers.hearing import MOST_SERVERS, Ear, Ears, marker_of
 
 PLACE = "127.0.0.1", 5432
 
@@ -52,5 +53,25 @@ def test_what_a_worker_that_is_gone_had_is_nobodys_and_no_more_is_known_than_the
         some._gone(1)
         assert await some.owner(PLACE, 1) is None
         assert await some.owner(PLACE, 2) == 0
+
+    asyncio.run(scene())
+
+
+def test_where_a_client_begins_to_be_told_is_told_to_all_workers() -> None:
+    """Its worker may have given the server away that has set the mark; an epoch's mark is for who has the server."""
+    put: list[tuple[int, bytes]] = []
+
+    async def scene() -> None:
+        some: Any = ears()
+        some.works(1)["opened"](PLACE, 77)
+        some.serving = lambda: [0, 1]
+        some.put = lambda number, *values: put.append((number, values[-1]))
+        engine, running = SimpleNamespace(place=PLACE, marker=b"ours"), SimpleNamespace(now=lambda: 0.0)
+        ear: Any = SimpleNamespace(_ears=some, engine=engine, running=running, key=("app", ""), _inherited_at=-1e9)
+        for payload, told in ((b"5af0", [0, 1]), (b"epoch 77", [1])):
+            message = wire.message(b"A", (77).to_bytes(4, "big") + b"ours\0" + payload + b"\0")
+            await Ear._tell(ear, message)
+            assert put == [(number, message) for number in told]
+            put.clear()
 
     asyncio.run(scene())
