@@ -75,9 +75,11 @@ BATCHES: dict[str, tuple[tuple[bytes, ...], str, str]] = {
 HELD = dict.fromkeys(("all of it described", "each described"), "0A000Z")
 """With a pool of two it waits in the middle of the batch for what the statement is described as on the other server."""
 
+OWN = pytest.mark.one_process("each worker has a server of its own")
+
 
 @pytest.mark.parametrize("piece", [None, 7])
-@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("size", [1, pytest.param(2, marks=OWN)])
 def test_what_is_told_of_a_stale_statement(
     cluster: Cluster, start_pooler: StartBouncer, size: int, piece: int | None
 ) -> None:
