@@ -101,7 +101,10 @@ def test_nobody_is_ever_told_anothers_value(
                     value(one, f"SELECT {asked}", prepare=prepare)
 
 
-@pytest.mark.parametrize("code", ["SELECT taken()", "DO $$ BEGIN PERFORM lastval(); END $$"])
+LOOKS = pytest.mark.one_process("each worker looks for the database's own code itself")
+
+
+@pytest.mark.parametrize("code", [pytest.param("SELECT taken()", marks=LOOKS), "DO $$ BEGIN PERFORM lastval(); END $$"])
 def test_nor_by_code(start_pooler: StartBouncer, server: Cluster, code: str) -> None:
     server.sql("CREATE FUNCTION taken() RETURNS bigint LANGUAGE sql AS 'SELECT lastval()'", dbname="app")
     bouncer = keeping(start_pooler, server, 1)
