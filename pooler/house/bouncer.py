@@ -81,7 +81,7 @@ class Bouncer:
         self._console = partial(_serve_console, console, self)
         self._tasks: set[LightTask | asyncio.Task[None]] = set()
         self._plain_on_loopback_only = plain_on_loopback_only
-        selector.on_events(lambda: loop.call_soon(self.events.handle))
+        selector.on_events(lambda: loop.call_soon(self.events.handle), self.events.exits)
         self.reconfiguration.on_change += [self._configured, self.periods.changed]
         prepare_keys(config)
 

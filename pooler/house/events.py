@@ -29,7 +29,7 @@ DISCONNECT = Kind.DISCONNECT
 
 
 class Events:
-    """Deals with them in order, once in a turn of the loop."""
+    """Deals with them in order, once in a turn of the loop; with ordinary ends the relay does by itself (`exits`)."""
 
     def __init__(self, running: Running, opener: Opener, hubs: Hubs, sessions: Sessions, survey: Survey) -> None:
         self._running = running
@@ -37,14 +37,14 @@ class Events:
         self.hubs = hubs
         self._sessions = sessions
         self._survey = survey
-        self._exits = relay.Exits(
+        self.exits = relay.Exits(
             running.registry,
             running.tallies,
             {why.value: why for why in LEAVING},
             DISCONNECT,
             ClientFacts,
             sessions.noted,
-            running.changed.set,
+            running.changed,
             self._deal,
             self._not_dealt,
         )
@@ -53,7 +53,7 @@ class Events:
         """Everything the relay has posted since the last turn."""
         running = self._running
         events, running.relay.events = running.relay.events, []
-        self._exits.take(events)
+        self.exits.take(events)
 
     def _deal(self, event: Event) -> None:
         try:

@@ -20,10 +20,8 @@ from pooler.clients.strangers import Spare, Strangers
 from pooler.kernel import is_ours
 from pooler.net.channel import Channel
 from pooler.pools.running import Running
-from pooler.relay import LightTask, Newcomer
+from pooler.relay import LightTask, Newcomer, Porch
 
-ACCEPTS = 64
-"""Clients accepted in one turn of the loop."""
 PAUSE = 0.1
 """Seconds of rest; PgBouncer's five are an age to who waits."""
 THEIRS = frozenset(
@@ -60,60 +58,54 @@ class Acceptor:
     def __init__(self, running: Running, strangers: Strangers) -> None:
         self._running = running
         self._strangers = strangers
-        self._doors: dict[socket.socket, Entrance] = {}
+        self._porches: dict[socket.socket, Porch] = {}
         self._held = False
         self._spare = Spare()
 
     def watch(self, listener: socket.socket, door: Entrance) -> None:
         """From now on, whoever comes to `listener` arrives at `door`."""
-        self._doors[listener] = door
+        accept = partial(accept_unix, listener) if listener.family == socket.AF_UNIX else None
+        refused = partial(self._refused, listener)
+        self._porches[listener] = Porch(self._running.relay, listener, door, accept, THEIRS, refused, self._failed)
         self._spare.keep()
         self._go_on(listener)
 
     def release(self, listener: socket.socket) -> None:
         """Let go of a listener; it need not be watched."""
-        if self._doors.pop(listener, None) is not None:
+        porch = self._porches.pop(listener, None)
+        if porch is not None:
             self._running.loop.remove_reader(listener)
-        if not self._doors:
+            porch.close()
+        if not self._porches:
             self._spare.give_up()
 
     @property
     def watched(self) -> tuple[socket.socket, ...]:
-        return tuple(self._doors)
+        return tuple(self._porches)
 
     def hold(self) -> None:
         """Accept nobody until `go_on`."""
         self._held = True
-        for listener in self._doors:
+        for listener in self._porches:
             self._running.loop.remove_reader(listener)
 
     def go_on(self) -> None:
         self._held = False
-        for listener in self._doors:
+        for listener in self._porches:
             self._go_on(listener)
 
     def _go_on(self, listener: socket.socket) -> None:
-        if listener not in self._doors or self._held:
+        if listener not in self._porches or self._held:
             return
         try:
-            self._running.loop.add_reader(listener, self._accept, listener)
+            self._running.loop.add_reader(listener, self._porches[listener].take)
         except OSError as error:
             # No room in the kernel for another that is watched.
             self._rest(listener, error, "listening")
 
-    def _accept(self, listener: socket.socket) -> None:
-        tcp = listener.family != socket.AF_UNIX
-        accept = partial(self._running.relay.accept, listener.fileno()) if tcp else partial(accept_unix, listener)
-        door = self._doors[listener]
-        for _ in range(ACCEPTS):
-            try:
-                client = accept()
-            except OSError as error:
-                if error.errno in THEIRS:
-                    continue
-                return self._refused(listener, error)
-            if client is None or not door.arrived(client):
-                return
+    def _failed(self, error: Exception) -> None:
+        """A bug of ours: who came is lost, and others may come."""
+        self._running.loop.call_exception_handler({"message": "a client could not be let in", "exception": error})
 
     def _refused(self, listener: socket.socket, error: OSError) -> None:
         """The system does not give us who waits there: one who has not logged in may have to go for that, else the

@@ -10,8 +10,8 @@ settings), state (what sessions hold), names (code that holds some), unnamed (st
 that are run again), hub (who
 listens to what), pool (queue, link, release), newcomer (sockets that still log in), wait (what a coroutine awaits of a
 socket, and what carries it on), inlet (their packets), counted (how many there are, and how an ordinary one
-goes), visit (an ordinary login), selector (the loop), takeover (connections from and for another process), rows (what
-the views show of connections).
+goes), visit (an ordinary login), porch (listening sockets), selector (the loop), takeover (connections from and for
+another process), rows (what the views show of connections).
 """
 
 from pooler.relay.engine import (
@@ -31,6 +31,7 @@ from pooler.relay.engine import (
     Newcomer,
     Place,
     Pool,
+    Porch,
     Relay,
     Server,
     Socket,
@@ -40,5 +41,5 @@ from pooler.relay.engine import (
 
 __all__ = [
     "NARROW", "Client", "Conn", "Counted", "Counting", "Crowd", "Doorstep", "Exits", "Footing", "Hub", "Inlet",
-    "LightTask", "Mould", "Newcomer", "Place", "Pool", "Relay", "Server", "Socket", "Visit", "Wait",
+    "LightTask", "Mould", "Newcomer", "Place", "Pool", "Porch", "Relay", "Server", "Socket", "Visit", "Wait",
 ]  # fmt: skip

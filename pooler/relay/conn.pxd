@@ -60,6 +60,7 @@ cdef class Conn(Socket):
     cdef ssize_t fill_tls(self, uint8_t *buf, size_t cap) except -3
     cdef int keep(self, uint8_t *p, size_t n, size_t want) except -1
     cdef int write(self, iovec *iov, int n) except -1
+    cdef int say(self, bytes data) except -1
     cdef int write_tls(self, iovec *iov, int n) except -1
     cdef int sent_part(self, uint8_t *p, size_t n, int sent) except -1
     cdef int give_up(self) except -1

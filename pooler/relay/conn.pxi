@@ -456,11 +456,15 @@ cdef class Conn(Socket):
 
     def send(self, bytes data):
         """Queue `data` (whole messages of ours) for the peer. The caller knows that no message is half sent."""
+        self.say(data)
+
+    cdef int say(self, bytes data) except -1:
         cdef iovec iov
         iov.iov_base = PyBytes_AS_STRING(data)
         iov.iov_len = PyBytes_GET_SIZE(data)
         if iov.iov_len:
             self.write(&iov, 1)
+        return 0
 
     def finish(self, bytes farewell):
         """Send a last message if the socket takes it at once, and close. Only for a connection that was lost."""

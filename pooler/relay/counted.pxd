@@ -71,3 +71,4 @@ cdef class Exits:
     cdef object pending_of
     cdef object pending_why
     cdef int count(self) except -1
+    cdef bint take_at_once(self, Relay relay) except -1

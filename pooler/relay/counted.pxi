@@ -161,7 +161,26 @@ cdef class Exits:
             self.deal(event)
         self.count()
         if gone:
-            self.changed()
+            self.changed.set()
+
+    cdef bint take_at_once(self, Relay relay) except -1:
+        # Ordinary ends that come before all other events, where nobody waits to hear of one; whether asyncio has something
+        # to do for it.
+        cdef Py_ssize_t n = 0
+        cdef bint heard = False
+        if self.registry.on_left is not None or not self.changed.is_set():
+            return False
+        for event in relay.events:
+            try:
+                if type(event) is not ClientLost or not self.goes(<tuple>event):
+                    break
+            except Exception as error:
+                self.failed(event, error)
+                heard = True
+            n += 1
+        self.count()
+        del relay.events[:n]
+        return heard
 
     cdef bint goes(self, tuple event) except -1:
         # Whether this is an ordinary end. Then it is the end.

@@ -2,7 +2,7 @@
 
 from array import array
 from asyncio import AbstractEventLoop, Future
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, KeysView, MutableMapping
+from collections.abc import Awaitable, Callable, Container, Coroutine, Generator, Iterable, KeysView, MutableMapping
 from contextvars import Context
 from selectors import BaseSelector, SelectorKey
 from socket import socket
@@ -314,6 +314,10 @@ class Mould:
     def __init__(self, kind: type[Any], names: tuple[str, ...]) -> None: ...
     def make(self, *values: object) -> Any: ...
 
+class _Flag(Protocol):
+    def is_set(self) -> bool: ...
+    def set(self) -> None: ...
+
 @final
 class Exits:
     def __init__(
@@ -324,7 +328,7 @@ class Exits:
         kind: object,
         ordinary: type[Any],
         noted: tuple[dict[int, Any], ...],
-        changed: Callable[[], object],
+        changed: _Flag,
         deal: Callable[[Any], object],
         failed: Callable[[Any, Exception], object],
     ) -> None: ...
@@ -405,6 +409,25 @@ class Doorstep:
     def arrived(self, sock: socket | Newcomer) -> bool: ...
     def came(self, visit: Visit) -> None: ...
     def no_stranger(self, visit: Visit) -> None: ...
+
+@final
+class Porch:
+    listener: socket
+    def __init__(
+        self,
+        relay: Relay,
+        listener: socket,
+        door: _Entrance,
+        accept: Callable[[], socket | Newcomer | None] | None,
+        theirs: Container[int],
+        refused: Callable[[OSError], object],
+        failed: Callable[[Exception], object],
+    ) -> None: ...
+    def close(self) -> None: ...
+    def take(self) -> None: ...
+
+class _Entrance(Protocol):
+    def arrived(self, sock: socket | Newcomer, /) -> bool: ...
 
 @disjoint_base
 class Visit(LightTask):
@@ -534,7 +557,7 @@ class Relay(BaseSelector):
     no_ring: str
     happened: int
     def __init__(self, tracked: Iterable[bytes] = ..., io_uring: bool = True) -> None: ...
-    def on_events(self, wake: Callable[[], object]) -> None: ...
+    def on_events(self, wake: Callable[[], object], exits: Exits | None = None) -> None: ...
     def on_stir(self, rouse: Callable[[], object]) -> None: ...
     def rest(self) -> None: ...
     def take_stirred(self) -> list[Pool]: ...

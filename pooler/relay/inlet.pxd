@@ -17,6 +17,8 @@ cdef class Inlet:
     cdef public bint at_work
     cdef public int64_t longest
     cdef object line(self)
+    cdef int number(self) except -2
+    cdef Detached parted(self)
     cdef Detached part(self, about)
     cdef Client pass_over(self, Relay relay, Pool pool, about, tuple tracked, bytes key, int64_t since, tuple session, bytes said)
     cpdef bint _take(self) except -1

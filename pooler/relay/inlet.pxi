@@ -42,7 +42,7 @@ cdef class Detached:
 
     cdef Client welcome(self, Client client, Pool pool, int64_t since, bytes said):
         # It has been taken over, and is told `said`.
-        client.send(self.unsent + said if self.unsent else said)
+        client.say(self.unsent + said if self.unsent else said)
         pool.login_took(now_us() - since)
         return client
 
@@ -72,6 +72,9 @@ cdef class Inlet:
         return self._peer
 
     def fileno(self):
+        return self.number()
+
+    cdef int number(self) except -2:
         return (<Newcomer>self._line).fd if type(self._line) is Newcomer else self.line().fileno()
 
     def tune(self, tuple choices):
@@ -80,6 +83,9 @@ cdef class Inlet:
 
     def detach(self):
         """Hand the connection over; this is dead afterwards."""
+        return self.parted()
+
+    cdef Detached parted(self):
         cdef Detached rest = Detached.__new__(Detached)
         rest.leftover = bytes(self._buffer) if PyByteArray_GET_SIZE(self._buffer) else b""
         rest.unsent = self._held
@@ -117,9 +123,9 @@ cdef class Inlet:
     cdef Detached part(self, about):
         if type(self._line) is Newcomer:
             (<Newcomer>self._line).pass_on()
-        plain(about.peer)
-        plain(about)
-        return self.detach()
+        untrack(about.peer)
+        untrack(about)
+        return self.parted()
 
     # ---- writing
 

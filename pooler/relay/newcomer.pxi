@@ -87,6 +87,9 @@ cdef class Newcomer(Socket):
     @property
     def local(self):
         """(address, port) of our side."""
+        return self.here()
+
+    cdef tuple here(self):
         global last_local, last_there
         cdef sockaddr_storage there
         cdef socklen_t n = sizeof(there)
@@ -115,10 +118,14 @@ cdef class Newcomer(Socket):
 
     def tune(self, tuple choices):
         """Set each (level, option, value). Raises OSError."""
+        self.choose(choices)
+
+    cdef int choose(self, tuple choices) except -1:
         cdef int level, option, value
         for level, option, value in choices:
             if setsockopt(self.fd, level, option, &value, sizeof(value)) < 0:
                 raise OSError(errno, os.strerror(errno))
+        return 0
 
 
 cdef Newcomer accept_one(Relay relay, int listener):

@@ -92,6 +92,7 @@ cdef class Pool:
     cdef public object failing
     # What those who come in are told of the pool's servers: name -> value. None: nothing is known.
     cdef public dict told
+    cpdef login_took(self, int64_t microseconds)
     cdef ConnList list_of(self, uint8_t state)
     cdef int move(self, Conn c, uint8_t state) except -1
     cdef Server free_server(self)

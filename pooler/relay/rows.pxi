@@ -28,9 +28,14 @@ cdef class Instant:
 def plain(value):
     """`value`, which the garbage collector need not look at again: it holds nothing but texts, numbers and such values
     itself, so that no cycle can lead through it. A collection takes a few milliseconds for ten thousand objects."""
+    untrack(value)
+    return value
+
+
+cdef int untrack(object value) except -1:
     if PyObject_GC_IsTracked(value):
         PyObject_GC_UnTrack(<void *>value)
-    return value
+    return 0
 
 
 def socket_rows(Relay relay, list connections, row, tuple names, pointer, Instant at, user=None, database=None):

@@ -8,6 +8,13 @@ cdef class Relay:
     cdef list lazy
     cdef int64_t lazy_turn
     cdef list woken
+    # Listening sockets that the relay looks after, by their descriptors, and (key, mask) of those that are readable.
+    cdef dict porches
+    cdef list knocks
+    # How often a login has gone on, and Python was asked for nothing in it, or may have been.
+    cdef int64_t quiet
+    cdef int64_t loud
+    cdef Exits exits
     cdef public list events
     cdef object wake
     # Where something has happened since it was last asked; how often anything has; and who is to hear of the next time.
@@ -72,7 +79,7 @@ cdef class Relay:
     cdef int run_again(self) except -1
     cdef int run_lazy(self) except -1
     cdef int watch(self, Conn c, int op, uint32_t reading) except -1
-    cdef bint run_woken(self) except -1
+    cdef bint was_quiet(self, int64_t quiet, int64_t loud)
     cdef int fault(self, Socket c, object error) except -1
     cdef int take_slot(self, Client c) except -1
     cdef int free_slot(self, Client c) except -1

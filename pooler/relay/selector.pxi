@@ -24,6 +24,7 @@ cdef class Relay:
         self.graveyard = []
         self.again = []
         self.woken = []
+        self.porches, self.knocks = {}, []
         self.lazy = []
         self.events = []
         self.stirred = []
@@ -50,9 +51,9 @@ cdef class Relay:
         free(self.slots)
         free(self.keys_of)
 
-    def on_events(self, wake):
-        """Call `wake` (quick, from inside select) whenever `events` has something new."""
-        self.wake = wake
+    def on_events(self, wake, Exits exits=None):
+        """Call `wake` (quick, from inside select) whenever `events` has something new, but for what `exits` does at once."""
+        self.wake, self.exits = wake, exits
 
     def on_stir(self, rouse):
         """Call `rouse` (quick, from inside select or of what changes a pool) when anything happens after a `rest`."""
@@ -215,19 +216,9 @@ cdef class Relay:
                 self.fault(s, error)
         return 0
 
-    cdef bint run_woken(self) except -1:
-        # Newcomers that have something to receive. What they do may have been a call to asyncio, which is due then.
-        cdef Newcomer c
-        cdef list turn = self.woken
-        self.woken = []
-        for c in turn:
-            if c.wake is None:
-                continue
-            try:
-                c.wake()
-            except Exception as error:
-                self.fault(c, error)
-        return True
+    cdef bint was_quiet(self, int64_t quiet, int64_t loud):
+        # Whether logins have gone on since it was so many, and none of them has asked Python for anything.
+        return self.quiet != quiet and self.loud == loud
 
     cdef tuple intern(self, tuple params):
         # The one object for these values. They come from clients: when they have become too many bytes, the sets that
@@ -467,6 +458,7 @@ cdef class Relay:
             # asyncio's own descriptors and newcomers are level-triggered: what is dropped here comes again in `select`.
             self.dispatch(evs, n, [])
             self.woken.clear()
+            self.knocks.clear()
         if self.lazy:
             self.run_lazy()
         if self.again:
@@ -573,7 +565,8 @@ cdef class Relay:
 
     def select(self, timeout=None):
         ready = self.forward(timeout)
-        self.computed = computed_us()
+        if self.computed < 0:
+            self.computed = computed_us()
         return ready
 
     cdef list forward(self, timeout):
@@ -619,7 +612,11 @@ cdef class Relay:
                 self.run_again()
             if self.graveyard:
                 self.graveyard.clear()
-            woke = self.run_woken() if self.woken else False
+            woke = self.exits.take_at_once(self) if self.events and self.exits is not None else False
+            if self.woken and run_woken(self):
+                woke = True
+            if self.knocks and answer_knocks(self, ready):
+                woke = True
             if self.events:
                 if self.wake is not None:
                     self.wake()
@@ -659,7 +656,7 @@ cdef class Relay:
                     | (selectors.EVENT_WRITE if events & ~EPOLLIN else 0))
             mask &= key.events
             if mask:
-                ready.append((key, mask))
+                (self.knocks if fd in self.porches else ready).append((key, mask))
         return 0
 
     cdef int ready_for_us(self, Socket c, uint32_t events) except -1:

@@ -22,6 +22,7 @@ cdef class Place:
     cdef bint holds(self) except -1
     cdef bint has_room(self, Inlet inlet) except -1
     cdef bytes new_key(self)
+    cdef bytes said(self, bytes farewell, bytes key)
     cdef int admit(self, Visit visit, bytes farewell) except -1
 
 
@@ -52,6 +53,9 @@ cdef class Doorstep:
     cdef Mould ends
     cdef type kind
     cdef tuple nobody
+    cdef Relay relay
+    cdef object loop
+    cdef bint let_in(self, sock) except -1
     cdef Visit visit_of(self, Newcomer line)
     cpdef no_stranger(self, Visit visit)
 
@@ -69,9 +73,12 @@ cdef class Visit(LightTask):
     cdef public bint cancels
     cdef readonly int refused
     cdef bint proved
+    # Whether Python was asked for something in this step.
+    cdef bint asked
     cdef public object sentence
     cdef readonly object regular
     cdef readonly object exchange
+    cdef int carry_on(self) except -1
     cdef object step(self)
     cdef object greet(self)
     cdef object enter(self, Place place)

@@ -57,7 +57,7 @@ cdef class Place:
         # Nobody's limit is reached.
         cdef Counted whose
         cdef int64_t most
-        if <int>inlet.fileno() >= self.crowd.mark:
+        if inlet.number() >= self.crowd.mark:
             return False
         for whose, most in self.counted:
             if most and whose.clients >= most:
@@ -75,6 +75,18 @@ cdef class Place:
             raw[7] |= 3
         return key
 
+    cdef bytes said(self, bytes farewell, bytes key):
+        # All that it is told, in one piece.
+        cdef Py_ssize_t first = PyBytes_GET_SIZE(farewell), second = first + PyBytes_GET_SIZE(self.greeting)
+        cdef Py_ssize_t third = second + PyBytes_GET_SIZE(key)
+        cdef bytes text = PyBytes_FromStringAndSize(NULL, third + PyBytes_GET_SIZE(self.ending))
+        cdef char *at = PyBytes_AS_STRING(text)
+        memcpy(at, PyBytes_AS_STRING(farewell), first)
+        memcpy(at + first, PyBytes_AS_STRING(self.greeting), second - first)
+        memcpy(at + second, PyBytes_AS_STRING(key), third - second)
+        memcpy(at + third, PyBytes_AS_STRING(self.ending), PyBytes_GET_SIZE(self.ending))
+        return text
+
     cdef int admit(self, Visit visit, bytes farewell) except -1:
         # Counted in, and out again unless it is handed over: then its end does that.
         cdef object about = visit.arrival
@@ -88,7 +100,7 @@ cdef class Place:
             whose.clients += 1
         try:
             visit.channel.pass_over(self.relay, self.pool, about, self.tracked, key, visit.since, self.session,
-                                    farewell + self.greeting + key + self.ending)
+                                    self.said(farewell, key))
         except BaseException:
             for whose, _ in self.counted:
                 whose.clients -= 1
@@ -121,12 +133,24 @@ cdef class Footing:
         return known is None or not known.removed and known.config is self.database
 
     cdef bint holds(self, Inlet inlet) except -1:
-        return (self.registry.clients < self.most and <int64_t>inlet.fileno() < self.crowd.mark and self.facts.stand()
+        return (self.registry.clients < self.most and inlet.number() < self.crowd.mark and self.facts.stand()
                 and self.finds())
 
 
 # Of a process that is not known.
 cdef object NO_PROCESS = -1
+
+
+cdef extern from *:
+    """
+    /* As CLASS.__new__(CLASS), which is found for each of them anew. */
+    static PyObject *bare(PyObject *kind) {
+        static PyObject *nothing = NULL;
+        if (nothing == NULL && (nothing = PyTuple_New(0)) == NULL) return NULL;
+        return ((PyTypeObject *)kind)->tp_new((PyTypeObject *)kind, nothing, NULL);
+    }
+    """
+    object bare(object kind)
 
 
 cdef class Doorstep:
@@ -136,6 +160,8 @@ cdef class Doorstep:
 
     def __init__(self, running, Crowd strangers, set tasks, type kind, type facts, type ends, tuple nobody):
         self.running = running
+        self.relay = running.relay
+        self.loop = running.loop
         self.registry = running.registry
         self.log_file = running.log_file
         self.strangers = strangers
@@ -147,6 +173,9 @@ cdef class Doorstep:
 
     def arrived(self, sock):
         """A client has been accepted; False when the next one should be accepted in another turn."""
+        return self.let_in(sock)
+
+    cdef bint let_in(self, sock) except -1:
         cdef Visit visit
         if self.registry.config is not self.config:
             self.settle(self.registry.config.settings)
@@ -159,7 +188,7 @@ cdef class Doorstep:
             return True
         if self.log_file.wordy:
             self.say_arrival(visit)
-        if self.strangers.too_many(visit.channel.fileno()) and self.make_way(visit):
+        if self.strangers.too_many(visit.channel.number()) and self.make_way(visit):
             return self.strangers.at_ease
         # Often all that is needed is here already: then it is let in at once.
         visit.go_on()
@@ -168,16 +197,16 @@ cdef class Doorstep:
     cdef Visit visit_of(self, Newcomer line):
         # Of one who has come by TCP. Raises OSError.
         cdef Visit made = Visit.__new__(Visit)
-        cdef Inlet channel = self.kind.__new__(self.kind)
+        cdef Inlet channel = bare(self.kind)
         cdef tuple local, nobody = self.nobody
         cdef PyObject *values[MOST_SLOTS]
         cdef object number, peer
         cdef int i
         channel._line = line
-        channel._loop = self.running.loop
+        channel._loop = self.loop
         channel.longest = self.longest
-        line.tune(self.choices)
-        local = line.local
+        line.choose(self.choices)
+        local = line.here()
         values[0], values[1] = PyTuple_GET_ITEM(line.remote, 0), PyTuple_GET_ITEM(line.remote, 1)
         values[2], values[3] = PyTuple_GET_ITEM(local, 0), PyTuple_GET_ITEM(local, 1)
         values[4] = values[5] = values[6] = <PyObject *>NO_PROCESS
@@ -213,7 +242,7 @@ cdef class Visit(LightTask):
         self.channel = channel
         self.arrival = arrival
         self.since = since
-        self.tasks = door.tasks
+        self.tasks = door.tasks if self.step_of is None else self.step_of.tasks
         self.loop = channel._loop
         return 0
 
@@ -226,10 +255,22 @@ cdef class Visit(LightTask):
             self.cancel()
 
     cpdef go_on(self, _=None):
+        cdef Relay relay = None if self.step_of is None else self.step_of.relay
+        if relay is not None:
+            relay.loud += 1
+        self.asked = False
+        self.carry_on()
+        if relay is not None and not self.asked and self.whose is None and (self.waits_for is None or type(self.waits_for) is Wait):
+            # Only bytes of its own are waited for, if anything, and for those the relay looks.
+            relay.loud -= 1
+            relay.quiet += 1
+
+    cdef int carry_on(self) except -1:
         cdef object steps
         if self.coroutine is not None or self.ended:
+            self.asked = True
             LightTask.go_on(self)
-            return
+            return 0
         try:
             steps = self.step()
         except Exception as error:
@@ -237,12 +278,14 @@ cdef class Visit(LightTask):
         if steps is None:
             if self.waits_for is None:
                 self.over()
-            return
+            return 0
+        self.asked = True
         if not self.proved:
             self.settle()
         self.steps = steps
         self.coroutine = self.door.receive(self, steps)
         LightTask.go_on(self)
+        return 0
 
     cdef object step(self):
         # The coroutine for the rest; None: it waits, or that was all.
@@ -263,6 +306,7 @@ cdef class Visit(LightTask):
         cdef Py_ssize_t n
         cdef uint8_t *b
         cdef bytes packet
+        cdef dict known
         cdef Place place
         if not PyByteArray_GET_SIZE(inlet._buffer) and not self.something():
             return None
@@ -275,12 +319,16 @@ cdef class Visit(LightTask):
         if self.refused == REFUSALS or n < 9 or n > LONGEST_GREETING or n > inlet.longest or be32(b) != <uint32_t>n or be32(b + 4) != PROTOCOL_3_0:
             return self.door.begin(self)
         packet = (<char *>b)[4:n]
-        self.regular = self.door.known.get(packet)
+        known = self.door.known if self.step_of is None else self.step_of.known
+        self.regular = known.get(packet)
         # Who has a proof to give waits for the question as long as somebody whom nobody knows.
         place = None if self.regular is None or self.regular.exchange is not None else self.place()
         if place is not None:
-            self.name_it(place.silent)
+            # It has its names by being there, if nobody hears of it before.
+            if not place.silent:
+                self.name_it(False)
         elif not self.stands():
+            self.asked = True
             self.regular = self.door.regular(self, packet)
             if self.regular is None:
                 return self.door.begin(self)
@@ -294,6 +342,7 @@ cdef class Visit(LightTask):
         self.arrival.database = self.regular.name
         self.arrival.user = self.regular.user
         if not silent:
+            self.asked = True
             self.door.say_attempt(self.arrival)
         return 0
 
@@ -333,15 +382,18 @@ cdef class Visit(LightTask):
         # It has proved who it is, and is no stranger any more, whatever it waits for.
         cdef bytes farewell = b""
         self.proved = True
-        if place is None:
-            return self.door.enter(self)
         if self.exchange is not None:
             proof = self.exchange.proof
-            if proof.credentials is not place.credentials:
-                return self.door.enter(self)
             farewell = proof.farewell
+            if place is not None and proof.credentials is not place.credentials:
+                place = None
+        if place is None:
+            self.asked = True
+            return self.door.enter(self)
         if self.stranger:
             if self.step_of is not None:
+                # Somebody may wait for one who has to go.
+                self.asked = self.asked or len(self.step_of.strangers.leaving) > 0
                 self.step_of.no_stranger(self)
             else:
                 self.door.no_stranger(self)

@@ -154,3 +154,32 @@ def test_with_any_the_console_has_one_user(start_same: StartBouncer) -> None:
         assert crowd.come(1, "this one") == crowd.come(1, "that one") == [""]
         assert crowd.come(1, "another one") == [USER]
         assert {row["user"] for row in bouncer.admin("SHOW CLIENTS")} == {ADMIN}
+
+
+@pytest.mark.parametrize("logged", [0, 1])
+@pytest.mark.parametrize("who", ["regular", "stranger"])
+def test_who_has_gone_is_counted_out_before_who_comes_at_the_same_moment(
+    start_pooler: StartBouncer, who: str, logged: int
+) -> None:
+    """Whether or not its end is told, and the other one has been here before."""
+    bouncer = start_pooler(max_client_conn=1, log_disconnections=logged)
+    me = {"user": "trusty", "database": "app"}
+    with ExitStack() as stack:
+        for turn in range(3):
+            first = stack.enter_context(Stream(("127.0.0.1", bouncer.port)))
+            first.send(stream.startup(me))
+            first.until("Z")
+            # Behind an answer nobody is accepted any more before the next look.
+            first.send(stream.query("SELECT 1"))
+            first.until("Z")
+            bouncer.signal(signal.SIGSTOP)
+            try:
+                first.send(stream.terminate())
+                first.socket.close()
+                second = stack.enter_context(Stream(("127.0.0.1", bouncer.port)))
+                second.send(stream.startup(me if who == "regular" else me | {"application_name": f"{turn}"}))
+            finally:
+                bouncer.signal(signal.SIGCONT)
+            assert second.until("Z", "E")[-1].type == "Z"
+            second.send(stream.terminate())
+            second.rest()

@@ -128,7 +128,6 @@ TESTED_ELSEWHERE = {
     "pooler/pools/refusal.py": "tests/unit/pooler/clients/test_login.py",
     "pooler/pools/registry.py": "tests/unit/pooler/pools/test_verdict.py",
     "pooler/pools/running.py": "tests/unit/pooler/house/test_bouncer.py",
-    "pooler/process/accepting.py": "tests/unit/test_goes_on.py",
     "pooler/process/passing.py": "tests/system/test_restart.py",
     "pooler/process/takeover.py": "tests/unit/pooler/house/test_bouncer.py",
     "pooler/relay/events.py": "tests/unit/pooler/relay/test_selector.py",

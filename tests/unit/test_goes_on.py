@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import errno
 import functools
 import importlib
 import os
@@ -35,8 +34,6 @@ from pooler.house.snapshot import Figures
 from pooler.pools.reasons import Kind, Reason
 from pooler.pools.registry import PoolState
 from pooler.pools.running import Phase
-from pooler.process import accepting
-from pooler.process.accepting import Acceptor
 from pooler.process.ports import Ports
 from pooler.process.service import ServiceError
 from pooler.stats import DrainStat
@@ -197,134 +194,11 @@ def test_what_the_system_does_not_tell_is_absent(house: House, monkeypatch: pyte
     assert house.bouncer.running.rounds.counts() == {}
 
 
-# ---- listeners
-
-
-class Entrance:
-    def __init__(self) -> None:
-        self.came: list[Any] = []
-
-    def arrived(self, sock: Any) -> bool:
-        self.came.append(sock)
-        return True
-
-
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as made:
         made.setblocking(False)
         yield made
-
-
-def test_a_listener_rests_while_there_are_no_descriptors(
-    house: House, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The second accept loop, which did not, wrote 47,577 lines in half a second. Here there is nobody who could go for
-    the newcomer, and no descriptor to tell it so."""
-    monkeypatch.setattr(accepting, "PAUSE", 0.02)
-    monkeypatch.setattr("pooler.process.accepting.Spare.turn_away", lambda spare, listener: False)
-    door, tried, accept = Entrance(), 0, house.relay.accept
-
-    def none_left(fd: int) -> Any:
-        nonlocal tried
-        tried += 1
-        if tried <= 5:
-            raise EMFILE
-        return accept(fd)
-
-    monkeypatch.setattr(type(house.relay), "accept", lambda relay, fd: none_left(fd))
-    acceptor = Acceptor(house.bouncer.running, house.bouncer.strangers)
-
-    async def scene() -> None:
-        acceptor.watch(listener, door)
-        with socket.create_connection(listener.getsockname()):
-            began = house.loop.time()
-            while not door.came:
-                await asyncio.sleep(0.001)
-            assert house.loop.time() - began >= 5 * 0.02
-        acceptor.release(listener)
-
-    house.run(scene())
-    assert house.log.having("ERROR") == ["ERROR accept() failed: Too many open files"]
-    assert house.bouncer.running.rounds.counts() == {"accept": 5}
-    os.close(door.came[0].detach())
-
-
-@pytest.mark.parametrize("number", sorted(accepting.THEIRS))
-def test_a_connection_that_came_to_nothing_is_no_reason_to_rest(
-    house: House, listener: socket.socket, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    door, accept, tried = Entrance(), house.relay.accept, 0
-
-    def first_is_lost(fd: int) -> Any:
-        nonlocal tried
-        tried += 1
-        if tried == 1:
-            raise OSError(number, "")
-        return accept(fd)
-
-    monkeypatch.setattr(type(house.relay), "accept", lambda relay, fd: first_is_lost(fd))
-    acceptor = Acceptor(house.bouncer.running, house.bouncer.strangers)
-
-    async def scene() -> None:
-        acceptor.watch(listener, door)
-        with socket.create_connection(listener.getsockname()):
-            while not door.came:
-                await asyncio.sleep(0)
-        acceptor.release(listener)
-
-    house.run(scene())
-    assert house.bouncer.running.rounds.counts() == {}
-    os.close(door.came[0].detach())
-
-
-def test_a_listener_that_cannot_be_watched_is_watched_later(
-    house: House, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(accepting, "PAUSE", 0.001)
-    door, add, tried = Entrance(), house.loop.add_reader, 0
-
-    def no_room(*arguments: Any) -> None:
-        nonlocal tried
-        tried += 1
-        if tried <= 2:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        add(*arguments)
-
-    monkeypatch.setattr(house.loop, "add_reader", no_room)
-    acceptor = Acceptor(house.bouncer.running, house.bouncer.strangers)
-
-    async def scene() -> None:
-        acceptor.watch(listener, door)
-        with socket.create_connection(listener.getsockname()):
-            while not door.came:
-                await asyncio.sleep(0.001)
-        acceptor.release(listener)
-
-    house.run(scene())
-    assert house.log.having("ERROR") == ["ERROR listening failed: No space left on device"]
-    os.close(door.came[0].detach())
-
-
-def test_nobody_is_accepted_while_all_is_held(house: House, listener: socket.socket) -> None:
-    """Not by a listener either whose rest ends meanwhile."""
-    door, acceptor = Entrance(), Acceptor(house.bouncer.running, house.bouncer.strangers)
-
-    async def scene() -> None:
-        acceptor.watch(listener, door)
-        acceptor.hold()
-        acceptor._go_on(listener)
-        with socket.create_connection(listener.getsockname()):
-            for _ in range(5):
-                await asyncio.sleep(0.001)
-            assert door.came == []
-            acceptor.go_on()
-            while not door.came:
-                await asyncio.sleep(0)
-        acceptor.release(listener)
-
-    house.run(scene())
-    os.close(door.came[0].detach())
 
 
 # ---- servers

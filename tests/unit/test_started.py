@@ -31,9 +31,9 @@ STARTED: dict[str, str] = {
     "pooler/process/service.py Service._left_off: call_later":
         "pooler.process.test_service::test_what_ends_by_itself_is_told_and_begun_again",
     "pooler/process/accepting.py Acceptor._go_on: add_reader":
-        "test_goes_on::test_a_listener_that_cannot_be_watched_is_watched_later",
+        "pooler.process.test_accepting::test_a_listener_that_cannot_be_watched_is_watched_later",
     "pooler/process/accepting.py Acceptor._rest: call_later":
-        "test_goes_on::test_a_listener_rests_while_there_are_no_descriptors",
+        "pooler.process.test_accepting::test_a_listener_rests_while_there_are_no_descriptors",
     "pooler/commands/fronts.py Fronts.run: gather": "test_goes_on::test_a_front_that_fails_ends_none_of_the_others",
     "pooler/commands/fronts.py Fronts.close: ensure_future":
         "test_goes_on::test_the_end_of_one_front_does_not_depend_on_the_others",
