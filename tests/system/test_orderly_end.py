@@ -69,6 +69,17 @@ def test_who_is_idle_at_the_end_hears_what_drivers_know(start_same: StartBouncer
     assert not re.search(r"C-\S+: app/postgres@\S+ closing", bouncer.log_text())
 
 
+def test_the_last_client_may_go_without_a_line_in_the_log(start_same: StartBouncer) -> None:
+    bouncer = start_same(log_disconnections=0)
+    with client(bouncer) as first:
+        first.query("SELECT 1")
+    with client(bouncer) as last:
+        last.query("SELECT 1")
+        say(bouncer, CLIENTS)
+        assert last.rows("SELECT 'here'") == [[b"here"]]
+    assert bouncer.wait() == 0
+
+
 def test_who_waits_for_a_first_server_at_the_end_hears_it_too(
     start_same: StartBouncer, start_understudy: StartUnderstudy
 ) -> None:
