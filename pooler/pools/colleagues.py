@@ -31,6 +31,13 @@ class Colleagues(Protocol):
         the pool is considered again when there is. `sized`: pool_size counts; `needed`: nobody waits for it, so none
         goes for it elsewhere; `own`: it is to be opened for one alone, so that no other server is of use."""
 
+    async def have(self, pool: PoolState) -> bool:
+        """Whether they have servers of `pool` that can come here, where none could be opened just now. It is tried
+        again when one was opened elsewhere."""
+
+    def seek(self, pool: PoolState) -> None:
+        """Somebody waits here, where none can be opened: a server that they have is wanted."""
+
     def settle(self, pool: PoolState) -> None:
         """A server of `pool` is gone: its place is everybody's."""
 

@@ -144,6 +144,8 @@ class PoolState:
     """It failed for want of what this process has no more of: the server has no part in it."""
     crowded: bool = False
     """PostgreSQL has refused another server, while there are some that clients can have."""
+    elsewhere: bool = False
+    """While none can be opened here other workers have some that can come here."""
     manners: Manners = NO_MANNERS
     """What its clients are told of how they are treated."""
     welcome: Welcome | None = None

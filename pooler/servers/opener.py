@@ -116,6 +116,8 @@ class Opener:
             rival.engine.rival = min(rival.engine.rival or since, since)
             rival.stir()
         colleagues = self.running.colleagues
+        if colleagues is not None and answer is Verdict.LATER and pool.elsewhere and sized and not needed:
+            colleagues.seek(pool)
         if colleagues is None or answer not in ALLOWED:
             return answer
         granted = colleagues.may_open(pool, sized=sized, needed=needed, own=own)
@@ -211,7 +213,7 @@ class Opener:
         except Ended as error:
             return attempt.say_ended(error)
         except DialError as error:
-            return self._failed(attempt, error)
+            return await self._failed(attempt, error)
         finally:
             pool.opening -= 1
             self.running.changed.set()  # who waits for no server to be left may have waited for this one
@@ -255,17 +257,24 @@ class Opener:
         attempt.say_opened(dialed)
         attempt.adopt(dialed)
         pool.failure = pool.engine.failing = None
-        pool.crowded = False
+        pool.crowded = pool.elsewhere = False
         self.greet(pool, dialed.parameters)
         if running.colleagues is not None:
             running.colleagues.learned(pool, dialed.parameters)
 
     def received(self, pool: PoolState) -> None:
-        """A server of this pool has come from elsewhere: who waits may have it."""
-        pool.failure = pool.engine.failing = None
-        pool.crowded = pool.engine.full = False
+        """A server of this pool has come from elsewhere: who waits may have it. That none could be opened here holds as
+        long as it did."""
+        pool.engine.failing = None
+        pool.engine.full = False
         pool.engine.resume()
         self.consider(pool)
+
+    def opened_elsewhere(self, pool: PoolState) -> None:
+        """What has failed here has not failed there: it is tried again, if anybody waits."""
+        if pool.failure is not None:
+            pool.failure = pool.engine.failing = None
+            self._again(pool)
 
     def greet(self, pool: PoolState, reported: Mapping[str, str]) -> None:
         """This is what a server says of itself: who waits to be told of it is let in."""
@@ -274,15 +283,19 @@ class Opener:
             if not waiter.ready.done() and not waiter.own:
                 waiter.ready.set_result(None)
 
-    def _failed(self, attempt: Opening, error: DialError) -> None:
+    async def _failed(self, attempt: Opening, error: DialError) -> None:
         """Say why, tell those who wait if nobody else would get in, and try again in server_login_retry."""
-        pool = attempt.pool
+        pool, colleagues = attempt.pool, self.running.colleagues
         pool.host_failed(attempt.turn)
-        if error.sqlstate == wire.TOO_MANY_CONNECTIONS and pool.usable:
+        pool.elsewhere = colleagues is not None and await colleagues.have(pool)
+        usable = pool.elsewhere or pool.usable
+        if error.sqlstate == wire.TOO_MANY_CONNECTIONS and usable:
             return self._crowded(attempt, error)
         attempt.say_failed(error)
         self._set_back(pool, error.message, error.sqlstate, ours=error.ours)
-        if error.refused and error.sqlstate != CANNOT_CONNECT_NOW and not pool.usable:
+        if pool.elsewhere:
+            pool.engine.failing = None
+        if error.refused and error.sqlstate != CANNOT_CONNECT_NOW and not usable:
             self.running.end_waiting(pool, LoginError(error.message, error.sqlstate))
 
     def _crowded(self, attempt: Opening, error: DialError) -> None:
@@ -291,8 +304,8 @@ class Opener:
         pool = attempt.pool
         attempt.say_failed(error, Reason.SERVER_CROWDED, once=pool.crowded)
         if not pool.crowded:
-            having = f"has {pool.engine.server_count} servers and gets no more"
-            self.running.say(WARNING, f"{pool.name} {having}: clients wait as in a full pool")
+            having = f"has {pool.engine.server_count} servers" if pool.usable else "has servers of other workers"
+            self.running.say(WARNING, f"{pool.name} {having} and gets no more: clients wait as in a full pool")
         self._set_back(pool, error.message, error.sqlstate)
         pool.crowded, pool.engine.failing = True, None
 

@@ -124,6 +124,8 @@ class Desk:
         one may prove nothing now."""
         self._serve = serve
         self._welcomes: dict[tuple[str, str], Mapping[str, str]] = {}
+        self._failing: dict[tuple[str, str], set[int]] = {}
+        """The workers where no server of a pool could be opened since one was, elsewhere."""
         self._consoles: dict[int, ConsoleSession] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._turn = itertools.count()
@@ -205,8 +207,9 @@ class Desk:
             "back": partial(self.exchange.back, number),
             "spare": partial(self.exchange.spare, number),
             "given": partial(self.exchange.given, number),
-            "learned": self._learned,
+            "failing": partial(self._fails, number),
             "unanswered": partial(self._say_welcome, number),
+            "learned": partial(self._learned, number),
             "code made": partial(self._pass_on, number, "code made"),
             "texts changed": partial(self._pass_on, number, "texts changed"),
             "cancel": partial(self._cancel, number),
@@ -380,11 +383,18 @@ class Desk:
         if reported is not None:
             self.workers[number].line.put("welcome", database, user, reported)
 
-    def _learned(self, database: str, user: str, reported: Mapping[str, str]) -> None:
+    async def _fails(self, number: int, database: str, user: str) -> bool:
+        """It could open no server of this pool: whether others have some for it."""
+        self._failing.setdefault((database, user), set()).add(number)
+        return any((await self.gather("has", database, user, but=number)).values())
+
+    def _learned(self, number: int, database: str, user: str, reported: Mapping[str, str]) -> None:
         self._welcomes[database, user] = reported
-        for number in self.exchange.wanting(database, user):
+        for other in self._failing.pop((database, user), set()) & self.workers.keys() - {number}:
+            self.workers[other].line.put("opened elsewhere", database, user)
+        for other in self.exchange.wanting(database, user):
             # It may have asked before anybody knew.
-            self.workers[number].line.put("welcome", database, user, reported)
+            self.workers[other].line.put("welcome", database, user, reported)
 
     def forget_welcomes(self) -> None:
         """What was learnt of servers may hold no more."""
@@ -407,7 +417,7 @@ class Desk:
         )
         return {worker.number: answer for worker, answer in zip(workers, answers, strict=True)}
 
-    async def gather(self, name: str, *values: Any) -> dict[int, Any]:
+    async def gather(self, name: str, *values: Any, but: int | None = None) -> dict[int, Any]:
         """As `ask_all`, of figures: only what was answered in time."""
         async def one(worker: Worker) -> Any:
             try:
@@ -416,7 +426,7 @@ class Desk:
             except (LineClosed, TimeoutError):
                 return None
 
-        workers = [worker for worker in self.workers.values() if worker.ready and not worker.silent]
+        workers = [w for w in self.workers.values() if w.ready and not w.silent and w.number != but]
         answers = await asyncio.gather(*map(one, workers))
         return {w.number: answer for w, answer in zip(workers, answers, strict=True) if answer is not None}
 

@@ -61,6 +61,8 @@ class Want:
     """Nobody waits for it: it is given if there is room, and asked for again if not."""
     own: bool
     """Only the right is of use: it is opened for one alone, or to listen."""
+    moved: bool
+    """Only a server of the pool is of use that is handed over: none can be opened there."""
     limits: tuple[int, int, int]
     since: float
     pressed: asyncio.TimerHandle | None = None
@@ -171,7 +173,7 @@ class Exchange:
 
     def _grant(self, want: Want) -> Account | None:
         """Give what is wanted, if there is room; else the account that has none."""
-        full = self.ledger.take(want.worker, want.accounts)
+        full = want.accounts[0][0] if want.moved else self.ledger.take(want.worker, want.accounts)
         if full is None:
             self._forget(want.key)
             held = self.ledger.total(servers_of(want.database, want.user)[0])
@@ -196,7 +198,7 @@ class Exchange:
         want.pressed = self._loop.call_later(AGAIN if soon else CALM, self._press, want)
         self._seek(want, full)
         if lacks is not None and want.looked > 1:
-            self._workers[lacks].line.put("next", full, self._since(want, full, lacks), want.pool)
+            self._workers[lacks].line.put("next", full, self._since(want, full, lacks), want.pool, want.moved)
 
     def _lacks(self, want: Want, account: Account) -> int | None:
         """Who has most, if this one has less than its part."""
@@ -219,13 +221,15 @@ class Exchange:
 
     def _part(self, want: Want, account: Account) -> int:
         """What each may have who has some of it, or wants some."""
-        limit = dict(want.accounts)[account]
+        limit = self.ledger.total(account) if want.moved else dict(want.accounts)[account]
         wanting = {want.worker for want in self._wants.values() if account in dict(want.accounts)}
         having = {number for number, _ in self.ledger.holders(account) if number != DESK}
         return max(1, limit // len(wanting | having))
 
     def _full(self, want: Want) -> Iterator[Account]:
-        """What stands in its way."""
+        """What stands in its way; of the one that is to be moved, the pool itself."""
+        if want.moved:
+            return iter([want.accounts[0][0]])
         return (account for account, limit in want.accounts if limit and self.ledger.total(account) >= limit)
 
     def _seek(self, want: Want, account: Account) -> None:
@@ -263,15 +267,18 @@ class Exchange:
         """Have that worker give up one. What comes of it has come before its answer; if nothing does, it is as one that
         was told that one is sought."""
         worker = self._workers.get(number)
-        more = False
+        more: bool | None = False
         try:
             if worker is not None:
                 async with asyncio.timeout(ANSWER):
-                    more = await worker.line.ask("yield", account, want.pool)
+                    more = await worker.line.ask("yield", account, want.pool, want.moved)
         except (LineClosed, TimeoutError):
             pass
         finally:
             want.asked = False
+        if more is None:
+            # It has some, and none of use: the next look asks again.
+            return
         sought = self._sought.setdefault(account, Sought())
         if number in self._workers and number not in sought.spare:
             # It has said whether there is another, or says when there is one.
@@ -287,7 +294,7 @@ class Exchange:
                 continue
             with suppress(LineClosed, TimeoutError):
                 async with asyncio.timeout(ANSWER):
-                    await worker.line.ask("yield", account, None)
+                    await worker.line.ask("yield", account, None, False)
             if self.ledger.held(number, account) < held:
                 return
 

@@ -225,6 +225,17 @@ class Hand:
     def may_open(self, pool: PoolState, *, sized: bool, needed: bool, own: bool) -> bool:
         return self.rights.may_open(pool, sized=sized, needed=needed, own=own)
 
+    async def have(self, pool: PoolState) -> bool:
+        assert self._line is not None
+        try:
+            found: bool = await self._line.ask("failing", *_name(pool))
+        except LineClosed:
+            return False
+        return found
+
+    def seek(self, pool: PoolState) -> None:
+        self.rights.seek(pool)
+
     def settle(self, pool: PoolState) -> None:
         self.rights.settle(pool)
 

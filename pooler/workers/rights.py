@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from pooler.config.kinds import PoolMode
 from pooler.pools.connection import ServerState
 from pooler.pools.reasons import Kind, Reason
-from pooler.pools.registry import PoolState
+from pooler.pools.registry import MODES, PoolState
 from pooler.pools.running import Running
 from pooler.pools.verdict import Standing, standing
 from pooler.relay import Server, engine
@@ -53,8 +54,9 @@ class Wanted:
     """What the desk was told to be wanted, and when it was thought about last."""
 
     pool: PoolState
-    facts: tuple[bool, bool, bool, tuple[int, int, int]]
-    """Whether pool_size counts, whether nobody waits for it, whether only the right is of use, and the limits."""
+    facts: tuple[bool, bool, bool, bool, tuple[int, int, int]]
+    """Whether pool_size counts, whether nobody waits for it, whether only the right is of use, whether none is, and the
+    limits."""
     looked: float
 
 
@@ -73,9 +75,9 @@ class Rights:
         """Pools of which the desk had none to give when it was asked last, and when somebody was seen to wait."""
         self._waits: dict[Name, PoolState] = {}
         """Those of them where it is looked whether somebody waits for long."""
-        self._rivals: list[tuple[Account, int, Pool]] = []
-        """Accounts of which somebody elsewhere wants a server that is in use, since when (the relay's clock), and of
-        which pool it may be handed over."""
+        self._rivals: list[tuple[Account, int, Pool, bool]] = []
+        """Accounts of which somebody elsewhere wants a server that is in use, since when (the relay's clock), of which
+        pool it may be handed over, and whether it is of no use otherwise."""
         self._sought: set[Account] = set()
         """Accounts of which the desk is told when there is one to spare."""
         self._next: asyncio.TimerHandle | None = None
@@ -91,6 +93,8 @@ class Rights:
             "yield": self.give_one,
             "next": self.next_goes,
             "server": self.server,
+            "has": self.has,
+            "opened elsewhere": self.opened_elsewhere,
         }
 
     # ---- what is wanted here
@@ -101,15 +105,25 @@ class Rights:
             return True
         if not sized and self._unsized[name] > pool.listening:
             return True
-        scarce = name in self._scarce and name not in self._wanted and not (needed or own)
-        if scarce and pool.oldest_wait(self._running.now()) < PATIENT:
-            self._waits[name] = pool
-            self._go_on()
-        else:
+        if needed or own or not self._is_patient(pool):
             self._want(pool, sized, needed, own)
         return False
 
-    def _want(self, pool: PoolState, sized: bool, needed: bool, own: bool) -> None:
+    def seek(self, pool: PoolState) -> None:
+        """None can be opened here: one that another worker has is of use, and no right."""
+        if not self._is_patient(pool):
+            self._want(pool, True, False, False, True)
+
+    def _is_patient(self, pool: PoolState) -> bool:
+        """Whether who waits here waits for a moment until the desk is asked anew."""
+        name = _name(pool)
+        if name not in self._scarce or name in self._wanted or pool.oldest_wait(self._running.now()) >= PATIENT:
+            return False
+        self._waits[name] = pool
+        self._go_on()
+        return True
+
+    def _want(self, pool: PoolState, sized: bool, needed: bool, own: bool, moved: bool = False) -> None:
         registry, name, now = self._running.registry, _name(pool), self._running.now()
         waited = pool.oldest_wait(now)
         size = registry.pool_size(pool) if sized else 0
@@ -117,7 +131,7 @@ class Rights:
             # The others may have all that there is without it.
             size += registry.reserve_size(pool)
         limits = size, registry.database_limit(pool.database), registry.user_limit(pool.user)
-        facts = sized, needed, own, limits
+        facts = sized, needed, own, moved, limits
         if name in self._wanted and self._wanted[name].facts == facts:
             return
         self._wanted[name] = Wanted(pool, facts, now)
@@ -268,27 +282,28 @@ class Rights:
                     if server.state_name != ServerState.TESTED and server.idle_us >= RESTED
                 )
 
-    async def give_one(self, account: Account, wanted: Pool) -> bool:
-        """One that nobody needs goes, if there is any: handed over if it is of the pool that is `wanted`, else closed.
-        Whether there is another; if not, it is told when there is."""
+    async def give_one(self, account: Account, wanted: Pool, moved: bool) -> bool | None:
+        """One that nobody needs goes, if there is any: handed over if it is of the pool that is `wanted`, else closed,
+        unless it is of use only when it is `moved`. Whether there is another; if not, it is told when there is. None:
+        there are, and none of them can be moved."""
         # Whoever has asked something while this process had no turn is heard first.
         await asyncio.sleep(0)
         if self.still:
             self.sought(account)
             return False
         spare = sorted(self._spare(account), key=lambda server: (not self._fits(server, wanted), -server.idle_us))
-        if spare:
-            self._part(spare[0], wanted, account)
+        if spare and not self._part(spare[0], wanted, account, moved):
+            return None
         if len(spare) > 1:
             return True
         self.sought(account)
         return False
 
-    def next_goes(self, account: Account, since: float, wanted: Pool) -> None:
+    def next_goes(self, account: Account, since: float, wanted: Pool, moved: bool) -> None:
         """The next of this account that comes free goes, unless one of ours has waited since before that."""
         stamp = max(1, int(since * 1e6))
         self._rivals = [rival for rival in self._rivals if rival[0] != account]
-        self._rivals.append((account, stamp, wanted))
+        self._rivals.append((account, stamp, wanted, moved))
         for pool in self._pools(account):
             pool.engine.rival = min(pool.engine.rival or stamp, stamp)
             pool.stir()
@@ -298,7 +313,7 @@ class Rights:
         if self.still:
             return False
         accounts = servers_of(*_name(pool))
-        for place, (account, since, wanted) in enumerate(self._rivals):
+        for place, (account, since, wanted, moved) in enumerate(self._rivals):
             if account not in accounts:
                 continue
             del self._rivals[place]
@@ -306,19 +321,20 @@ class Rights:
             if pool.waiting and (now - pool.oldest_wait(now)) * 1e6 < since:
                 return False
             spare = standing(pool.engine, Standing.SPARE)
-            if not spare:
-                return False
-            self._part(spare[0], wanted, account)
-            return True
+            return bool(spare) and self._part(spare[0], wanted, account, moved)
         return False
 
     def _fits(self, server: Server, wanted: Pool) -> bool:
         return wanted == _name(server.pool.owner) and engine.may_pass(server)
 
-    def _part(self, server: Server, wanted: Pool, account: Account) -> None:
-        """It goes for this account, which is full: handed over if that can be, else closed with its right."""
-        if not (self._fits(server, wanted) and self._hand_over(server)):
+    def _part(self, server: Server, wanted: Pool, account: Account, moved: bool) -> bool:
+        """It goes for this account, which is full: handed over if that can be, else closed with its right, or kept
+        where that is of no use. Whether it is gone."""
+        if self._fits(server, wanted) and self._hand_over(server):
+            return True
+        if not moved:
             self._running.evict(server, EVICTED[account[0]])
+        return not moved
 
     # ---- servers that come and go
 
@@ -333,6 +349,8 @@ class Rights:
         if gone:
             self._sized[name] -= 1
             engine.abandon(server)
+            pool.elsewhere = True
+            pool.engine.failing = None
             pool.engine.full = False
             pool.stir()
             self._running.changed.set()
@@ -367,6 +385,19 @@ class Rights:
             running.rounds.failed("a server from another worker", error)
         part_with(descriptor)
         return None
+
+    def has(self, database: str, user: str) -> bool:
+        """Whether there are servers of this pool here that can be handed over."""
+        pool = self._pool((database, user))
+        if pool is None or pool.engine.mode == MODES[PoolMode.session]:
+            return False
+        return any(not (server.close_needed or server.about.tls) for server in pool.engine.servers())
+
+    def opened_elsewhere(self, database: str, user: str) -> None:
+        """A server of this pool, behind our having failed."""
+        pool = self._pool((database, user))
+        if pool is not None:
+            self._opener.opened_elsewhere(pool)
 
     # ---- who is there
 

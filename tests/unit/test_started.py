@@ -171,6 +171,7 @@ STARTED: dict[str, str] = {
     "pooler/workers/desk.py Desk._start: Popen": OWNER + "the start",
     "pooler/workers/desk.py Desk.ask_all: gather": OWNER + "errors are values there",
     "pooler/workers/desk.py Desk.gather: gather": OWNER + "the question",
+    "pooler/workers/desk.py Desk._fails: gather": OWNER + "the question",
     "pooler/workers/desk.py Desk.figures: gather": OWNER + "the question",
     "pooler/workers/desk.py Desk.gather_descriptors: gather": OWNER + "the question",
     "pooler/workers/desk.py Desk.gather_sessions: gather": OWNER + "the question",

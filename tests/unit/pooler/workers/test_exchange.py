@@ -26,7 +26,7 @@ class Worker:
         self.got: list[int] = []
         self.silent = False
         self.full = False
-        self.answers: Callable[[], bool] = lambda: False
+        self.answers: Callable[[], bool | None] = lambda: False
 
     @property
     def line(self) -> Worker:
@@ -78,8 +78,17 @@ class Fair:
     def keep(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run(work)
 
-    def want(self, worker: int, size: int = 1, *, user: str = "joe", own: bool = False, since: float = 0.0) -> bool:
-        return self.exchange.want(Want(worker, "app", user, True, False, own, (size, 0, 0), since))
+    def want(
+        self,
+        worker: int,
+        size: int = 1,
+        *,
+        user: str = "joe",
+        own: bool = False,
+        moved: bool = False,
+        since: float = 0.0,
+    ) -> bool:
+        return self.exchange.want(Want(worker, "app", user, True, False, own, moved, (size, 0, 0), since))
 
     def held(self) -> list[int]:
         return [self.ledger.held(number, POOL) for number in self.workers]
@@ -175,6 +184,33 @@ def test_for_one_alone_it_is_the_right_that_goes(fair: Fair) -> None:
     assert fair.heard() == [[], ["granted"], []]
 
 
+def test_where_none_can_be_opened_no_right_is_granted_and_a_server_is_sought(fair: Fair) -> None:
+    fair.want(0, 5)
+    fair.heard()
+    assert fair.want(1, 5, moved=True)
+    fair.clock.turn()
+    assert fair.heard() == [["sought"], [], []]
+    fair.clock.turn()
+    assert [message[-1] for message in fair.workers[0].heard] == [True], "it is closed for nobody"
+    fair.exchange.back(0, "app", "joe", 0, 0)
+    assert fair.held() == [1, 0, 0]
+    fair.given(0)
+    assert fair.heard()[1] == ["server"]
+    assert fair.held() == [0, 1, 0]
+
+
+def test_who_has_none_that_can_be_moved_is_not_asked_again_at_once(fair: Fair) -> None:
+    fair.want(0, 5)
+    fair.want(1, 5, moved=True)
+    fair.clock.turn()
+    fair.workers[0].answers = lambda: None
+    fair.heard()
+    fair.exchange.spare(0, POOL)
+    assert fair.heard() == [["yield"], [], []]
+    fair.clock.turn()
+    assert fair.heard()[0][0] == "sought"
+
+
 def test_while_servers_are_recalled_none_goes_on(fair: Fair) -> None:
     fair.want(0)
     fair.want(1)
@@ -243,7 +279,7 @@ def test_who_has_more_than_its_part_is_asked_for_one_in_use(fair: Fair) -> None:
     fair.clock.turn()
     assert fair.heard() == [["sought"], [], []]
     fair.clock.turn()
-    assert fair.workers[0].heard == [("next", POOL, 0.0, ("app", "joe"))]
+    assert fair.workers[0].heard == [("next", POOL, 0.0, ("app", "joe"), False)]
     fair.given(0)
     fair.want(1, 4)
     fair.heard()

@@ -1,0 +1,94 @@
+"""Several workers, and a PostgreSQL that lets no more servers in: who waits in a worker that gets none has those that
+the others have, as in one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.fixtures.cluster import Cluster
+from tests.fixtures.process import StartBouncer
+from tests.fixtures.understudy import IN, Understudy, refusal
+from tests.fixtures.waiting import until
+from tests.system.test_waiting import ask, behind, client, newcomer, served, told, waiting, welcomed
+from tests.system.test_workers import TWO
+
+pytestmark = pytest.mark.usefixtures("cleared")
+RETRY = 60
+"""server_login_retry: nobody is served by another attempt."""
+SHUT = refusal("28000", "nobody may log in")
+
+
+@pytest.fixture
+def role(cluster: Cluster) -> Iterator[str]:
+    cluster.sql("CREATE ROLE refused LOGIN CONNECTION LIMIT 1")
+    yield "refused"
+    cluster.sql("DROP ROLE refused")
+
+
+def test_the_role_s_connection_limit_is_a_full_pool_of_all(
+    start_pooler: StartBouncer, cluster: Cluster, role: str
+) -> None:
+    bouncer = start_pooler(
+        sections=TWO,
+        users={"postgres": "", role: ""},
+        default_pool_size=2,
+        server_login_retry=RETRY,
+        server_tls_sslmode="disable",
+    )
+    with client(bouncer, role) as holder, client(bouncer, role) as waits:
+        holder.query("BEGIN")
+        ask(waits)
+        bouncer.wait_log(f"app/{role} has servers of other workers and gets no more: clients wait as in a full pool")
+        waiting(bouncer, 1, role)
+        holder.query("COMMIT")
+        assert served(waits)
+        for one in (holder, waits) * 3:
+            assert one.rows("SELECT 'by whoever has it'") == [[b"by whoever has it"]]
+        assert len(cluster.backends("app", user=role)) == 1
+        assert bouncer.log.read_text().count("server login failed") <= 2
+
+
+def test_who_comes_where_a_login_has_failed_is_served_by_others(
+    start_pooler: StartBouncer, start_understudy: Callable[[], Understudy]
+) -> None:
+    server = start_understudy()
+    bouncer = start_pooler(sections=TWO, databases=behind(server), server_login_retry=RETRY)
+    with ExitStack() as stack:
+        # The first has a server; the others are not even told what to tell their clients by one of their own.
+        everybody = [stack.enter_context(client(bouncer))]
+        server.login = SHUT
+        everybody += [stack.enter_context(client(bouncer)) for _ in range(3)]
+        # One that its worker has is no reason to open another; that it cannot is nothing to those who come later.
+        holder, _, waits, _ = everybody
+        holder.query("BEGIN")
+        ask(waits)
+        until(lambda: bouncer.log.read_text().count("server login failed: FATAL nobody may") == 2, "both to fail")
+        waiting(bouncer, 1)
+        holder.query("COMMIT")
+        assert served(waits)
+        for who in everybody * 2:
+            ask(who)
+            assert served(who)
+        assert len(bouncer.admin("SHOW SERVERS")) == 1
+
+
+def test_without_any_elsewhere_they_hear_why(
+    start_pooler: StartBouncer, start_understudy: Callable[[], Understudy]
+) -> None:
+    """And once one could be opened by any worker they all have some."""
+    server = start_understudy()
+    bouncer = start_pooler(sections=TWO, databases=behind(server), server_login_retry=2)
+    server.login = SHUT
+    with newcomer(bouncer) as one, newcomer(bouncer) as two:
+        assert told(one) == told(two) == ("28000", "nobody may log in")
+    server.login = IN
+    with newcomer(bouncer) as one, newcomer(bouncer) as two:
+        assert welcomed(one)
+        assert welcomed(two)
+        ask(one, two)
+        assert served(one)
+        assert served(two)
