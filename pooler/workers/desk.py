@@ -524,6 +524,9 @@ class Desk:
             answers = await self.ask_all("perform", verb)
         finally:
             self.exchange.recalled -= recalls
+        if verb.name == "PAUSE":
+            # A server that was under way has come where it is closed once something is answered behind it.
+            await self.gather("has", "", "")
         failed = [answer for answer in answers.values() if isinstance(answer, Exception)]
         good = [answer for answer in answers.values() if not isinstance(answer, Exception)]
         if failed and not good:

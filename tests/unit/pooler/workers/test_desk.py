@@ -1,15 +1,18 @@
-"""The desk: whom it takes for silent. The rest of it is in tests/system/test_workers.py."""
+"""The desk: whom it takes for silent, and when a PAUSE is done. The rest of it is in tests/system/test_workers.py."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import os
+from collections.abc import Coroutine, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from pooler.verbs import Verb
 from pooler.workers.desk import KILLED, LOOK, SILENT, Desk
+from pooler.workers.exchange import Want
 
 
 class Looking(Desk):
@@ -63,3 +66,44 @@ def test_time_in_which_the_desk_had_no_turn_itself_is_nobodys_silence(desk: Look
     assert not desk.workers[0].silent
     desk.pass_(LOOK)
     assert not desk.said
+
+
+class Paused:
+    """A worker that does what it is told when it is asked something: in the order of its line."""
+
+    def __init__(self, desk: Desk, number: int, gives: bool) -> None:
+        self.desk, self.number, self.gives = desk, number, gives
+        self.line, self.ready, self.silent = self, True, False
+        self.unread: list[str] = []
+
+    def put(self, name: str, *_: Any, descriptors: Sequence[int] = ()) -> bool:
+        self.unread.append(name)
+        return True
+
+    async def ask(self, name: str, *_: Any) -> Any:
+        self.unread.clear()
+        if name == "perform" and self.gives:
+            # The other one has answered meanwhile.
+            await asyncio.sleep(0.01)
+            ends = os.pipe()
+            os.close(ends[1])
+            self.desk.exchange.given(self.number, "app", "joe", b"all that it is", [ends[0]])
+        return None
+
+
+@pytest.mark.parametrize("wanted", [True, False], ids=["it goes on", "it goes back"])
+def test_no_server_is_under_way_when_a_pause_is_answered(wanted: bool) -> None:
+    """It is given up before the worker hears of the PAUSE, and arrives where that was heard long ago."""
+
+    async def scene() -> None:
+        running: Any = SimpleNamespace(now=lambda: 100.0, loop=asyncio.get_running_loop(), rounds=None)
+        other: Any = None
+        desk = Desk(running, other, other, other, 2, (), other)
+        workers: dict[int, Any] = {number: Paused(desk, number, not number) for number in range(2)}
+        desk.workers.update(workers)
+        if wanted:
+            desk.exchange.want(Want(1, "app", "joe", True, False, False, True, (0, 0, 0), 1.0))
+        await desk.perform(Verb("PAUSE", "app"))
+        assert all("server" not in worker.unread for worker in workers.values())
+
+    asyncio.run(scene())
