@@ -32,8 +32,8 @@ class Colleagues(Protocol):
         goes for it elsewhere; `own`: it is to be opened for one alone, so that no other server is of use."""
 
     async def have(self, pool: PoolState) -> bool:
-        """Whether they have servers of `pool` that can come here, where none could be opened just now. It is tried
-        again when one was opened elsewhere."""
+        """Whether they have servers of `pool` that can come here, where none is opened just now. What has failed is
+        tried again when one was opened elsewhere."""
 
     def seek(self, pool: PoolState) -> None:
         """Somebody waits here, where none can be opened: a server that they have is wanted."""

@@ -145,7 +145,7 @@ class PoolState:
     crowded: bool = False
     """PostgreSQL has refused another server, while there are some that clients can have."""
     elsewhere: bool = False
-    """While none can be opened here other workers have some that can come here."""
+    """While none can be opened here, or is not soon, other workers have some that can come here."""
     manners: Manners = NO_MANNERS
     """What its clients are told of how they are treated."""
     welcome: Welcome | None = None

@@ -33,6 +33,8 @@ from pooler.servers.dial import Dialed, Target, dial
 
 CANNOT_CONNECT_NOW = "57P03"
 """The server is starting up, or shutting down: who waits may well be served."""
+SLOW = 0.02
+"""Seconds of a login after which who waits may have a server of another worker's."""
 LIMITS = {
     Verdict.FULL: Reason.EVICTED_FOR_POOL,
     Verdict.DATABASE_FULL: Reason.EVICTED_FOR_DATABASE,
@@ -116,7 +118,8 @@ class Opener:
             rival.engine.rival = min(rival.engine.rival or since, since)
             rival.stir()
         colleagues = self.running.colleagues
-        if colleagues is not None and answer is Verdict.LATER and pool.elsewhere and sized and not needed:
+        closed = answer in (Verdict.BUSY, Verdict.LATER)
+        if colleagues is not None and closed and pool.elsewhere and sized and not needed:
             colleagues.seek(pool)
         if colleagues is None or answer not in ALLOWED:
             return answer
@@ -205,6 +208,7 @@ class Opener:
         self.room_made(pool)
 
     async def _log_in(self, pool: PoolState) -> None:
+        slow = self.running.loop.call_later(SLOW, self._is_slow, pool)
         try:
             if self.rests(pool):
                 return
@@ -215,6 +219,7 @@ class Opener:
         except DialError as error:
             return await self._failed(attempt, error)
         finally:
+            slow.cancel()
             pool.opening -= 1
             self.running.changed.set()  # who waits for no server to be left may have waited for this one
         try:
@@ -222,6 +227,17 @@ class Opener:
         except BaseException:
             dialed.channel.abort()
             raise
+
+    def _is_slow(self, pool: PoolState) -> None:
+        if self.running.colleagues is not None and pool.waiting:
+            self.begin(self._look_elsewhere(pool))
+
+    async def _look_elsewhere(self, pool: PoolState) -> None:
+        """A login takes its time: whether others have what is waited for."""
+        colleagues = self.running.colleagues
+        if colleagues is not None and await colleagues.have(pool) and pool.opening:
+            pool.elsewhere = True
+            self._again(pool)
 
     def end_logins(self, pool: PoolState, reason: Reason, *, at: Collection[str] | None = None) -> None:
         """Let no login of this pool go on; `at`: only those at these addresses."""

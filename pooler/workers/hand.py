@@ -260,8 +260,9 @@ class Hand:
         pool = found.pools.get(user) if found is not None else None
         if pool is not None and pool.welcome is None:
             self._opener.greet(pool, reported)
-            # Who has waited for that alone needs none.
+            # Who has waited for that alone needs none, and who needs one is heard.
             self.rights.wanted_no_more(pool)
+            pool.engine.full = False
 
     # ---- what is asked of all
 

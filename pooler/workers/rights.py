@@ -349,7 +349,7 @@ class Rights:
         if gone:
             self._sized[name] -= 1
             engine.abandon(server)
-            pool.elsewhere = True
+            pool.elsewhere = pool.elsewhere or pool.failure is not None
             pool.engine.failing = None
             pool.engine.full = False
             pool.stir()

@@ -1,5 +1,5 @@
-"""Several workers, and a PostgreSQL that lets no more servers in: who waits in a worker that gets none has those that
-the others have, as in one process.
+"""Several workers, and a PostgreSQL that lets no more servers in, or says nothing: who waits in a worker that gets none
+has those that the others have, as in one process.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import pytest
 
 from tests.fixtures.cluster import Cluster
 from tests.fixtures.process import StartBouncer
-from tests.fixtures.understudy import IN, Understudy, refusal
+from tests.fixtures.understudy import HANG, IN, Understudy, refusal
 from tests.fixtures.waiting import until
 from tests.system.test_waiting import ask, behind, client, newcomer, served, told, waiting, welcomed
 from tests.system.test_workers import TWO
@@ -74,6 +74,20 @@ def test_who_comes_where_a_login_has_failed_is_served_by_others(
             ask(who)
             assert served(who)
         assert len(bouncer.admin("SHOW SERVERS")) == 1
+
+
+def test_a_login_that_hangs_keeps_nobody_from_what_others_have(
+    start_pooler: StartBouncer, start_understudy: Callable[[], Understudy]
+) -> None:
+    server = start_understudy()
+    bouncer = start_pooler(sections=TWO, databases=behind(server), server_connect_timeout=RETRY)
+    with ExitStack() as stack:
+        everybody = [stack.enter_context(client(bouncer))]
+        server.login = HANG
+        everybody += [stack.enter_context(client(bouncer)) for _ in range(3)]
+        for who in everybody * 2:
+            ask(who)
+            assert served(who)
 
 
 def test_without_any_elsewhere_they_hear_why(

@@ -106,6 +106,7 @@ STARTED: dict[str, str] = {
     "pooler/servers/hubs.py Hub._take_the_place_of: ensure_future": OWNER + "the change of connections",
     "pooler/servers/opener.py Opener.begin: create_task":
         "test_goes_on::test_a_server_that_cannot_even_be_tried_is_tried_again",
+    "pooler/servers/opener.py Opener._log_in: call_later": CALLBACK,
     "pooler/servers/opener.py Opener._set_back: call_later":
         "test_goes_on::test_a_server_that_cannot_even_be_tried_is_tried_again",
     "pooler/house/bouncer.py Bouncer.__init__: call_soon":
@@ -172,6 +173,7 @@ STARTED: dict[str, str] = {
     "pooler/workers/desk.py Desk.ask_all: gather": OWNER + "errors are values there",
     "pooler/workers/desk.py Desk.gather: gather": OWNER + "the question",
     "pooler/workers/desk.py Desk._fails: gather": OWNER + "the question",
+    "pooler/workers/desk.py Desk.perform: gather": OWNER + "the command",
     "pooler/workers/desk.py Desk.figures: gather": OWNER + "the question",
     "pooler/workers/desk.py Desk.gather_descriptors: gather": OWNER + "the question",
     "pooler/workers/desk.py Desk.gather_sessions: gather": OWNER + "the question",
