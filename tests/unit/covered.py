@@ -12,7 +12,6 @@ TESTED_ELSEWHERE = {
     "pooler/commands/worker.py": "tests/system/test_workers.py",
     "pooler/pools/colleagues.py": "tests/system/test_workers.py",
     "pooler/workers/chief.py": "tests/system/test_workers.py",
-    "pooler/workers/hand.py": "tests/system/test_workers.py",
     "admin/console/answers.py": "tests/unit/admin/console/test_session.py",
     "admin/console/courtesies.py": "tests/unit/test_growth.py",
     "admin/console/crew.py": "tests/unit/admin/console/test_bounds.py",
