@@ -10,7 +10,8 @@ from contextlib import ExitStack
 import pytest
 
 from tests.fixtures.cluster import Cluster
-from tests.fixtures.process import StartBouncer
+from tests.fixtures.process import Bouncer, StartBouncer
+from tests.fixtures.stream import Stream
 from tests.fixtures.understudy import HANG, IN, Understudy, refusal
 from tests.fixtures.waiting import until
 from tests.system.test_waiting import ask, behind, client, newcomer, served, told, waiting, welcomed
@@ -29,6 +30,13 @@ def role(cluster: Cluster) -> Iterator[str]:
     cluster.sql("DROP ROLE refused")
 
 
+def beside(bouncer: Bouncer, one: Stream, others: list[Stream], *, same: bool) -> Stream:
+    """One of them that is in the same worker, or in another: ids tell, since each of the two has every third."""
+    ids = {row["port"]: row["id"] % 3 for row in bouncer.admin("SHOW CLIENTS")}
+    home, *homes = (ids[each.socket.getsockname()[1]] for each in (one, *others))
+    return next(each for each, there in zip(others, homes, strict=True) if (there == home) is same)
+
+
 def test_the_role_s_connection_limit_is_a_full_pool_of_all(
     start_pooler: StartBouncer, cluster: Cluster, role: str
 ) -> None:
@@ -39,7 +47,9 @@ def test_the_role_s_connection_limit_is_a_full_pool_of_all(
         server_login_retry=RETRY,
         server_tls_sslmode="disable",
     )
-    with client(bouncer, role) as holder, client(bouncer, role) as waits:
+    with ExitStack() as stack:
+        holder, *others = (stack.enter_context(client(bouncer, role)) for _ in range(4))
+        waits = beside(bouncer, holder, others, same=False)
         holder.query("BEGIN")
         ask(waits)
         bouncer.wait_log(f"app/{role} has servers of other workers and gets no more: clients wait as in a full pool")
@@ -63,7 +73,8 @@ def test_who_comes_where_a_login_has_failed_is_served_by_others(
         server.login = SHUT
         everybody += [stack.enter_context(client(bouncer)) for _ in range(3)]
         # One that its worker has is no reason to open another; that it cannot is nothing to those who come later.
-        holder, _, waits, _ = everybody
+        holder, *others = everybody
+        waits = beside(bouncer, holder, others, same=True)
         holder.query("BEGIN")
         ask(waits)
         until(lambda: bouncer.log.read_text().count("server login failed: FATAL nobody may") == 2, "both to fail")
