@@ -613,10 +613,12 @@ cdef class Relay:
             if self.graveyard:
                 self.graveyard.clear()
             woke = self.exits.take_at_once(self) if self.events and self.exits is not None else False
-            if self.woken and run_woken(self):
-                woke = True
-            if self.knocks and answer_knocks(self, ready):
-                woke = True
+            if self.woken or self.knocks:
+                if self.woken and run_woken(self):
+                    woke = True
+                if self.knocks and answer_knocks(self, ready):
+                    woke = True
+                ready = self.still_watched(ready)
             if self.events:
                 if self.wake is not None:
                     self.wake()
@@ -634,6 +636,10 @@ cdef class Relay:
                 wait = <int>((deadline - self.now) // 1000) + 1
             else:
                 wait = -1
+
+    cdef list still_watched(self, list ready):
+        # Without those that what was called here has closed, or has others wait for: asyncio would ask for their descriptors.
+        return [(key, mask) for key, mask in ready if self.keys.get(key.fd) is key] if ready else ready
 
     cdef int dispatch(self, epoll_event *evs, int n, list ready) except -1:
         cdef int i

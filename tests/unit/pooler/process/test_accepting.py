@@ -266,3 +266,37 @@ def test_a_door_that_fails_ends_nothing(house: House, listener: socket.socket) -
     house.run(scene())
     assert [type(error) for error in told] == [Bug]
     door.close()
+
+
+@pytest.mark.parametrize("how", ["closed", "watched anew"])
+def test_what_a_door_lets_go_of_is_not_looked_for_any_more(house: House, listener: socket.socket, how: str) -> None:
+    """Found readable in the same look: asyncio would ask for the descriptor of what is closed, and end with that."""
+    acceptor = acceptor_of(house)
+    near, far = socket.socketpair()
+    heard: list[str] = []
+
+    def hear(name: str) -> None:
+        heard.append(name)
+        house.loop.remove_reader(near)
+
+    def let_go() -> None:
+        house.loop.remove_reader(near)
+        if how == "closed":
+            near.close()
+        else:
+            house.loop.add_reader(near, hear, "the second")
+
+    async def scene() -> None:
+        door = Entrance(let_go)
+        with far, connected(listener):
+            far.sendall(b"x")
+            house.loop.add_reader(near, hear, "the first")
+            acceptor.watch(listener, door)
+            while not door.came or (how != "closed" and not heard):
+                await asyncio.sleep(0.001)
+        acceptor.release(listener)
+        door.close()
+
+    house.run(scene())
+    assert heard == ([] if how == "closed" else ["the second"])
+    near.close()
