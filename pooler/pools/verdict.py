@@ -66,6 +66,7 @@ class Verdict(Enum):
 
 
 ALLOWED = (Verdict.OPEN, Verdict.RESERVE)
+SHARED = (Verdict.DATABASE_FULL, Verdict.USER_FULL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from pooler.pools.reasons import Kind, Reason
 from pooler.pools.refusal import LoginError
 from pooler.pools.registry import PoolState
 from pooler.pools.running import Running
-from pooler.pools.verdict import ALLOWED, Standing, Verdict, standing, verdict
+from pooler.pools.verdict import ALLOWED, SHARED, Standing, Verdict, standing, verdict
 from pooler.pools.welcome import Welcome, tracked_values
 from pooler.relay import Client
 from pooler.relay.engine import clock
@@ -121,10 +121,11 @@ class Opener:
         closed = answer in (Verdict.BUSY, Verdict.LATER)
         if colleagues is not None and closed and pool.elsewhere and sized and not needed:
             colleagues.seek(pool)
-        if colleagues is None or answer not in ALLOWED:
+        if colleagues is None or answer not in (*ALLOWED, *SHARED) or (needed and answer in SHARED):
             return answer
         granted = colleagues.may_open(pool, sized=sized, needed=needed, own=own)
-        return answer if granted else Verdict.ELSEWHERE
+        # For what goes here because of a limit that others have part in, this one is in the same queue as they.
+        return answer if granted or answer in SHARED else Verdict.ELSEWHERE
 
     def _rivals(self, pool: PoolState, answer: Verdict, *, own: bool) -> list[PoolState]:
         """The pools under the limit that stands in the way. `pool` is one of them for a replication client, to whom its
@@ -149,6 +150,9 @@ class Opener:
             return False
         oldest = max(spare, key=lambda server: (server.state_name != ServerState.TESTED, server.idle_us))
         self.running.evict(oldest, LIMITS[answer])
+        if self.running.colleagues is not None:
+            # Its right as well, before its own pool can open another one with that.
+            self.running.colleagues.settle(oldest.pool.owner)
         return True
 
     def room_made(self, pool: PoolState) -> None:

@@ -4,6 +4,7 @@ can be had, one that is dead stops nobody, and a neighbour's spare one is to be 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -16,7 +17,7 @@ from tests.fixtures.process import Bouncer, StartBouncer
 from tests.fixtures.proxy import FaultProxy
 from tests.fixtures.stream import Stream
 from tests.fixtures.understudy import Understudy
-from tests.fixtures.waiting import until
+from tests.fixtures.waiting import DEADLINE, until
 from tests.system.test_auth_query import BY_NAME, asking, who
 from tests.system.test_waiting import ask, behind, client, served
 
@@ -112,23 +113,26 @@ def test_what_comes_free_goes_to_the_neighbour_who_waits(start_same: StartBounce
 
 
 @pytest.mark.slow
-def test_a_busy_pool_does_not_keep_its_neighbour_waiting(start_pooler: StartBouncer) -> None:
-    """Whoever has waited for longest is served, in whichever pool."""
-    bouncer = start_pooler(max_db_connections=1)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_busy_pool_does_not_keep_its_neighbour_waiting(start_pooler: StartBouncer, workers: int) -> None:
+    """Whoever has waited for longest is served, in whichever pool, and within a bound by whichever worker."""
+    bouncer = start_pooler(max_db_connections=1, sections={"pooler": {"workers": workers}})
+    most = 50 if workers == 1 else 1000
     with ExitStack() as stack:
         busy = [stack.enter_context(client(bouncer)) for _ in range(3)]
         neighbour = stack.enter_context(client(bouncer, "trusty"))
         ask(*busy)
         for _ in range(20):
             ask(neighbour)
-            answered = 0
+            answered, end = 0, time.monotonic() + DEADLINE
             while not readable(neighbour):
                 for one in busy:
                     if readable(one):
                         answered += 1
                         assert served(one)
                         ask(one)
-                assert answered < 50, "the neighbour starves"
+                assert answered < most, "the neighbour starves"
+                assert time.monotonic() < end, "nobody is served"
             assert served(neighbour)
 
 
