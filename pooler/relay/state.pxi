@@ -378,6 +378,7 @@ cdef int part_from(Server s) except -1:
 
 cdef int look(Server s) except -1:
     # Ask what is left.
+    cdef Client c = s.link
     cdef int looks = s.pinned & ~(touches.UNREAD | touches.UNTOLD)
     cdef int pins
     names = {}
@@ -396,6 +397,8 @@ cdef int look(Server s) except -1:
     place = s.relay.tracked_index.get(b"session_authorization")
     sql = sessions.question(looks, list(names), reported=place is not None and s.told[place] is not None)
     if not sql:
+        # Of what is tracked the server has told by itself.
+        c.params = s.relay.intern(sessions.restored(c.params, c.base_params, s.relay.tracked, s.touches, [], s.undone))
         pins = s.pinned | sticking(s)
         s.touches = None
         pin(s, pins)

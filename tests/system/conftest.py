@@ -1,4 +1,4 @@
-"""Of a system test with many cases the default suite takes the first ones; the slow suite, which CI runs as well, all
+"""Of a system test with many cases the default suite takes the first one; the slow suite, which CI runs as well, all
 others. Each starts a pooler of its own, so that a hundred of them are half a minute.
 
 With POOLER_TESTS_WORKERS=2 the poolers of all of them are two workers. A test that can only hold for one process is
@@ -14,7 +14,7 @@ import pytest
 
 from tests.fixtures.process import WORKERS
 
-CASES = 2
+CASES = 1
 HERE = Path(__file__).parent
 
 

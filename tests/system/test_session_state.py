@@ -14,6 +14,7 @@ import pytest
 from tests.fixtures import stream
 from tests.fixtures.cluster import Cluster
 from tests.fixtures.process import StartBouncer
+from tests.fixtures.states import MADE
 from tests.fixtures.stream import Stream
 from tests.fixtures.waiting import until
 from tests.system.test_restart import restart
@@ -247,6 +248,20 @@ def test_startup_parameters_of_any_name_follow(start_pooler: StartBouncer, serve
             wrong.execute("SELECT 1")
         assert facts(other)[0] == "4MB"
         until(lambda: bouncer.pool()["sv_active"] == 0, "its server to be free")
+
+
+def test_what_a_server_tells_by_itself_is_put_back_too(start_pooler: StartBouncer, server: Cluster) -> None:
+    """Where it tells of all that the client came with, as PostgreSQL 18 does, there is nothing to ask it for once it is
+    known that the database has no code that sets anything else."""
+    server.sql(MADE, dbname="app")
+    bouncer = start_pooler(server=server, default_pool_size=1, **KEEP)
+    for _ in range(20):
+        with Stream(("127.0.0.1", bouncer.port)).login("app", TimeZone="Asia/Tokyo", search_path="x") as one:
+            for reset in ("RESET ALL", "SET search_path = y; RESET ALL"):
+                one.query(reset)
+                shown = "SELECT current_setting('TimeZone'), current_setting('search_path')"
+                assert one.rows(shown) == [[b"Asia/Tokyo", b"x"]]
+        bouncer.admin("RECONNECT")
 
 
 @pytest.mark.slow
