@@ -330,7 +330,7 @@ def _set_config(tokens: Sequence[Token], at: int, found: _Findings) -> None:
         if not known or lowered(name[0].value) == "search_path":
             _path(arguments[1], found, sure=_constant(arguments[1]))
     elif known:
-        found.parameter(name[0].value)
+        found.parameter(name[0].value, reset=len(arguments) == 3 and _is_null(arguments[1]))
     else:
         found.makes(Held.UNSEEN)
         found.names.update(_own_names(tokens))
@@ -340,6 +340,11 @@ def _set_config(tokens: Sequence[Token], at: int, found: _Findings) -> None:
 
 def _constant(argument: Sequence[Token]) -> bool:
     return bool(argument) and argument[0].kind is Kind.STRING and (len(argument) == 1 or argument[1] == "::")
+
+
+def _is_null(argument: Sequence[Token]) -> bool:
+    """Without a value it is put back."""
+    return bool(argument) and argument[0] == "null" and (len(argument) == 1 or argument[1] == "::")
 
 
 def _path(value: Sequence[Token], found: _Findings, *, sure: bool) -> None:

@@ -88,11 +88,9 @@ def facts(one: psycopg.Connection[Any]) -> Any:
     return one.execute(FACTS).fetchone()
 
 
-@pytest.fixture(params=["cluster", pytest.param("newest_cluster", marks=pytest.mark.slow)])
-def server(request: pytest.FixtureRequest) -> Cluster:
-    """PostgreSQL 15, and 18."""
-    made: Cluster = request.getfixturevalue(request.param)
-    return made
+@pytest.fixture
+def server(each_cluster: Cluster) -> Cluster:
+    return each_cluster
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -250,17 +248,44 @@ def test_startup_parameters_of_any_name_follow(start_pooler: StartBouncer, serve
         until(lambda: bouncer.pool()["sv_active"] == 0, "its server to be free")
 
 
+PUT_BACK = (
+    "RESET ALL",
+    "SET search_path = y; RESET ALL",
+    "SET search_path = y",
+    "RESET search_path",
+    "SET TimeZone = 'UTC'",
+    "BEGIN; RESET ALL; ROLLBACK",
+    "RESET ALL; SELECT 1/0",
+    "BEGIN; SAVEPOINT a; RESET ALL; ROLLBACK TO a; COMMIT",
+    "BEGIN; RESET ALL; SAVEPOINT a; SET search_path = z; ROLLBACK TO a; COMMIT",
+    "SET TimeZone = 'UTC'; SET search_path = y",
+    "DISCARD ALL",
+    "BEGIN; SET LOCAL search_path = z; RESET ALL; COMMIT",
+    "SELECT set_config('search_path', NULL, false)",
+    "SET TimeZone = 'UTC'; SET search_path = y",
+    "SELECT set_config('TimeZone', NULL::text, false)",
+    "SET TimeZone = 'UTC'",
+    "SET TimeZone TO DEFAULT",
+)
+
+
 def test_what_a_server_tells_by_itself_is_put_back_too(start_pooler: StartBouncer, server: Cluster) -> None:
     """Where it tells of all that the client came with, as PostgreSQL 18 does, there is nothing to ask it for once it is
     known that the database has no code that sets anything else."""
     server.sql(MADE, dbname="app")
     bouncer = start_pooler(server=server, default_pool_size=1, **KEEP)
-    for _ in range(20):
-        with Stream(("127.0.0.1", bouncer.port)).login("app", TimeZone="Asia/Tokyo", search_path="x") as one:
-            for reset in ("RESET ALL", "SET search_path = y; RESET ALL"):
-                one.query(reset)
-                shown = "SELECT current_setting('TimeZone'), current_setting('search_path')"
-                assert one.rows(shown) == [[b"Asia/Tokyo", b"x"]]
+
+    def seen(port: int) -> list[list[bytes | None]]:
+        with Stream(("127.0.0.1", port)).login("app", TimeZone="Asia/Tokyo", search_path="x") as one:
+            found = []
+            for text in PUT_BACK:
+                one.query(text)
+                found += one.rows("SELECT current_setting('TimeZone'), current_setting('search_path')")
+        return found
+
+    wanted = seen(server.port)
+    for _ in range(5):
+        assert seen(bouncer.port) == wanted
         bouncer.admin("RECONNECT")
 
 
