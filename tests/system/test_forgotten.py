@@ -36,14 +36,13 @@ WAYS = {
 }
 
 
-@pytest.fixture(params=["cluster", pytest.param("newest_cluster", marks=pytest.mark.slow)])
-def server(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    made: Cluster = request.getfixturevalue(request.param)
+@pytest.fixture
+def server(each_cluster: Cluster) -> Iterator[Cluster]:
     for statement in MADE:
-        made.sql(statement, dbname="app")
-    yield made
+        each_cluster.sql(statement, dbname="app")
+    yield each_cluster
     for statement in GONE.split(";"):
-        made.sql(statement, dbname="app")
+        each_cluster.sql(statement, dbname="app")
 
 
 def use(one: Stream, name: str) -> list[str]:

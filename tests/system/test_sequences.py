@@ -28,13 +28,11 @@ INSERT = "INSERT INTO drawn (x) VALUES (1)"
 NOT_DEFINED = psycopg.errors.ObjectNotInPrerequisiteState
 
 
-@pytest.fixture(params=["cluster", pytest.param("newest_cluster", marks=pytest.mark.slow)])
-def server(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """PostgreSQL 15, and 18."""
-    made: Cluster = request.getfixturevalue(request.param)
-    made.sql(MADE, dbname="app")
-    yield made
-    made.sql("DROP TABLE drawn, drawn_too, undrawn; DROP SEQUENCE drawn_by_name CASCADE", dbname="app")
+@pytest.fixture
+def server(each_cluster: Cluster) -> Iterator[Cluster]:
+    each_cluster.sql(MADE, dbname="app")
+    yield each_cluster
+    each_cluster.sql("DROP TABLE drawn, drawn_too, undrawn; DROP SEQUENCE drawn_by_name CASCADE", dbname="app")
 
 
 def keeping(start: StartBouncer, server: Cluster, size: int, policy: str = "keep", **own: str) -> Bouncer:

@@ -11,7 +11,9 @@ from typing import Any
 
 import asyncpg
 import psycopg
+import psycopg2
 import pytest
+import sqlalchemy
 
 from tests.fixtures.cluster import Cluster
 from tests.fixtures.process import StartBouncer
@@ -40,7 +42,6 @@ def by_psycopg(port: int, threshold: int | None = 5) -> Iterator[Ask]:
 
 @contextmanager
 def by_psycopg2(port: int) -> Iterator[Ask]:
-    psycopg2: Any = pytest.importorskip("psycopg2")
     with closing(psycopg2.connect("postgresql" + dsn(port))) as one:
         one.autocommit = True
         cursor = one.cursor()
@@ -54,7 +55,6 @@ def by_psycopg2(port: int) -> Iterator[Ask]:
 
 @contextmanager
 def by_sqlalchemy(port: int) -> Iterator[Ask]:
-    sqlalchemy: Any = pytest.importorskip("sqlalchemy")
     engine = sqlalchemy.create_engine("postgresql+psycopg" + dsn(port), isolation_level="AUTOCOMMIT")
     with closing(engine.connect()) as one:
 
@@ -117,13 +117,11 @@ KINDS: dict[str, tuple[str, ...]] = {
 """What is run; of a client that came with OPTIONS."""
 
 
-@pytest.fixture(params=["cluster", pytest.param("newest_cluster", marks=pytest.mark.slow)])
-def server(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """PostgreSQL 15, and 18."""
-    made: Cluster = request.getfixturevalue(request.param)
-    made.sql(MADE, dbname="app")
-    yield made
-    made.sql("DROP SEQUENCE drivers_draw", dbname="app")
+@pytest.fixture
+def server(each_cluster: Cluster) -> Iterator[Cluster]:
+    each_cluster.sql(MADE, dbname="app")
+    yield each_cluster
+    each_cluster.sql("DROP SEQUENCE drivers_draw", dbname="app")
 
 
 Told = list[list[tuple[Any, ...]]]

@@ -22,13 +22,11 @@ KEEP: dict[str, Any] = {
 Played = list[tuple[Step, list[tuple[str, ...]], Facts | None]]
 
 
-@pytest.fixture(params=["cluster", pytest.param("newest_cluster", marks=pytest.mark.slow)])
-def server(request: pytest.FixtureRequest) -> Cluster:
-    """PostgreSQL 15, and 18."""
-    made: Cluster = request.getfixturevalue(request.param)
+@pytest.fixture
+def server(each_cluster: Cluster) -> Cluster:
     for database in ("app", "other"):
-        made.sql(MADE, dbname=database)
-    return made
+        each_cluster.sql(MADE, dbname=database)
+    return each_cluster
 
 
 def written(server: Cluster, seed: int, size: int) -> tuple[dict[str, str], Played]:
