@@ -82,6 +82,7 @@ TAGS = {
 }
 
 
+@pytest.mark.slow
 def test_tags(start_either: StartBouncer) -> None:
     with start_either().connect(ADMIN, cursor_factory=psycopg.ClientCursor) as connection:
         assert {command: connection.execute(command.encode()).statusmessage for command in TAGS} == TAGS

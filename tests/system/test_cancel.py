@@ -149,6 +149,7 @@ def test_who_does_not_wait_hits_his_own_next_query(cluster: Cluster) -> None:
     assert cancels_near_the_end(("127.0.0.1", cluster.port), 8000, wait=False)[1] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounds", [100, pytest.param(3000, marks=pytest.mark.slow)])
 def test_no_other_query_is_hit(start_pooler: StartBouncer, rounds: int) -> None:
     """Neither the client's own next ones, nor those of others who get its server: of 660,000, 37,000 of them

@@ -102,6 +102,7 @@ def lives(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_traffic_goes_on_whatever_a_stats_user_asks(start_pooler: StartBouncer) -> None:
     pooler = start_pooler(admin_users="", stats_users=STATS)
     with Traffic(pooler) as traffic, closing(console(pooler)) as visitor:

@@ -157,6 +157,7 @@ def tables(cluster: Cluster) -> None:
     cluster.sql(TABLES, dbname="app")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tables")
 @pytest.mark.parametrize("clients", [2, 3])
 def test_programs_are_answered_as_on_a_direct_connection(

@@ -132,6 +132,7 @@ def test_queries_are_turned_away_while_postgresql_is_away(start_either: StartBou
     assert works(bouncer)
 
 
+@pytest.mark.slow
 def test_nobody_listens_where_the_database_should_be(start_either: StartBouncer) -> None:
     nowhere = f"host=127.0.0.1 port={free_port()} dbname=app"
     bouncer = start_either(databases={"app": nowhere}, server_login_retry=0.3, query_wait_timeout=1)
@@ -182,6 +183,7 @@ def test_dripping_servers_and_clients(start_either: StartBouncer, cluster: Clust
         assert len(one.rows("SELECT n, repeat('x', 300) FROM generate_series(1, 20) n")) == 20
 
 
+@pytest.mark.slow
 def test_a_stalled_client_disturbs_nobody(start_either: StartBouncer) -> None:
     """It has asked for much and reads nothing."""
     bouncer = start_either(default_pool_size=2)

@@ -108,6 +108,7 @@ def test_who_comes_while_postgresql_is_away_is_let_in_by_any_worker(
                 assert late.parameters["server_version"] == first.parameters["server_version"]
 
 
+@pytest.mark.slow
 def test_who_comes_while_the_first_is_opened_elsewhere_gets_that_one(start_pooler: StartBouncer) -> None:
     """It asked before anybody knew what a server says of itself, and is told when that is known."""
     bouncer = start_pooler(**PLAIN)
@@ -267,6 +268,7 @@ def load(bouncer: Bouncer, count: int) -> Iterator[None]:
             each.result()
 
 
+@pytest.mark.slow
 def test_nobody_waits_while_a_server_stands_idle_elsewhere(start_pooler: StartBouncer, cluster: Cluster) -> None:
     """Of two servers one is in use, and the other is wanted in one worker after the other. How long that takes is told
     by the server itself, in turns of a metronome: of ten, one may have met with a busy machine."""

@@ -233,6 +233,7 @@ def test_what_is_rolled_back_has_not_happened(start_pooler: StartBouncer, server
             one.execute("UNLISTEN other")
 
 
+@pytest.mark.slow
 def test_who_is_in_a_transaction_is_told_behind_it(start_pooler: StartBouncer, server: Cluster) -> None:
     """Ahead of the ReadyForQuery where it is known that no code of the database's own may have said UNLISTEN."""
     bouncer = start_pooler(server=server, default_pool_size=2, **KEEP)
@@ -384,6 +385,7 @@ def test_where_there_is_no_room_for_it_a_listener_keeps_its_server(
         assert payloads(one, "c") == ["c"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tls", [False, True])
 def test_an_online_restart_takes_the_listeners_along(start_pooler: StartBouncer, cluster: Cluster, tls: bool) -> None:
     """With TLS the connection cannot be handed over, which is told."""

@@ -295,6 +295,7 @@ def test_a_real_prometheus_scrapes_it(start_pooler, tmp_path, prometheus) -> Non
     assert {rule["health"] for group in groups for rule in group["rules"]} <= {"ok", "unknown"}
 
 
+@pytest.mark.slow
 def test_with_an_ini_lines_go_nowhere_until_asked_for(start_pooler: StartBouncer) -> None:
     line = r"app\[heroku-pgbouncer\]: source=pgbouncer addon=app"
     bouncer = start_pooler(sections={"pooler": {"metrics_period": 0.1}})

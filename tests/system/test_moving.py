@@ -234,6 +234,7 @@ def harmed(
     until(lambda: max(descriptors(bouncer)[1:]) <= before, "no descriptors of before")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2])
 def test_whatever_happens_to_workers_and_servers_everything_is_there_behind_it(
     start_pooler: StartBouncer, cluster: Cluster, size: int

@@ -113,6 +113,7 @@ def test_a_large_file_is_read_while_queries_go_through(start_pooler: StartBounce
     assert any(row["items"] > 60_000 for row in bouncer.admin("SHOW LISTS") if row["list"] == "users")
 
 
+@pytest.mark.slow
 def test_who_logs_in_while_an_entry_changes_is_let_in(start_pooler: StartBouncer) -> None:
     """As with one process: it was told that its database is gone, which had another connect_query."""
     bouncer = start_pooler(sections={"pooler": {"workers": 2}}, default_pool_size=4)

@@ -54,6 +54,7 @@ def backend(connection: psycopg.Connection[tuple[int]]) -> int:
     return row[0]
 
 
+@pytest.mark.slow
 def test_a_transaction_goes_on(start_plain: StartBouncer) -> None:
     pooler = start_plain()
     with pooler.connect() as busy, pooler.connect() as idle:

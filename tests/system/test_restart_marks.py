@@ -128,6 +128,7 @@ def test_it_goes_over(cluster: Cluster, bouncer: Bouncer, what: str) -> None:
     assert found == wanted
 
 
+@pytest.mark.slow
 def test_what_a_skipped_parse_would_have_ended(cluster: Cluster, bouncer: Bouncer) -> None:
     """The statement without a name that was there before is there again."""
     found = []
@@ -146,6 +147,7 @@ def test_what_a_skipped_parse_would_have_ended(cluster: Cluster, bouncer: Bounce
     assert ("D", "[b'1']") in found[0]
 
 
+@pytest.mark.slow
 def test_a_transaction_is_as_old_as_it_is(start_pooler: StartBouncer) -> None:
     """idle_transaction_timeout begins with what the server said last, not with the clock. Who waits for the server in
     vain shows that limits were looked after."""
@@ -159,6 +161,7 @@ def test_a_transaction_is_as_old_as_it_is(start_pooler: StartBouncer) -> None:
         assert one.rows("SELECT 1") == [[b"1"]]
 
 
+@pytest.mark.slow
 def test_what_was_looked_at_long_ago_is_not_taken_for_new(cluster: Cluster, start_pooler: StartBouncer) -> None:
     """Who prepares a text anew, more than a second after a server was told it, gets it as it is now."""
     bouncer = start_pooler(

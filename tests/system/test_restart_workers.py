@@ -72,6 +72,7 @@ def at_work(bouncer: Bouncer, cluster: Cluster, count: int) -> None:
         raise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("old", "new"), TIMES)
 def test_everybody_goes_on(start_plain: StartBouncer, cluster: Cluster, old: int, new: int) -> None:
     """Idle, in transactions, in queries, waiting; with their servers and statements, and within the same limits."""
@@ -109,6 +110,7 @@ def test_everybody_goes_on(start_plain: StartBouncer, cluster: Cluster, old: int
         assert answers == [(5,)] * 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("old", "new"), TIMES)
 def test_who_listens_misses_nothing(start_plain: StartBouncer, cluster: Cluster, old: int, new: int) -> None:
     """On the same connection, by which all are told as before; and a cancel key is good in whatever process."""
@@ -148,6 +150,7 @@ def test_who_listens_misses_nothing(start_plain: StartBouncer, cluster: Cluster,
         assert isinstance(answers[0], psycopg.errors.QueryCanceled)
 
 
+@pytest.mark.slow
 def test_a_statement_without_a_name_stays_its_client_s(start_plain: StartBouncer) -> None:
     """Two workers have counted theirs alike."""
     bouncer = start_plain(sections=sections(2), default_pool_size=2)
@@ -198,6 +201,7 @@ def of_worker(bouncer: Bouncer, number: int, stack: ExitStack) -> psycopg.Connec
     raise AssertionError(f"nobody is given to worker {number}")
 
 
+@pytest.mark.slow
 def test_a_worker_that_ends_in_the_middle_ends_the_takeover_alone(start_plain: StartBouncer) -> None:
     bouncer = start_plain(sections=sections(2))
     with ExitStack() as stack:
@@ -249,6 +253,7 @@ def test_with_a_new_worker_what_was_to_be_its_ends(start_plain: StartBouncer) ->
         assert bouncer.sql("SELECT 3") == [(3,)]
 
 
+@pytest.mark.slow
 def test_a_new_desk_that_ends_leaves_all_as_it_was(start_plain: StartBouncer) -> None:
     bouncer = start_plain(sections=sections(2))
     with bouncer.connect() as one:

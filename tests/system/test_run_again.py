@@ -78,6 +78,7 @@ HELD = dict.fromkeys(("all of it described", "each described"), "0A000Z")
 OWN = pytest.mark.one_process("each worker has a server of its own")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", [None, 7])
 @pytest.mark.parametrize("size", [1, pytest.param(2, marks=OWN)])
 def test_what_is_told_of_a_stale_statement(

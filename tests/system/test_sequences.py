@@ -79,6 +79,7 @@ def strange(bouncer: Bouncer, size: int) -> None:
             one.__exit__(None, None, None)
 
 
+@pytest.mark.slow
 @sizes
 @pytest.mark.parametrize("prepare", [False, True])
 @pytest.mark.parametrize("asked", ["lastval()", "currval('drawn_id_seq')", "currval('drawn_too_id_seq')"])
@@ -185,6 +186,7 @@ def test_what_was_drawn_in_the_transaction_before_is_told(
     until(lambda: bouncer.pool()["sv_active"] == 0, "all servers to be free")
 
 
+@pytest.mark.slow
 @pytest.mark.one_process("what was drawn is lost by who has the same server")
 def test_a_server_stays_for_the_next_transaction_or_for_a_while(start_pooler: StartBouncer, server: Cluster) -> None:
     bouncer = keeping(start_pooler, server, 4, sequence_timeout="1")
@@ -353,6 +355,7 @@ CREATE TRIGGER audits BEFORE UPDATE ON audited FOR EACH ROW EXECUTE FUNCTION aud
 """
 
 
+@pytest.mark.slow
 @pytest.mark.one_process("what was drawn is lost by who has the same server")
 @sizes
 @pytest.mark.parametrize("draw", ["UPDATE audited SET n = 0 RETURNING n", "SELECT drawn_by_code()"])

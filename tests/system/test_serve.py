@@ -163,6 +163,7 @@ def test_a_killed_pooler_can_be_started_again(serve: StartServe, data: Path) -> 
     assert fetch(again.url, "SELECT 1") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["argument", "variable"])
 def test_a_database_by_its_url(serve: StartServe, cluster: Cluster, by: str) -> None:
     secret = PASSWORDS["scram_user"].replace(" ", "%20")

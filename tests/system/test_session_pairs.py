@@ -71,6 +71,7 @@ def differences(server: Cluster, bouncer: Bouncer, seed: int, size: int) -> Iter
             one.socket.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2])
 @pytest.mark.parametrize("seeds", [range(25), pytest.param(range(25, 150), marks=pytest.mark.slow)])
 def test_each_of_two_has_what_it_would_have_alone(

@@ -265,6 +265,7 @@ class Program:
             self.finish()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seed", "steps"), [(1, 40), *(pytest.param(seed, 400, marks=pytest.mark.slow) for seed in (3, 12))]
 )

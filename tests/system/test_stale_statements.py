@@ -88,6 +88,7 @@ def differences(cluster: Cluster, pools: Sequence[tuple[int, Bouncer]], seed: in
                 break
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("past", [False, True])
 @pytest.mark.parametrize("which", ["cluster", "newest_cluster"])
 @pytest.mark.parametrize("seeds", [range(25), pytest.param(range(25, 350), marks=pytest.mark.slow)])

@@ -52,6 +52,7 @@ def login(bouncer: Bouncer, tls: bool) -> Stream:
     return client.login()
 
 
+@pytest.mark.slow
 @ways
 @again
 def test_a_result_that_is_not_read_at_first(

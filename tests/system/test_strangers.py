@@ -76,6 +76,7 @@ def sql(bouncer: Bouncer, query: str = "SELECT 1") -> list[tuple[object, ...]]:
     return bouncer.sql(query, user="scram_user")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "said",
     [

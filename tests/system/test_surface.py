@@ -248,6 +248,7 @@ def test_stats_users_are_answered_in_the_same_words(
     assert ours == theirs
 
 
+@pytest.mark.slow
 def test_logins_are_counted(start_same: StartBouncer) -> None:
     bouncer = start_same(stats_period=1)
     for _ in range(3):

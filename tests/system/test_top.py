@@ -202,6 +202,7 @@ def test_percentiles_where_the_server_has_them(start_pooler: StartBouncer, open_
     terminal.wait(r"^[ >]+app .* [23]\d\.\d ms ")
 
 
+@pytest.mark.slow
 def test_narrow_wide_and_a_lost_connection(start_pgbouncer: StartBouncer, open_top: Open) -> None:
     bouncer = start_pgbouncer()
     bouncer.sql("SELECT 1")

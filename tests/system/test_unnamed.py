@@ -299,6 +299,7 @@ def others_try(rest: list[Stream]) -> None:
         ask(other, stream.parse("SELECT 'stranger'"), *USE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["cluster", "newest_cluster"])
 @pytest.mark.parametrize("seeds", [range(60), pytest.param(range(60, 2000), marks=pytest.mark.slow)])
 def test_what_is_skipped_leaves_it_as_it_was(

@@ -54,6 +54,7 @@ def alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_clients_are_spread_and_the_console_is_of_all(start_pooler: StartBouncer) -> None:
     bouncer = start_pooler(sections=THREE, default_pool_size=5, max_client_conn=100)
     with ExitStack() as stack:
@@ -105,6 +106,7 @@ def test_no_more_servers_than_allowed_by_all(
     assert bouncer.pool()["cl_waiting"] == 0
 
 
+@pytest.mark.slow
 def test_a_server_goes_where_it_is_wanted(start_pooler: StartBouncer, cluster: Cluster) -> None:
     """The only server stands idle in one worker, and a client of the other one asks."""
     bouncer = start_pooler(sections=TWO, default_pool_size=1)
@@ -127,6 +129,7 @@ def test_who_waits_elsewhere_has_the_next_that_comes_free(start_pooler: StartBou
         assert [m.values for m in two.until() if m.type == "D"] == [[b"2"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2])
 def test_nobody_starves_beside_the_clients_of_another_worker(start_pooler: StartBouncer, size: int) -> None:
     """Ten clients of one worker and one of the other, with fewer servers, and nobody ever pauses. How often others are
@@ -164,6 +167,7 @@ def test_as_many_are_kept_ready_by_all_as_by_one(start_pooler: StartBouncer, clu
         assert len(cluster.backends("app")) == 3
 
 
+@pytest.mark.slow
 def test_where_the_user_is_fixed_they_are_ready_before_anybody_comes(
     start_pooler: StartBouncer, cluster: Cluster
 ) -> None:
@@ -183,6 +187,7 @@ def test_what_a_server_that_goes_elsewhere_was_asked_by_us_is_asked_again(start_
         assert two.rows("SELECT 2") == [[b"2"]]
 
 
+@pytest.mark.slow
 def test_the_reserve_is_of_all(start_pooler: StartBouncer, cluster: Cluster) -> None:
     """Also where the pool's servers are another worker's."""
     bouncer = start_pooler(sections=TWO, default_pool_size=1, reserve_pool_size=1, reserve_pool_timeout=0.3)
@@ -194,6 +199,7 @@ def test_the_reserve_is_of_all(start_pooler: StartBouncer, cluster: Cluster) -> 
     assert bouncer.log.read_text().count("from reserve_pool") == 1
 
 
+@pytest.mark.slow
 def test_client_limits_are_of_all(start_pooler: StartBouncer) -> None:
     bouncer = start_pooler(sections=THREE, max_client_conn=4)
     with ExitStack() as stack:
@@ -368,6 +374,7 @@ def free(bouncer: Bouncer) -> bool:
     return bool(bouncer.pool()["sv_active"] == 0)
 
 
+@pytest.mark.slow
 def test_one_server_listens_for_all_and_who_notifies_is_known(start_pooler: StartBouncer, cluster: Cluster) -> None:
     """Whichever worker they are in; the limits have one connection more to hold."""
     keep = {"pooler": {"workers": 3, "session_state": "keep"}}
@@ -393,6 +400,7 @@ def test_one_server_listens_for_all_and_who_notifies_is_known(start_pooler: Star
             assert found[-1][1] not in ids
 
 
+@pytest.mark.slow
 def test_who_listens_in_another_worker_does_not_notice_that_one_is_killed(
     start_pooler: StartBouncer, cluster: Cluster
 ) -> None:

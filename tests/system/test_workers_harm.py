@@ -53,6 +53,7 @@ def comes_in(bouncer: Bouncer, stack: ExitStack) -> psycopg.Connection[Any] | No
         return None
 
 
+@pytest.mark.slow
 def test_who_finds_no_descriptor_in_one_worker_is_served_by_another(start_pooler: StartBouncer) -> None:
     bouncer = start_pooler(sections=TWO, default_pool_size=4)
     with ExitStack() as stack:
@@ -66,6 +67,7 @@ def test_who_finds_no_descriptor_in_one_worker_is_served_by_another(start_pooler
         until(lambda: comes_in(bouncer, stack) and workers(bouncer)[0]["clients"] > 6, "its part of the clients")
 
 
+@pytest.mark.slow
 def test_a_server_that_cannot_be_sent_for_want_of_a_descriptor_goes_all_the_same(start_pooler: StartBouncer) -> None:
     """It is closed where it is, and another opened where it is wanted: who waited did so until its time was over."""
     bouncer = start_pooler(sections=TWO, default_pool_size=1, server_tls_sslmode="disable")
@@ -106,6 +108,7 @@ def test_a_desk_without_descriptors_lets_nobody_in_and_ends_nobody(start_pooler:
         assert [row["state"] for row in workers(bouncer)] == ["serving"] * 2
 
 
+@pytest.mark.slow
 def test_a_full_disk_of_the_log_holds_up_no_worker(
     start_pooler: StartBouncer, small_disk: Callable[[int], Disk]
 ) -> None:

@@ -37,6 +37,7 @@ def beside(bouncer: Bouncer, one: Stream, others: list[Stream], *, same: bool) -
     return next(each for each, there in zip(others, homes, strict=True) if (there == home) is same)
 
 
+@pytest.mark.slow
 def test_the_role_s_connection_limit_is_a_full_pool_of_all(
     start_pooler: StartBouncer, cluster: Cluster, role: str
 ) -> None:
@@ -62,6 +63,7 @@ def test_the_role_s_connection_limit_is_a_full_pool_of_all(
         assert bouncer.log.read_text().count("server login failed") <= 2
 
 
+@pytest.mark.slow
 def test_who_comes_where_a_login_has_failed_is_served_by_others(
     start_pooler: StartBouncer, start_understudy: Callable[[], Understudy]
 ) -> None:
@@ -87,6 +89,7 @@ def test_who_comes_where_a_login_has_failed_is_served_by_others(
         assert len(bouncer.admin("SHOW SERVERS")) == 1
 
 
+@pytest.mark.slow
 def test_a_login_that_hangs_keeps_nobody_from_what_others_have(
     start_pooler: StartBouncer, start_understudy: Callable[[], Understudy]
 ) -> None:
@@ -101,6 +104,7 @@ def test_a_login_that_hangs_keeps_nobody_from_what_others_have(
             assert served(who)
 
 
+@pytest.mark.slow
 def test_without_any_elsewhere_they_hear_why(
     start_pooler: StartBouncer, start_understudy: Callable[[], Understudy]
 ) -> None:

@@ -126,6 +126,7 @@ def test_who_does_not_end_when_told_is_ended_with_the_server(monkeypatch: pytest
     run(scenario())
 
 
+@pytest.mark.slow
 def test_a_polite_end_keeps_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         async with calling() as caller:
@@ -172,6 +173,7 @@ def test_a_session_that_is_cancelled_leaves_no_busy_process_behind() -> None:
         run(scenario())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number", [signal.SIGKILL, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGSEGV, signal.SIGTERM))]
 )
@@ -401,6 +403,7 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.slow
 def test_a_bind_that_is_too_long_is_skipped_until_sync() -> None:
     async def scenario() -> None:
         async with calling() as caller:

@@ -206,6 +206,7 @@ def test_pg8000(console: Door) -> None:
     connection.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2", "pg8000"])
 def test_sqlalchemy_reflects_the_views(console: Door, driver: str) -> None:
     sqlalchemy: Any = pytest.importorskip("sqlalchemy")

@@ -27,6 +27,7 @@ def test_select_over_views_of_an_old_console_is_answered_here(old_console: Conso
     assert old_console.asked == ["SHOW HELP", "SHOW POOLS", "SHOW STATS"]
 
 
+@pytest.mark.slow
 def test_shorthand_and_synonym_on_an_old_console(old_console: Console) -> None:
     old_console.answers["SELECT POOLS"] = POOLS
     made, out = session(old_console, format="csv")

@@ -603,6 +603,7 @@ WORDS = """
 """
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.sampled_from(WORDS.split()), max_size=14))
 def test_any_words_behind_select_are_answered(words: list[str]) -> None:

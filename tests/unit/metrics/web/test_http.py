@@ -303,6 +303,7 @@ def test_a_fault_in_a_handler_is_one_line_and_a_500() -> None:
     play(scene)
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_one_clear_sentence() -> None:
     async def scene() -> None:
         async with serving() as (server, _):
@@ -411,6 +412,7 @@ def test_a_request_whose_thread_is_stuck_does_not_hold_up_the_end() -> None:
         released.set()
 
 
+@pytest.mark.slow
 def test_while_nobody_is_here_nothing_turns_and_who_comes_has_the_right_date(monkeypatch: pytest.MonkeyPatch) -> None:
     turns, tick = 0, uvicorn.Server.on_tick
 

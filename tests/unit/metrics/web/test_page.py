@@ -195,6 +195,7 @@ def test_marks_are_at_even_distances(page: Page) -> None:
             assert splits[0] % 60 == 0
 
 
+@pytest.mark.slow
 def test_which_pooler_this_is_and_how_it_counts(page: Page) -> None:
     with shown(page, Scene(calm(pools=(quiet(),)))):
         page.until(f"document.title.startsWith('{WHERE} · ')")

@@ -137,6 +137,7 @@ def test_file_and_its_stamp(tmp_path: Path) -> None:
 PIECES = st.sampled_from(['"', '""', '"a"', " ", "\n", ";", "#", "\0", "md5", "é", "\udc80"])
 
 
+@pytest.mark.slow
 @given(st.lists(PIECES | st.text(max_size=8), max_size=40).map("".join))
 def test_any_text_gives_users(text: str) -> None:
     parse_users(text, "u")

@@ -228,6 +228,7 @@ def test_a_limit_is_kept_although_nothing_happens(
 # ---- none that is not needed
 
 
+@pytest.mark.slow
 def test_where_nothing_is_due_nothing_is_looked_at(play: Callable[..., None], watch: Watch) -> None:
     async def scene(place: Quiet) -> None:
         clients = [await served(place) for _ in range(5)]
@@ -242,6 +243,7 @@ def test_where_nothing_is_due_nothing_is_looked_at(play: Callable[..., None], wa
     play(scene, **dict.fromkeys(names, "3600"))
 
 
+@pytest.mark.slow
 def test_a_pool_in_which_nothing_happens_is_left_alone_while_others_are_busy(
     play: Callable[..., None], watch: Watch
 ) -> None:
@@ -260,6 +262,7 @@ def test_a_pool_in_which_nothing_happens_is_left_alone_while_others_are_busy(
     play(scene)
 
 
+@pytest.mark.slow
 def test_rounds_are_a_period_apart_however_much_happens(play: Callable[..., None], watch: Watch) -> None:
     async def scene(place: Quiet) -> None:
         client = await served(place)
@@ -279,6 +282,7 @@ def test_rounds_are_a_period_apart_however_much_happens(play: Callable[..., None
 # ---- what changes meanwhile
 
 
+@pytest.mark.slow
 def test_a_limit_that_becomes_shorter_is_kept(play: Callable[..., None]) -> None:
     async def scene(place: Quiet) -> None:
         place.log.configure = lambda settings: None  # type: ignore[attr-defined]
@@ -293,6 +297,7 @@ def test_a_limit_that_becomes_shorter_is_kept(play: Callable[..., None]) -> None
     play(scene, client_idle_timeout="3600")
 
 
+@pytest.mark.slow
 def test_who_asks_again_begins_anew(play: Callable[..., None]) -> None:
     async def scene(place: Quiet) -> None:
         client = await served(place)
@@ -331,6 +336,7 @@ def test_what_is_told_by_an_operator_or_by_python_has_the_pool_looked_at(play: C
     play(scene)
 
 
+@pytest.mark.slow
 def test_a_minimum_that_is_not_there_is_asked_for_in_every_round(play: Callable[..., None]) -> None:
     async def scene(place: Quiet) -> None:
         client = await served(place)
@@ -343,6 +349,7 @@ def test_a_minimum_that_is_not_there_is_asked_for_in_every_round(play: Callable[
     play(scene, min_pool_size="2")
 
 
+@pytest.mark.slow
 def test_a_transaction_that_ends_is_not_taken_for_one_that_idles(play: Callable[..., None]) -> None:
     async def scene(place: Quiet) -> None:
         client = await served(place, BEGIN)

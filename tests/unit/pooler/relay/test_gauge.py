@@ -213,6 +213,7 @@ def test_asyncio_is_left_alone_meanwhile(s: Stage, result: Result) -> None:
     result.end()
 
 
+@pytest.mark.slow
 def test_it_comes_whole_however_it_is_read(s: Stage, result: Result) -> None:
     seen: list[str] = []
 
