@@ -91,6 +91,7 @@ def test_tags(start_either: StartBouncer) -> None:
 SHARED = ("POOLS", "DATABASES", "CLIENTS", "SERVERS", "STATS_TOTALS", "LISTS", "CONFIG", "USERS", "MEM")
 
 
+@pytest.mark.slow
 def test_what_stood_in_the_views_in_1_18_stands_there_in_the_same_order(
     start_pooler: StartBouncer, start_pgbouncer: StartBouncer
 ) -> None:
@@ -320,6 +321,7 @@ def test_killing_the_client_that_sql_found(start_pooler: StartBouncer) -> None:
         until(lambda: console.execute("SELECT count(*) FROM clients WHERE database = 'app'").fetchone() == (0,))
 
 
+@pytest.mark.slow
 def test_history_and_latency_tell_of_the_last_periods(start_pooler: StartBouncer) -> None:
     pooler = start_pooler(stats_period=1)
     with pooler.connect() as connection, pooler.connect(ADMIN) as console:

@@ -135,6 +135,7 @@ def cancels_near_the_end(address: tuple[str, int], rounds: int, *, wait: bool, s
     return meant, others
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounds", [100, pytest.param(3000, marks=pytest.mark.slow)])
 def test_postgresql_itself_is_not_late(cluster: Cluster, rounds: int) -> None:
     """Asked directly. It closes the connection of a request behind the signal, and a backend that the signal finds

@@ -100,6 +100,7 @@ def as_trusty(cluster: Cluster) -> dict[str, str]:
     return {"app": f"host={cluster.host} port={cluster.port} dbname=app user=trusty"}
 
 
+@pytest.mark.slow
 def test_users(start_either: StartBouncer, cluster: Cluster, pairs: Mapping[str, Pair]) -> None:
     everybody = {user for case in USERS.values() for user in (*case.right, *case.wrong)}
     bouncer = start_either(

@@ -90,6 +90,7 @@ def test_only_who_knows_the_password_enters(place: Path) -> None:
                     psycopg.connect(**parts)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_the_password_is_in_no_log_argument_or_environment(place: Path) -> None:
     with started(place) as server:
         proc = Path(f"/proc/{server.pid}")

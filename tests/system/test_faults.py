@@ -220,6 +220,7 @@ def no_idle_server(bouncer: Bouncer, cluster: Cluster) -> bool:
     return bool(bouncer.pool()["sv_idle"] == 0)
 
 
+@pytest.mark.slow
 def test_no_descriptor_leaks(start_either: StartBouncer, cluster: Cluster) -> None:
     bouncer = start_either(default_pool_size=2)
     assert works(bouncer)

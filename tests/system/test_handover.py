@@ -73,6 +73,7 @@ def test_a_server_is_handed_over_with_its_names(start_pooler: StartBouncer) -> N
     assert "evicted for" not in bouncer.log_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", [False, True])
 def test_who_is_the_first_of_its_worker_is_let_in_though_nobody_says_by_what(
     start_pooler: StartBouncer, changed: bool
@@ -90,6 +91,7 @@ def test_who_is_the_first_of_its_worker_is_let_in_though_nobody_says_by_what(
         assert backend(first)
 
 
+@pytest.mark.slow
 def test_who_comes_while_postgresql_is_away_is_let_in_by_any_worker(
     start_pooler: StartBouncer, cluster: Cluster, start_proxy: Callable[[int], FaultProxy]
 ) -> None:
@@ -121,6 +123,7 @@ def test_who_comes_while_the_first_is_opened_elsewhere_gets_that_one(start_poole
     assert len(set(re.findall(r".* new connection to server.*", bouncer.log_text()))) == 1
 
 
+@pytest.mark.slow
 def test_what_clients_count_on_goes_with_it(start_pooler: StartBouncer) -> None:
     """Prepared statements of the same text and of the same name, and settings of each client's own."""
     bouncer = start_pooler(**PLAIN, max_prepared_statements=20)
@@ -145,6 +148,7 @@ def test_what_clients_count_on_goes_with_it(start_pooler: StartBouncer) -> None:
         assert len({name for name, _ in names}) == len(names) <= 4
 
 
+@pytest.mark.slow
 def test_who_prepares_behind_a_change_by_another_workers_client_is_told_of_what_is(
     start_pooler: StartBouncer, cluster: Cluster
 ) -> None:
@@ -174,6 +178,7 @@ def codes(who: Stream, *messages: bytes) -> list[str]:
     return [m.error["C"] for m in who.until() if m.type == "E"]
 
 
+@pytest.mark.slow
 def test_a_query_is_cancelled_wherever_its_server_has_come_from(start_pooler: StartBouncer, cluster: Cluster) -> None:
     bouncer = start_pooler(**PLAIN)
     sleeping = "SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query = 'SELECT pg_sleep(600)'"
@@ -188,6 +193,7 @@ def test_a_query_is_cancelled_wherever_its_server_has_come_from(start_pooler: St
         assert len(pids) == 1
 
 
+@pytest.mark.slow
 def test_what_cannot_be_handed_over_is_opened_anew(start_pooler: StartBouncer, cluster: Cluster) -> None:
     """Of another pool under the same limit: the right goes."""
     bouncer = start_pooler(sections=TWO, max_user_connections=1, server_tls_sslmode="disable")
@@ -200,6 +206,7 @@ def test_what_cannot_be_handed_over_is_opened_anew(start_pooler: StartBouncer, c
         assert len(cluster.backends("app")) == 1
 
 
+@pytest.mark.slow
 def test_condemned_servers_are_not_handed_on(start_pooler: StartBouncer) -> None:
     bouncer = start_pooler(**PLAIN)
     with two(bouncer) as both:
@@ -210,6 +217,7 @@ def test_condemned_servers_are_not_handed_on(start_pooler: StartBouncer) -> None
         assert before != after
 
 
+@pytest.mark.slow
 def test_the_right_of_a_server_that_has_come_is_free_with_its_worker(
     start_pooler: StartBouncer, cluster: Cluster
 ) -> None:
@@ -293,6 +301,7 @@ def test_nobody_waits_while_a_server_stands_idle_elsewhere(start_pooler: StartBo
     assert len(pids) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [{"pool_mode": "session"}, {"server_tls_sslmode": "require"}])
 def test_a_server_that_cannot_change_hands_is_opened_anew(
     start_pooler: StartBouncer, cluster: Cluster, more: dict[str, str]

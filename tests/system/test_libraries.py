@@ -66,6 +66,7 @@ def test_a_library_stays_with_its_client_alone(bouncer: Bouncer, way: str, then:
             assert two_servers(stranger, other) == [False, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transaction", [False, True])
 def test_a_library_goes_with_a_client_that_goes_before_anybody_has_looked(bouncer: Bouncer, transaction: bool) -> None:
     with come(bouncer) as one:

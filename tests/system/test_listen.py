@@ -111,6 +111,7 @@ def test_a_thousand_listen_on_one_connection(start_pooler: StartBouncer, cluster
         assert row["current_connections"] <= 5
 
 
+@pytest.mark.slow
 @pytest.mark.one_process("the desk's own table is not what its workers fill")
 def test_a_listening_server_for_which_there_was_no_descriptor_is_there_soon(
     start_pooler: StartBouncer, cluster: Cluster
@@ -303,6 +304,7 @@ def test_asyncpg_listens(start_pooler: StartBouncer, server: Cluster) -> None:
     assert len(asyncio.run(run())) == 2
 
 
+@pytest.mark.slow
 def test_a_pause_ends_the_listening_server_and_resume_brings_it_back(
     start_pooler: StartBouncer, cluster: Cluster
 ) -> None:
@@ -326,6 +328,7 @@ def has_changed(server: Cluster, before: list[Any]) -> bool:
     return bool(now[0] != before[0][0] and now[1] == 1)
 
 
+@pytest.mark.slow
 def test_reconnect_changes_the_listening_server_without_a_gap(start_pooler: StartBouncer, server: Cluster) -> None:
     bouncer = start_pooler(server=server, default_pool_size=4, **KEEP)
     with ExitStack() as stack, Writer(server.port, "foo") as writer:
@@ -349,6 +352,7 @@ def test_reconnect_changes_the_listening_server_without_a_gap(start_pooler: Star
     assert "miss what is notified" not in bouncer.log.read_text()
 
 
+@pytest.mark.slow
 def test_where_there_is_room_for_one_only_reconnect_tells_of_the_gap(
     start_pooler: StartBouncer, cluster: Cluster
 ) -> None:
@@ -417,6 +421,7 @@ def test_an_online_restart_takes_the_listeners_along(start_pooler: StartBouncer,
         assert payloads(one, None, 0.1) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("policy", "mode"), [("leak", "transaction"), ("keep listen:refuse", "transaction"), ("keep", "session")]
 )

@@ -379,6 +379,7 @@ def test_an_address_of_ipv6_has_brackets(
     assert any(re.search(r"postgres@\[::1\]:N new connection|C-0xP: \[::1\]:N login attempt", line) for line in ours)
 
 
+@pytest.mark.slow
 def test_where_a_server_is_reached_from_has_brackets(start_same: StartBouncer) -> None:
     behind = start_same(listen_addr="127.0.0.1,::1")
     bouncer = start_same(databases={"app": f"host=::1 port={behind.port}"}, server_tls_sslmode="disable")

@@ -115,6 +115,7 @@ def skip_if_old(bouncer: Bouncer, size: int) -> None:
         pytest.skip("this PgBouncer does not take them")
 
 
+@pytest.mark.slow
 def test_trust_and_any(start_either: StartBouncer, cluster: Cluster) -> None:
     trusting = start_either(auth_type="trust")
     assert trusting.sql("SELECT current_user", user="scram_user", password="not asked") == [("scram_user",)]

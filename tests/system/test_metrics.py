@@ -154,6 +154,7 @@ def test_clients_and_servers_on_the_line_are_those_of_show_pools(start_pooler: S
 EVIL = 'x"} 1\nsource=pgbouncer addon=evil\t\x1b[2J\\ </script><script>alert(1)</script>'
 
 
+@pytest.mark.slow
 def test_no_name_a_client_gives_itself_breaks_anything(start_pooler: StartBouncer, tmp_path: Path) -> None:
     bouncer, url, log = measured(start_pooler, tmp_path)
     with bouncer.connect(application_name=EVIL) as client:

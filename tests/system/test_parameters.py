@@ -130,6 +130,7 @@ def test_a_quoted_value_is_no_way_in(start_either: StartBouncer) -> None:
         assert one.rows("SHOW application_name") == [[name.encode()]]
 
 
+@pytest.mark.slow
 def test_an_unknown_startup_parameter_is_refused_or_ignored(start_either: StartBouncer) -> None:
     refusing = start_either()
     with pytest.raises(psycopg.OperationalError, match="unsupported startup parameter: extra_float_digits"):

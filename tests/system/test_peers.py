@@ -82,6 +82,7 @@ def test_peers_on_one_port(start_pooler: StartBouncer, cluster: Cluster) -> None
     assert homes <= {1, 2}
 
 
+@pytest.mark.slow
 def test_nobody_and_for_ever(start_pooler: StartBouncer) -> None:
     """Peers that send each other what is of neither give up after three hops."""
     one, two = pair(start_pooler)

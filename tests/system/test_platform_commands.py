@@ -106,6 +106,7 @@ def test_the_articles_walk(example: Commands, server: Cluster) -> None:
     assert succeeded(example("config:get", "DATABASE_CONNECTION_POOL_URL", "-a", "example-app")).out == "\n"
 
 
+@pytest.mark.slow
 def test_the_pooler_is_seen_when_it_listens(example: Commands, server: Cluster) -> None:
     port = free_port()
     words = ("--name", "postgresql-near-1", "--pool-port", str(port), "--as", "NEAR", "-a", "example-app")

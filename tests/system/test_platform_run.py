@@ -142,6 +142,7 @@ def test_a_release_without_change_restarts_nothing(pooler: Commands, start: Star
     process.wait(30)
 
 
+@pytest.mark.slow
 def test_the_private_pooler(pooler: Commands, cluster: Cluster, tmp_path: Path) -> None:
     """A query through it; no trace of it afterwards."""
     place = f"postgres://scram_user:scram%20secret@127.0.0.1:{cluster.port}/app?sslmode=disable"

@@ -143,6 +143,7 @@ def direct(listen: int, dbname: str = "app") -> psycopg.Connection[tuple[object,
     return psycopg.connect(place, password=SECRET, autocommit=True)
 
 
+@pytest.mark.slow
 def test_attach_opens_and_the_last_detach_closes(serving: Serving) -> None:
     listen = started(serving)
     port = serving.register("other", "postgresql-octagonal-12345", "DATABASE")
@@ -193,6 +194,7 @@ def test_all_pools_of_a_database_stay_within_three_quarters(serving: Serving) ->
     serving.cluster.clear("other")
 
 
+@pytest.mark.slow
 def test_a_pool_of_its_own(serving: Serving) -> None:
     """Sessions beside transactions, on one database; one that is full leaves the other its part."""
     started(serving)

@@ -192,6 +192,7 @@ def test_messages_cut_anywhere(start_either: StartBouncer, piece: int) -> None:
             assert one.rows(f"SELECT '{text}'") == [[text.encode()]]
 
 
+@pytest.mark.slow
 def test_large_values_pass_in_both_directions(start_either: StartBouncer) -> None:
     bouncer = start_either(default_pool_size=1)
     large = b"0123456789abcdef" * (1 << 20)

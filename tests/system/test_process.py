@@ -233,6 +233,7 @@ def test_another_user(start_pooler: StartBouncer) -> None:
     assert "could not find user 'nobody_of_that_name' to switch to" in pooler.log_text()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 @pytest.mark.parametrize("way", ["ini", "flag"])
 def test_becoming_that_user(start_pooler: StartBouncer, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
@@ -296,6 +297,7 @@ def test_the_stats_line(start_pooler: StartBouncer) -> None:
     pooler.admin("SET log_stats = 0")
 
 
+@pytest.mark.slow
 def test_quiet_and_verbose(start_pooler: StartBouncer) -> None:
     quiet = start_pooler(run=False)
     quiet.start("-q")

@@ -50,6 +50,7 @@ def help_of(command: str) -> str:
     return account.run(run, env=account.environment(**imports()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", of_the_pooler())
 def test_every_command_of_readme_exists_with_its_flags(line: str) -> None:
     command, *arguments = line.split()

@@ -181,6 +181,7 @@ def test_nor_is_anothers_told_in_one_piece(server: Cluster, start_pooler: StartB
     assert [told for kind, told in heard if kind == "E"][-1:] == [("55000", None)]
 
 
+@pytest.mark.slow
 @pytest.mark.one_process("a text is shared by clients of one process")
 def test_one_that_has_to_be_described_first_is_asked_for_all_the_same(
     server: Cluster, start_pooler: StartBouncer

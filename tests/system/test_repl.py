@@ -137,6 +137,7 @@ def test_exit_status(bouncer: Bouncer, tmp_path: Path) -> None:
     assert "Traceback" not in process.stderr
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_early_is_no_error_to_complain_of(pgbouncer: Bouncer, tmp_path: Path) -> None:
     command = pooler_command("console", url(pgbouncer), *["-c", "SHOW CONFIG"] * 60)
     with subprocess.Popen(
@@ -260,6 +261,7 @@ def test_waiting_clients_stand_out(pgbouncer: Bouncer, open_terminal: Open) -> N
             pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("env", "term"), [({"NO_COLOR": "1"}, "screen-256color"), ({"TERM": "dumb"}, "dumb")])
 def test_no_colours(pgbouncer: Bouncer, open_terminal: Open, env: dict[str, str], term: str) -> None:
     terminal = open_terminal(url(pgbouncer), env=env | {"PAGER": ""}, term=term)
@@ -309,6 +311,7 @@ def test_a_wrong_password_asks_again(start_pgbouncer: StartBouncer, open_termina
     assert terminal.status() == 0
 
 
+@pytest.mark.slow
 def test_watching_pools_is_one_line_a_pool(pgbouncer: Bouncer, open_terminal: Open) -> None:
     pgbouncer.sql("SELECT 1")
     pgbouncer.sql("SELECT 1", dbname="other")
@@ -414,6 +417,7 @@ def test_history_lasts_and_is_private(pgbouncer: Bouncer, open_terminal: Open, t
     second.wait("^ " + re.escape(version()))
 
 
+@pytest.mark.slow
 def test_long_output_is_paged(pgbouncer: Bouncer, open_terminal: Open) -> None:
     terminal = open_terminal(url(pgbouncer), lines=15, env={"PAGER": "sed 's/^/paged:/'"})
     terminal.wait(PROMPT)

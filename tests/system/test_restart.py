@@ -106,6 +106,7 @@ def test_statements_and_parameters_of_clients_without_a_server(start_plain: Star
                     assert client.execute(f"SELECT %s::int + {other}", (1,)).fetchone() == (1 + other,)
 
 
+@pytest.mark.slow
 def test_in_the_middle_of_queries_and_of_the_queue(start_plain: StartBouncer, cluster: Cluster) -> None:
     pooler = start_plain(default_pool_size=1)
     with ExitStack() as stack:
@@ -424,6 +425,7 @@ def test_tls_to_the_servers_ends_them_when_they_are_free(start_pooler: StartBoun
 # ---- when there is nothing to take over
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("same_user", [True, False])
 def test_a_pgbouncer_does_not_hand_over_and_goes_on(
     start_pgbouncer: StartBouncer, start_pooler: StartBouncer, monkeypatch: pytest.MonkeyPatch, same_user: bool
@@ -477,6 +479,7 @@ def test_not_under_a_service_manager(start_pooler: StartBouncer, monkeypatch: py
     assert "cannot reboot under service manager" in pooler.log_text()
 
 
+@pytest.mark.slow
 def test_a_second_process_without_it_is_refused(pooler: Bouncer) -> None:
     first = pooler.process
     assert first is not None

@@ -270,6 +270,7 @@ def test_a_driver_that_prepares_behind_a_change_is_not_told(cluster: Cluster, st
         assert asyncio.run(prepare_both(port, changing(cluster))) == ROWS[:2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2])
 def test_drivers_read_what_is_there(cluster: Cluster, start_pooler: StartBouncer, size: int) -> None:
     bouncer: Bouncer = start_pooler(default_pool_size=size)

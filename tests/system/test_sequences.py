@@ -103,6 +103,7 @@ def test_nobody_is_ever_told_anothers_value(
 LOOKS = pytest.mark.one_process("each worker looks for the database's own code itself")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [pytest.param("SELECT taken()", marks=LOOKS), "DO $$ BEGIN PERFORM lastval(); END $$"])
 def test_nor_by_code(start_pooler: StartBouncer, server: Cluster, code: str) -> None:
     server.sql("CREATE FUNCTION taken() RETURNS bigint LANGUAGE sql AS 'SELECT lastval()'", dbname="app")
@@ -298,6 +299,7 @@ def test_nor_is_who_asks_again_behind_a_savepoint(start_pooler: StartBouncer, se
         assert value(one, "SELECT currval('drawn_id_seq')") == drawn
 
 
+@pytest.mark.slow
 @pytest.mark.one_process("each worker looks for the database's own code itself, and cannot look here")
 @pytest.mark.parametrize("asked", ["lastval()", "currval(pg_get_serial_sequence('drawn', 'id'))"])
 def test_where_the_server_may_not_be_asked_nothing_is_told(

@@ -178,6 +178,7 @@ def test_a_database_by_its_url(serve: StartServe, cluster: Cluster, by: str) -> 
         fetch(run.url.replace(secret, "wrong"), "SELECT 1")
 
 
+@pytest.mark.slow
 def test_the_port_is_the_databases_plus_one(serve: StartServe, cluster: Cluster) -> None:
     """That port may be somebody's by now; then the complaint names it."""
     run = serve("--database-url", f"postgres://trusty@127.0.0.1:{cluster.port}/app", "--http", "off")
@@ -185,6 +186,7 @@ def test_the_port_is_the_databases_plus_one(serve: StartServe, cluster: Cluster)
     assert re.search(rf"\b{cluster.port + 1}\b", run.text())
 
 
+@pytest.mark.slow
 def test_the_connection_limit_can_be_given(serve: StartServe, cluster: Cluster) -> None:
     url = f"postgres://trusty@127.0.0.1:{cluster.port}/app"
     run = serve("--database-url", url, "--connection-limit", "21", "--http", "off", "--port", str(free_port())).ready()
@@ -315,6 +317,7 @@ def test_a_state_alone_starts_no_database(serve: StartServe, tmp_path: Path) -> 
     assert run.psql("-X", "-A", "-t", "-c", "SHOW VERSION").strip() == "PgBouncer 1.26.1"
 
 
+@pytest.mark.slow
 def test_the_log_as_objects(serve: StartServe, cluster: Cluster) -> None:
     url = f"postgres://trusty@127.0.0.1:{cluster.port}/app"
     run = serve("--database-url", url, "--port", str(free_port()), "--http", "off", "--log-format", "json").ready()

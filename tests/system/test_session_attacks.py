@@ -251,6 +251,7 @@ HIDDEN = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pieces", [None, 1])
 def test_what_hides_is_seen(start_pooler: StartBouncer, made: Cluster, fresh: Facts, pieces: int | None) -> None:
     bouncer = start_pooler(default_pool_size=1, **keep())
@@ -266,6 +267,7 @@ def test_what_hides_is_seen(start_pooler: StartBouncer, made: Cluster, fresh: Fa
         until(lambda: bouncer.pool()["sv_active"] == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "policy"), [("statement", "keep"), ("session", "keep"), ("session", "refuse")])
 def test_what_hides_in_other_modes(
     start_pooler: StartBouncer, made: Cluster, fresh: Facts, mode: str, policy: str
@@ -391,6 +393,7 @@ def test_a_prepared_lock_counts_as_one(start_pooler: StartBouncer, made: Cluster
 # ---- notifications, cancels, the administrator
 
 
+@pytest.mark.slow
 def test_notifications_come_to_the_one_who_listens(start_pooler: StartBouncer, made: Cluster) -> None:
     """Also while its server answers a question of ours."""
     bouncer = start_pooler(default_pool_size=3, **keep())
@@ -503,6 +506,7 @@ def chaos(bouncer: Bouncer, cluster: Cluster, fresh: Facts, seed: int, rounds: i
                 stranger = stack.enter_context(come(bouncer))
 
 
+@pytest.mark.slow
 @pytest.mark.one_process("how many may be pinned is shared out among workers")
 @pytest.mark.parametrize("rounds", [25, pytest.param(1500, marks=pytest.mark.slow)])
 def test_clients_that_vanish_at_any_moment_leave_nothing(

@@ -269,6 +269,7 @@ def make(server: Cluster, statements: tuple[str, ...]) -> None:
             assert not errors(direct.query(statement)), statement
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("how", ["at once", "later", "named"])
 def test_what_code_leaves_follows_and_nobody_else_has_it(
@@ -315,6 +316,7 @@ def told_of(one: Stream, server: Cluster) -> bool:
     return "A" in heard
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", HARMLESS)
 def test_what_leaves_nothing_is_not_looked_at(start_pooler: StartBouncer, server: Cluster, way: str) -> None:
     makes, sql = HARMLESS[way]
@@ -379,6 +381,7 @@ def test_what_is_made_past_the_pooler_is_known_when_something_is_made(
         assert facts(stranger) == fresh
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["a setting", "a lock", "a trigger", "a text that is put together"])
 def test_what_is_refused_is_refused_behind_a_name_too(start_pooler: StartBouncer, server: Cluster, way: str) -> None:
     makes, sql = WAYS[way]
@@ -397,6 +400,7 @@ def test_what_is_refused_is_refused_behind_a_name_too(start_pooler: StartBouncer
         assert facts(one) == facts(stranger) == fresh
 
 
+@pytest.mark.slow
 def test_who_may_not_read_the_code_has_everything_looked_at(start_pooler: StartBouncer, server: Cluster) -> None:
     make(server, (LOCKS, SETS.replace("leaves", "sets_it")))
     with come(server.port) as direct:
@@ -419,6 +423,7 @@ def test_who_may_not_read_the_code_has_everything_looked_at(start_pooler: StartB
             direct.query("GRANT SELECT ON pg_catalog.pg_proc TO PUBLIC")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [70_000, 300_000])
 def test_a_long_text_that_calls_leaves_nothing(start_pooler: StartBouncer, server: Cluster, size: int) -> None:
     make(server, (TABLE, TRIGGER, ON_HELD))

@@ -132,6 +132,7 @@ def test_what_is_over_gives_the_server_back(start_pooler: StartBouncer) -> None:
         until(lambda: bouncer.pool()["sv_active"] == 0)
 
 
+@pytest.mark.slow
 def test_an_online_restart_knows_who_holds_what(start_pooler: StartBouncer) -> None:
     """And does not tell of it in the log once more."""
     bouncer = start_pooler(default_pool_size=4, server_tls_sslmode="disable", **KEEP)
@@ -269,6 +270,7 @@ PUT_BACK = (
 )
 
 
+@pytest.mark.slow
 def test_what_a_server_tells_by_itself_is_put_back_too(start_pooler: StartBouncer, server: Cluster) -> None:
     """Where it tells of all that the client came with, as PostgreSQL 18 does, there is nothing to ask it for once it is
     known that the database has no code that sets anything else."""

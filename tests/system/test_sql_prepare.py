@@ -148,6 +148,7 @@ def test_those_of_the_protocol_stay_apart(start_pooler: StartBouncer) -> None:
         assert one.rows("EXECUTE p") == [[b"1"]]
 
 
+@pytest.mark.slow
 def test_it_is_handed_over(start_pooler: StartBouncer) -> None:
     bouncer = start_pooler(default_pool_size=1, server_tls_sslmode="disable", sections=KEEP)
     with clients(bouncer.port, 2) as (one, other):

@@ -222,6 +222,7 @@ COMMANDS = (
 )
 
 
+@pytest.mark.slow
 def test_commands_are_answered_in_the_same_words(
     start_pooler: StartBouncer, start_newest_pgbouncer: StartBouncer
 ) -> None:

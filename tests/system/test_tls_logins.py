@@ -145,6 +145,7 @@ def test_sessions_are_taken_up_again(start: Start, protocol: ssl.TLSVersion) -> 
     assert [client.come("postgres") for _ in range(3)] == [(False, "Z"), (True, "Z"), (True, "Z")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_sessions_are_taken_up_again_by_another_worker(
     start_pooler: StartBouncer, cluster: Cluster, protocol: ssl.TLSVersion

@@ -157,6 +157,7 @@ def unusable(files: dict[str, Path], what: str) -> str:
 MATTERS = ("missing", "empty", "text", "directory", "another", "none")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["key", "cert", "ca"])
 def test_files_by_set(start_either: StartBouncer, cluster: Cluster, files: dict[str, Path], name: str) -> None:
     """Authorities need not be named, since nobody has to show a certificate here."""

@@ -231,6 +231,7 @@ def test_one_too_long_to_be_kept_is_not_taken_for_the_one_before(start_pooler: S
         assert [part[1] for part in ask(one, *USE) if part[0] in "DE"] == ["26000"]
 
 
+@pytest.mark.slow
 def test_it_is_handed_over(start_pooler: StartBouncer) -> None:
     bouncer = start_pooler(default_pool_size=1, server_tls_sslmode="disable")
     with clients(bouncer.port, 2) as (one, other):

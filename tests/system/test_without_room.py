@@ -225,6 +225,7 @@ def scraped(url: str) -> str:
         return text
 
 
+@pytest.mark.slow
 @pytest.mark.one_process("each process has a table of descriptors; see test_workers_harm")
 def test_no_descriptors_left(start_pooler: StartBouncer, tmp_path: Path) -> None:
     """A thousand silent strangers ended the process with the next period: /proc could not be read."""

@@ -119,6 +119,7 @@ def test_a_server_goes_where_it_is_wanted(start_pooler: StartBouncer, cluster: C
         assert len(cluster.backends("app")) == 1
 
 
+@pytest.mark.slow
 def test_who_waits_elsewhere_has_the_next_that_comes_free(start_pooler: StartBouncer) -> None:
     bouncer = start_pooler(sections=TWO, default_pool_size=1)
     with client(bouncer) as one, client(bouncer) as two:
@@ -158,6 +159,7 @@ def test_nobody_starves_beside_the_clients_of_another_worker(start_pooler: Start
             assert max(passed.values()) < 300, "somebody starves"
 
 
+@pytest.mark.slow
 def test_as_many_are_kept_ready_by_all_as_by_one(start_pooler: StartBouncer, cluster: Cluster) -> None:
     bouncer = start_pooler(sections=TWO, min_pool_size=3)
     with client(bouncer) as one, client(bouncer) as two:
@@ -178,6 +180,7 @@ def test_where_the_user_is_fixed_they_are_ready_before_anybody_comes(
     assert len(bouncer.admin("SHOW SERVERS")) == len(cluster.backends("app")) == 3
 
 
+@pytest.mark.slow
 def test_what_a_server_that_goes_elsewhere_was_asked_by_us_is_asked_again(start_pooler: StartBouncer) -> None:
     """For the database's own code, by the only server that there may be."""
     bouncer = start_pooler(sections={"pooler": {"workers": 2, "session_state": "keep"}}, default_pool_size=1)
@@ -212,6 +215,7 @@ def test_client_limits_are_of_all(start_pooler: StartBouncer) -> None:
         stack.enter_context(until(lambda: attempt(bouncer)))
 
 
+@pytest.mark.slow
 def test_clients_that_come_all_at_once_have_the_limit_too(start_pooler: StartBouncer) -> None:
     bouncer = start_pooler(sections=THREE, max_user_client_connections=3, max_client_conn=100)
     bouncer.signal(signal.SIGSTOP)
@@ -225,6 +229,7 @@ def test_clients_that_come_all_at_once_have_the_limit_too(start_pooler: StartBou
         assert sorted(one.until("Z", "E")[-1].type for one in several) == ["E"] * 6 + ["Z"] * 3
 
 
+@pytest.mark.slow
 def test_a_cancel_request_finds_its_query(start_pooler: StartBouncer, cluster: Cluster) -> None:
     """The request comes to any worker."""
     bouncer = start_pooler(sections=THREE)
@@ -238,6 +243,7 @@ def test_a_cancel_request_finds_its_query(start_pooler: StartBouncer, cluster: C
                 assert [m.error["C"] for m in one.until() if m.type == "E"] == ["57014"]
 
 
+@pytest.mark.slow
 def test_commands_are_of_all(start_pooler: StartBouncer) -> None:
     bouncer = start_pooler(sections=TWO, default_pool_size=4)
     with client(bouncer) as one, client(bouncer) as two:
@@ -260,6 +266,7 @@ def test_commands_are_of_all(start_pooler: StartBouncer) -> None:
             bouncer.admin(f"KILL_CLIENT {numbers[1]}")
 
 
+@pytest.mark.slow
 def test_a_reload_is_of_all(start_pooler: StartBouncer) -> None:
     bouncer = start_pooler(sections=TWO)
     bouncer.admin("SET query_wait_timeout = 7")
@@ -319,6 +326,7 @@ def test_a_worker_that_hangs_is_given_nobody_and_ended(start_pooler: StartBounce
     until(lambda: [row["state"] for row in workers(bouncer)] == ["serving"] * 2, "another worker")
 
 
+@pytest.mark.slow
 def test_the_desks_death_is_everybodys(start_pooler: StartBouncer) -> None:
     bouncer = start_pooler(sections=TWO)
     pids = child_pids(bouncer)
@@ -330,6 +338,7 @@ def test_the_desks_death_is_everybodys(start_pooler: StartBouncer) -> None:
     until(lambda: not any(map(alive, pids)), "the workers to end")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_an_end_is_everybodys(start_pooler: StartBouncer, number: signal.Signals) -> None:
     bouncer = start_pooler(sections=TWO)
@@ -345,6 +354,7 @@ def test_an_end_is_everybodys(start_pooler: StartBouncer, number: signal.Signals
     until(lambda: not any(map(alive, pids)), "the workers to end")
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_group_ends_no_worker(start_pooler: StartBouncer) -> None:
     """As a terminal's Ctrl-C or a service manager sends it: the desk says what is to be done."""
     bouncer = start_pooler(sections=TWO)

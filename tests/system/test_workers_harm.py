@@ -81,6 +81,7 @@ def test_a_server_that_cannot_be_sent_for_want_of_a_descriptor_goes_all_the_same
         goes_on(*both)
 
 
+@pytest.mark.slow
 def test_without_descriptors_in_all_of_them_who_comes_is_told(start_pooler: StartBouncer) -> None:
     bouncer = start_pooler(sections=TWO, default_pool_size=4)
     with ExitStack() as stack:
@@ -95,6 +96,7 @@ def test_without_descriptors_in_all_of_them_who_comes_is_told(start_pooler: Star
         until(lambda: comes_in(bouncer, stack), "room")
 
 
+@pytest.mark.slow
 def test_a_desk_without_descriptors_lets_nobody_in_and_ends_nobody(start_pooler: StartBouncer) -> None:
     bouncer = start_pooler(sections=TWO, default_pool_size=4)
     with ExitStack() as stack:

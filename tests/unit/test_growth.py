@@ -255,6 +255,7 @@ def test_every_regular_expression_has_a_row() -> None:
     assert found == set(PATTERNS)
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_from_re_by_name() -> None:
     """The test above sees `re.something` only."""
     for path in in_package("pooler") + in_package("admin") + in_package("metrics"):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -109,10 +110,15 @@ SOURCES = [path for path in FILES if path.suffix in {".py", ".pyi", ".pyx", ".px
 PYTHON = [path for path in SOURCES if path.suffix in {".py", ".pyi"}]
 
 
-def modules_imported(path: Path) -> Iterator[tuple[int, str]]:
+@cache
+def modules_imported(path: Path) -> list[tuple[int, str]]:
     """(line, dotted module) of each import in the file; `from a import b` counts as a and as a.b."""
+    return list(_imports(path, ast.parse((TREE / path).read_text())))
+
+
+def _imports(path: Path, tree: ast.Module) -> Iterator[tuple[int, str]]:
     package = list(path.with_suffix("").parts[:-1])
-    for node in ast.walk(ast.parse((TREE / path).read_text())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -329,7 +335,6 @@ def uses(module: str) -> set[str]:
     return found - {"pooler"}
 
 
-@pytest.mark.slow
 def test_every_arrow_points_down() -> None:
     wrong = []
     for module in MODULES:
@@ -407,20 +412,20 @@ LOOKED_UP = ("admin/platform/cli/", "admin/platform/migrations/")
 """Whose functions are found by names that are put together: by the table of the CLI's commands, and by alembic."""
 
 
+@pytest.mark.slow
 def test_what_is_defined_is_used() -> None:
-    used = {word for path in PYTHON for word in words(ast.parse((TREE / path).read_text()))}
+    used: set[str] = set()
+    given: list[tuple[Path, str]] = []
     for path in SOURCES:
-        if path.suffix in {".pyx", ".pxi", ".pxd"}:
-            used.update(re.findall(r"[A-Za-z_]\w*", (TREE / path).read_text()))
-    unused = [
-        f"{path}: {name}"
-        for package in PACKAGES
-        for path in in_package(package)
-        if path.suffix == ".py" and not str(path).startswith(LOOKED_UP)
-        for name in defined(ast.parse((TREE / path).read_text()))
-        if name not in used and not name.startswith("__")
-    ]
-    assert not unused
+        text = (TREE / path).read_text()
+        if path.suffix not in {".py", ".pyi"}:
+            used.update(re.findall(r"[A-Za-z_]\w*", text))
+            continue
+        tree = ast.parse(text)
+        used.update(words(tree))
+        if path.parts[0] in PACKAGES and path.suffix == ".py" and not str(path).startswith(LOOKED_UP):
+            given += [(path, name) for name in defined(tree) if not name.startswith("__")]
+    assert not [f"{path}: {name}" for path, name in given if name not in used]
 
 
 def mirror(path: Path) -> Path:

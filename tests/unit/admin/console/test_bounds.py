@@ -138,6 +138,7 @@ def test_a_polite_end_keeps_the_process(monkeypatch: pytest.MonkeyPatch) -> None
     run(scenario())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["long steps", "a join without end"])
 def test_a_cancel_request_ends_it_at_once_whatever_it_does(what: str) -> None:
     async def scenario() -> None:
@@ -450,6 +451,7 @@ def test_a_command_between_long_comments_is_a_command(sql: str) -> None:
     run(scenario())
 
 
+@pytest.mark.slow
 def test_long_statements_are_what_short_ones_are() -> None:
     padding = "/* " + "x" * 2000 + " */"
 

@@ -365,6 +365,7 @@ def test_a_cancel_request_stops_a_statement() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_memory_is_bounded() -> None:
     hungry = """with recursive c(n) as (select 1 union all select n + 1 from c)
                 select string_agg(repeat('x', 500000), '') from c"""

@@ -184,6 +184,7 @@ def test_a_name_that_does_not_resolve(scheme: str, monkeypatch: pytest.MonkeyPat
     play(scene)
 
 
+@pytest.mark.slow
 def test_a_stalling_receiver_is_given_its_time_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logplex, "REQUEST_SECONDS", 0.05)
     monkeypatch.setattr(syslog, "REQUEST_SECONDS", 0.05)

@@ -24,7 +24,7 @@ LONGEST_STEP = 1.0
 takes a tenth where nothing disturbs it."""
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def only_our_own_garbage() -> Iterator[None]:
     """What the other tests have left is not collected in our time; a pooler freezes what it has loaded as well."""
     gc.collect()

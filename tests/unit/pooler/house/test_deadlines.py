@@ -207,6 +207,7 @@ LIMITS: tuple[tuple[Happening, dict[str, str]], ...] = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("happening", "settings"), LIMITS, ids=[f"{h.__name__} {' '.join(s)}" for h, s in LIMITS])
 def test_a_limit_is_kept_although_nothing_happens(
     play: Callable[..., None], watch: Watch, happening: Happening, settings: dict[str, str]
