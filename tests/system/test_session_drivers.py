@@ -15,6 +15,7 @@ import psycopg2
 import pytest
 import sqlalchemy
 
+from tests.fixtures import node
 from tests.fixtures.cluster import Cluster
 from tests.fixtures.process import StartBouncer
 
@@ -78,12 +79,18 @@ def by_asyncpg(port: int) -> Iterator[Ask]:
         runner.run(one.close())
 
 
+def by_node(port: int, *, named: bool = False) -> Any:
+    return node.asking(f"postgresql://postgres@127.0.0.1:{port}/app", OPTIONS, named=named)
+
+
 DRIVERS: dict[str, Callable[[int], Any]] = {
     "psycopg": by_psycopg,
     "psycopg, prepared": lambda port: by_psycopg(port, 0),
     "psycopg2": by_psycopg2,
     "asyncpg": by_asyncpg,
     "sqlalchemy": by_sqlalchemy,
+    "node-postgres": by_node,
+    "node-postgres, prepared": lambda port: by_node(port, named=True),
 }
 MADE = "DROP SEQUENCE IF EXISTS drivers_draw; CREATE SEQUENCE drivers_draw; GRANT ALL ON drivers_draw TO PUBLIC"
 SHOWN = (
