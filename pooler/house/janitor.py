@@ -291,7 +291,7 @@ class Janitor:
         settings, registry = running.config.settings, running.registry
         size = registry.pool_size(pool)
         surplus = pool.servers - size - registry.reserve_size(pool) if size else 0
-        spare = pool.servers - registry.min_pool_size(pool.database.config)
+        spare = self._above_minimum(pool)
         idle_limit, due = settings.server_idle_timeout * 1e6, inf
         for server in (*pool.engine.used_servers.all(), *reversed(pool.engine.idle_servers.all())):
             if server.close_needed:
@@ -359,12 +359,22 @@ class Janitor:
     def keep_minimum(self, pool: PoolState, now: float) -> float:
         """min_pool_size, once the pool is in use, or from the start if its user is fixed."""
         running = self._running
-        least = running.registry.min_pool_size(pool.database.config)
         in_use = pool.clients or pool.database.config.user is not None
-        if not (self.keeps_ready and least and in_use and pool.servers < min(least, running.registry.pool_size(pool))):
+        if not (self.keeps_ready and in_use and pool.servers < running.registry.pool_size(pool)):
+            return inf
+        if self._above_minimum(pool) >= 0:
             return inf
         self._opener.consider(pool, needed=True)
         return now
+
+    def _above_minimum(self, pool: PoolState) -> int:
+        """How many servers there are more than min_pool_size, in all workers together; below 0: so many are missing.
+        None are until we know."""
+        least, colleagues = self._running.registry.min_pool_size(pool.database.config), self._running.colleagues
+        if not least or colleagues is None:
+            return pool.servers - least
+        count = colleagues.count(pool)
+        return 0 if count is None else count - least
 
     def forget_pool(self, pool: PoolState, now: float) -> float:
         """pool_idle_timeout."""

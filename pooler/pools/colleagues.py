@@ -31,6 +31,10 @@ class Colleagues(Protocol):
         the pool is considered again when there is. `sized`: pool_size counts; `needed`: nobody waits for it, so none
         goes for it elsewhere; `own`: it is to be opened for one alone, so that no other server is of use."""
 
+    def count(self, pool: PoolState) -> int | None:
+        """How many servers of `pool` all have together, as was told last; None until that is. The pool is stirred when
+        there are others."""
+
     async def have(self, pool: PoolState) -> bool:
         """Whether they have servers of `pool` that can come here, where none is opened just now. What has failed is
         tried again when one was opened elsewhere."""

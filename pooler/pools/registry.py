@@ -364,8 +364,7 @@ class Registry(relay.Counting):
         return _first(own, pool.database.config.reserve_pool_size, self.config.settings.reserve_pool_size)
 
     def min_pool_size(self, config: DatabaseConfig) -> int:
-        number, workers = self.part
-        return (_first(config.min_pool_size, self.config.settings.min_pool_size) + workers - 1 - number) // workers
+        return _first(config.min_pool_size, self.config.settings.min_pool_size)
 
     def database_limit(self, database: Database) -> int:
         return _first(database.config.max_db_connections, self.config.settings.max_db_connections)

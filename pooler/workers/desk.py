@@ -205,6 +205,8 @@ class Desk:
             "want": partial(self._want, number),
             "unwanted": partial(self.exchange.unwanted, number),
             "back": partial(self.exchange.back, number),
+            "count": partial(self.exchange.count, number),
+            "count no more": partial(self.exchange.count_no_more, number),
             "spare": partial(self.exchange.spare, number),
             "given": partial(self.exchange.given, number),
             "failing": partial(self._fails, number),

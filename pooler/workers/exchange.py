@@ -116,6 +116,14 @@ class Exchange:
         self._keep = keep
         self._wants: dict[tuple[int, str, str], Want] = {}
         self._sought: dict[Account, Sought] = {}
+        self._counting: dict[Account, set[int]] = {}
+        """Who is told how many servers there are of a pool: a min_pool_size is of all together."""
+
+    def open(self) -> None:
+        """What comes from the old process is in the ledger."""
+        self.is_open = True
+        for account in self._counting:
+            self._tell(account)
 
     # ---- wants and rights
 
@@ -130,6 +138,7 @@ class Exchange:
             return False
         if want.needed:
             self._forget(want.key)
+            self._tell(want.accounts[0][0])
             return False
         full = next(self._full(want))
         if full in self._sought and self._sought[full].spare:
@@ -147,7 +156,11 @@ class Exchange:
 
     def gone(self, number: int) -> None:
         """This worker has ended."""
-        self.ledger.gone(number)
+        freed = self.ledger.gone(number)
+        for account in list(self._counting):
+            self.count_no_more(number, *account[1:])
+        for account in freed:
+            self._tell(account)
         for key in [key for key in self._wants if key[0] == number]:
             self._forget(key)
         for account, sought in list(self._sought.items()):
@@ -160,6 +173,8 @@ class Exchange:
         accounts = servers_of(database, user)
         self.ledger.give_back(number, accounts, sized)
         self.ledger.give_back(number, accounts[1:], unsized)
+        if sized:
+            self._tell(accounts[0])
         self.serve()
 
     def serve(self) -> None:
@@ -178,12 +193,30 @@ class Exchange:
             self._forget(want.key)
             held = self.ledger.total(servers_of(want.database, want.user)[0])
             self._workers[want.worker].line.put("granted", want.database, want.user, want.sized, held)
+            if want.sized:
+                self._tell(want.accounts[0][0])
         return full
 
     def _forget(self, key: tuple[int, str, str]) -> None:
         want = self._wants.pop(key, None)
         if want is not None and want.pressed is not None:
             want.pressed.cancel()
+
+    def count(self, number: int, database: str, user: str) -> None:
+        """This worker is told how many servers of the pool there are, now and whenever there are others."""
+        account = servers_of(database, user)[0]
+        self._counting.setdefault(account, set()).add(number)
+        self._workers[number].line.put("counted", database, user, self.ledger.total(account))
+
+    def count_no_more(self, number: int, database: str, user: str) -> None:
+        account = servers_of(database, user)[0]
+        self._counting.get(account, set()).discard(number)
+        if not self._counting.get(account):
+            self._counting.pop(account, None)
+
+    def _tell(self, account: Account) -> None:
+        for number in self._counting.get(account, ()):
+            self._workers[number].line.put("counted", *account[1:], self.ledger.total(account))
 
     # ---- servers that others have
 
@@ -317,8 +350,7 @@ class Exchange:
             self._workers[to].line.put("server", database, user, record, outdated, descriptors=[descriptor])
         except OSError:
             # We have no descriptor left to send it by: it ends here, and who wants one has what that leaves.
-            self.ledger.give_back(to, accounts)
-            self.serve()
+            self.back(to, database, user, 1, 0)
             raise
         finally:
             os.close(descriptor)

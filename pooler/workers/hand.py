@@ -236,6 +236,9 @@ class Hand:
     def seek(self, pool: PoolState) -> None:
         self.rights.seek(pool)
 
+    def count(self, pool: PoolState) -> int | None:
+        return self.rights.count(pool)
+
     def settle(self, pool: PoolState) -> None:
         self.rights.settle(pool)
 

@@ -80,6 +80,8 @@ class Rights:
         pool it may be handed over, and whether it is of no use otherwise."""
         self._sought: set[Account] = set()
         """Accounts of which the desk is told when there is one to spare."""
+        self._counts: dict[Name, int | None] = {}
+        """How many servers all workers have, of pools that have a min_pool_size. None: that was asked."""
         self._next: asyncio.TimerHandle | None = None
         """The next look at what is sought and who waits."""
         self.still = False
@@ -89,6 +91,7 @@ class Rights:
     def works(self) -> dict[str, Callable[..., Any]]:
         return {
             "granted": self.granted,
+            "counted": self.counted,
             "sought": self.sought,
             "yield": self.give_one,
             "next": self.next_goes,
@@ -127,6 +130,8 @@ class Rights:
         registry, name, now = self._running.registry, _name(pool), self._running.now()
         waited = pool.oldest_wait(now)
         size = registry.pool_size(pool) if sized else 0
+        if needed and pool.engine.failing is None:
+            size = min(size, registry.min_pool_size(pool.database.config))
         if size and 0 < registry.config.settings.reserve_pool_timeout <= waited:
             # The others may have all that there is without it.
             size += registry.reserve_size(pool)
@@ -225,10 +230,40 @@ class Rights:
                 self._give_back(name, self._sized.pop(name, 0), self._unsized.pop(name, 0))
         for name in self._scarce.keys() - known.keys():
             del self._scarce[name]
+        for name in self._counts.keys() - known.keys():
+            del self._counts[name]
+            self._say("count no more", *name)
 
     def _give_back(self, name: Name, sized: int, unsized: int) -> None:
+        count = self._counts.get(name)
+        if count is not None:
+            # So that no other one is closed before the desk has said so.
+            self._counts[name] = count - sized
         if sized or unsized:
             self._say("back", *name, sized, unsized)
+
+    # ---- how many all have
+
+    def count(self, pool: PoolState) -> int | None:
+        """None until it was told; from now on it is."""
+        name = _name(pool)
+        if name not in self._counts:
+            self._counts[name] = None
+            self._say("count", *name)
+        return self._counts[name]
+
+    def counted(self, database: str, user: str, count: int) -> None:
+        """So many servers of this pool there are in all workers. One that is wanted only so that there are enough is
+        thought about anew."""
+        name = database, user
+        pool = self._pool(name)
+        if pool is None:
+            return
+        self._counts[name] = count
+        if name in self._wanted and self._wanted[name].facts[1]:
+            del self._wanted[name]
+            self._think(pool)
+        pool.stir()
 
     # ---- what is sought elsewhere
 

@@ -298,7 +298,7 @@ class Accession:
         portions = list(zip(workers, shares(heir.parts, len(workers)), strict=True))
         for worker, parts in portions:
             self._count(worker.number, parts)
-        desk.exchange.is_open = True
+        desk.exchange.open()
         await asyncio.gather(*(self._hand(worker, parts, hubs) for worker, parts in portions))
         for _, descriptor in heir.connections:
             os.close(descriptor)

@@ -74,7 +74,6 @@ def test_no_more_servers_than_allowed(start_either: StartBouncer, cluster: Clust
 
 
 @pytest.mark.slow
-@pytest.mark.one_process("it is shared out, and a worker without a client of the pool opens nothing; see test_workers")
 def test_min_pool_size_keeps_servers_ready(start_either: StartBouncer) -> None:
     bouncer = start_either(min_pool_size=3)
     with client(bouncer) as one:

@@ -158,7 +158,6 @@ def test_a_reserve_of_its_own(start_pooler: StartBouncer, cluster: Cluster, whos
 
 
 @pytest.mark.slow
-@pytest.mark.one_process("it is shared out, and a worker without a client of the pool opens nothing; see test_workers")
 def test_min_pool_size(start_pooler: StartBouncer, cluster: Cluster) -> None:
     """From the start for a forced user; else as soon as the pool is in use."""
     databases = {"app": at(cluster, "min_pool_size=2 user=postgres"), "two": at(cluster, "min_pool_size=3")}

@@ -170,6 +170,20 @@ def test_as_many_are_kept_ready_by_all_as_by_one(start_pooler: StartBouncer, clu
 
 
 @pytest.mark.slow
+def test_as_many_are_kept_ready_where_one_worker_alone_has_a_client(start_pooler: StartBouncer) -> None:
+    """What others have counts, also when they have nobody any more; more than that are kept by nobody."""
+    bouncer = start_pooler(sections=TWO, min_pool_size=3, server_idle_timeout=0.5)
+    with client(bouncer):
+        until(lambda: bouncer.pool()["sv_idle"] == 3, "three")
+        with ExitStack() as stack:
+            for one in [stack.enter_context(client(bouncer)) for _ in range(7)]:
+                one.query("BEGIN")
+            assert bouncer.pool()["sv_active"] == 7
+            assert min(row["servers"] for row in workers(bouncer)) > 2
+        until(lambda: bouncer.pool()["sv_idle"] == 3, "three again")
+
+
+@pytest.mark.slow
 def test_where_the_user_is_fixed_they_are_ready_before_anybody_comes(
     start_pooler: StartBouncer, cluster: Cluster
 ) -> None:

@@ -456,6 +456,33 @@ def test_a_pool_that_is_kept_is_opened_up_to_its_least(make: Any, monkeypatch: p
     pool.opening = 0
 
 
+class All:
+    """The other workers, as far as the janitor asks."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    def count(self, pool: PoolState) -> int | None:
+        return self.number
+
+
+def test_a_minimum_is_of_all_workers_together(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is opened or closed for it before it is known how many there are."""
+    place, asked = make(database=replace(Place.database, user="bob", min_pool_size=2), server_idle_timeout="30"), []
+    running, everybody = place.bouncer.running, All()
+    monkeypatch.setattr(place.bouncer.opener, "consider", lambda pool, needed: asked.append(everybody.number))
+    monkeypatch.setattr(running, "colleagues", everybody)
+    place.engine.idle_servers = Listed(Conn(idle=45), Conn(idle=45), Conn(idle=45))
+    dropped = []
+    for everybody.number in (None, 1, 2, 4, 9):
+        place.janitor.keep_minimum(place.state, NOW)
+        place.janitor.retire_servers(place.state, NOW)
+        dropped.append(len(place.dropped))
+        place.dropped.clear()
+    assert asked == [1]
+    assert dropped == [0, 0, 0, 2, 3]
+
+
 def test_an_idle_pool_goes_when_its_time_is_over_by_the_clock_that_it_is_given(make: Any) -> None:
     place = make(pool_idle_timeout="50")
     pool = place.bouncer.running.registry.pool(place.state.database, "bob")

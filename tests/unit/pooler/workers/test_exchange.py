@@ -119,6 +119,55 @@ def test_what_there_is_room_for_is_granted_at_once(fair: Fair) -> None:
     assert fair.held() == [0, 1, 1]
 
 
+def test_who_has_asked_is_told_how_many_there_are_whenever_that_changes(fair: Fair) -> None:
+    """All workers keep one min_pool_size together."""
+
+    def told() -> list[list[int]]:
+        heard = [worker.heard for worker in fair.workers.values()]
+        for worker in fair.workers.values():
+            worker.heard = []
+        return [[values[-1] for name, *values in each if name == "counted"] for each in heard]
+
+    fair.want(0, 2)
+    for number in (0, 2):
+        fair.exchange.count(number, "app", "joe")
+    assert told() == [[1], [], [1]]
+    fair.want(1, 3)
+    fair.want(0, 3, user="eve")
+    assert told() == [[2], [], [2]]
+    fair.given(1)
+    fair.exchange.back(0, "app", "joe", 0, 1)
+    assert told() == [[], [], []]
+    fair.exchange.back(0, "app", "joe", 1, 0)
+    assert told() == [[1], [], [1]]
+    del fair.workers[0]
+    fair.exchange.gone(0)
+    fair.exchange.gone(1)
+    assert told() == [[], [0]]
+    fair.exchange.count_no_more(2, "app", "joe")
+    fair.want(1, 3)
+    assert told() == [[], []]
+    assert not fair.exchange._counting
+
+
+def test_what_is_needed_without_anybody_waiting_is_granted_or_the_count_is_told(fair: Fair) -> None:
+    needed = Want(0, "app", "joe", True, True, False, False, (1, 0, 0), 0.0)
+    fair.exchange.count(0, "app", "joe")
+    assert not fair.exchange.want(needed)
+    assert not fair.exchange.want(needed)
+    assert fair.heard()[0] == ["counted", "granted", "counted", "counted"]
+    fair.exchange.back(0, "app", "joe", 1, 0)
+    assert fair.heard()[0] == ["counted"]
+
+
+def test_who_has_asked_before_all_is_handed_over_is_told_then(fair: Fair) -> None:
+    fair.exchange.is_open = False
+    fair.exchange.count(1, "app", "joe")
+    fair.ledger.take(0, [(POOL, 0)])
+    fair.exchange.open()
+    assert fair.workers[1].heard == [("counted", "app", "joe", count) for count in (0, 1)]
+
+
 def test_who_has_some_is_told_once_and_asked_when_it_says_so(fair: Fair) -> None:
     fair.want(0)
     fair.want(1)
