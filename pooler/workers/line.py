@@ -25,11 +25,14 @@ from typing import Any
 HEADER = 8
 """Bytes before a message: its length."""
 PIECE, FIRST = 1 << 18, 1 << 14
-"""Bytes at once; and of a message of which nothing is here yet, which most often is a few dozen: room for more is the
-kernel's to find, each time."""
+"""Bytes at once; and of a message of which nothing is here yet, which most often is a few dozen. For what it lacks room
+is made, and for no more: where memory is short a quarter of a megabyte is not to be had."""
+NO_MEMORY = 0.1
+"""Seconds until a message is taken that there was no memory for."""
 SPARED = 4 << 20
 """Bytes the other side may be behind before what can be spared is."""
 MOST_DESCRIPTORS = 8
+ANCILLARY = socket.CMSG_SPACE(MOST_DESCRIPTORS * 4)
 
 Identity = tuple[int, int]
 Work = Callable[..., Any]
@@ -231,33 +234,51 @@ class Line:
     # ---- hearing
 
     def _readable(self) -> None:
+        got, here = 0, len(self._in)
+        # First the room: what is read has left the kernel, and a line that lacks some of it is none any more.
+        self._in += bytes(self._lacks())
         try:
-            data, ancillary, _, _ = self._sock.recvmsg(
-                PIECE if self._in else FIRST, socket.CMSG_SPACE(MOST_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
-            )
+            with memoryview(self._in) as whole, whole[here:] as room:
+                got, ancillary, _, _ = self._sock.recvmsg_into([room], ANCILLARY, socket.MSG_CMSG_CLOEXEC)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
             return self._end()
+        finally:
+            del self._in[here + got :]
         for level, kind, values in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 found = array.array("i")
                 found.frombytes(values[: len(values) - len(values) % found.itemsize])
                 self._descriptors.extend(found)
-        if not data:
+        if not got:
             return self._end()
-        self._in += data
         self._take()
+
+    def _lacks(self) -> int:
+        """Bytes to read of the message that is on its way."""
+        if len(self._in) < HEADER:
+            return FIRST
+        lacks = HEADER + int.from_bytes(self._in[:HEADER], "big") - len(self._in)
+        return min(PIECE, lacks) if lacks > 0 else FIRST
 
     def _take(self) -> None:
         while len(self._in) >= HEADER and not self.closed:
             size = HEADER + int.from_bytes(self._in[:HEADER], "big")
             if len(self._in) < size:
                 return
-            body = bytes(self._in[HEADER:size])
+            try:
+                with memoryview(self._in) as whole, whole[HEADER:size] as body:
+                    kind, number, name, values, identities = pickle.loads(body)
+            except MemoryError:
+                self._loop.call_later(NO_MEMORY, self._take)
+                return
+            except Exception as error:
+                del self._in[:size]
+                self._failed("a message", error)
+                continue
             del self._in[:size]
             try:
-                kind, number, name, values, identities = pickle.loads(body)
                 self._heard(kind, number, name, values, self._claimed(identities) if identities else None)
             except Exception as error:
                 # A bug of ours, or no memory: the other messages are others.

@@ -112,7 +112,6 @@ def test_a_thousand_listen_on_one_connection(start_pooler: StartBouncer, cluster
 
 
 @pytest.mark.slow
-@pytest.mark.one_process("the desk's own table is not what its workers fill")
 def test_a_listening_server_for_which_there_was_no_descriptor_is_there_soon(
     start_pooler: StartBouncer, cluster: Cluster
 ) -> None:
@@ -121,7 +120,7 @@ def test_a_listening_server_for_which_there_was_no_descriptor_is_there_soon(
     with client(bouncer.port) as one, client(cluster.port) as direct:
         one.execute("LISTEN foo")
         follows(bouncer)
-        with limited(bouncer, resource.RLIMIT_NOFILE, 0):
+        with limited(bouncer, resource.RLIMIT_NOFILE, lambda _: 0):
             cluster.sql(LISTENING.replace("count(*)", "pg_terminate_backend(pid)"))
             bouncer.wait_log("Too many open files")
         until(lambda: cluster.sql(LISTENING) == [(1,)], "somebody to listen again")

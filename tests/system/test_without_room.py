@@ -94,7 +94,8 @@ def test_a_log_that_may_not_grow(start_pooler: StartBouncer) -> None:
     """RLIMIT_FSIZE: a signal besides, by which PgBouncer 1.26.1 ends."""
     pooler = start_pooler(stats_period=1)
     served(pooler, 2)
-    with limited(pooler, resource.RLIMIT_FSIZE, pooler.log.stat().st_size + 100):
+    most = pooler.log.stat().st_size + 100
+    with limited(pooler, resource.RLIMIT_FSIZE, lambda _: most):
         assert served(pooler, 100) == 100
     served(pooler, 1)
     until(lambda: pooler.log.read_text().count("login attempt") == 103, "all that was kept")
@@ -197,18 +198,26 @@ def test_a_log_directory_without_rights(start_pooler: StartBouncer) -> None:
 
 
 @contextmanager
-def limited(bouncer: Bouncer, limit: int, most: int) -> Iterator[None]:
-    """A lower limit for the running process, and then what it had before."""
-    before = resource.prlimit(bouncer.pid, limit)
-    resource.prlimit(bouncer.pid, limit, (most, before[1]))
+def limited(bouncer: Bouncer, limit: int, most: Callable[[int], int]) -> Iterator[None]:
+    """A lower limit for the running process and its workers, each its own, and then what they had before."""
+    workers = map(int, Path(f"/proc/{bouncer.pid}/task/{bouncer.pid}/children").read_text().split())
+    before = {pid: resource.prlimit(pid, limit) for pid in (bouncer.pid, *workers)}
+    for pid, (_, hard) in before.items():
+        resource.prlimit(pid, limit, (most(pid), hard))
     try:
         yield
     finally:
-        resource.prlimit(bouncer.pid, limit, before)
+        for pid, limits in before.items():
+            resource.prlimit(pid, limit, limits)
 
 
-def descriptors(bouncer: Bouncer) -> int:
-    return len(os.listdir(f"/proc/{bouncer.pid}/fd"))
+def descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def address_space(pid: int) -> int:
+    (size,) = re.findall(r"^VmSize:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return int(size) * 1024
 
 
 def strangers(bouncer: Bouncer, stack: ExitStack, times: int) -> None:
@@ -239,7 +248,7 @@ def test_no_descriptors_left(start_pooler: StartBouncer, tmp_path: Path) -> None
         console = stack.enter_context(pooler.connect(ADMIN, cursor_factory=psycopg.ClientCursor))
         assert client.execute("SELECT 1").fetchone() == (1,)
         assert "resident bytes" in about(console)
-        with limited(pooler, resource.RLIMIT_NOFILE, descriptors(pooler) + 10):
+        with limited(pooler, resource.RLIMIT_NOFILE, lambda pid: descriptors(pid) + 10):
             strangers(pooler, stack, 40)
             pooler.wait_log("ERROR accept.. failed: Too many open files")
             before, written = len(STATS.findall(pooler.log.read_text())), lines.read_text().count("\n")
@@ -265,7 +274,7 @@ def test_no_descriptor_for_a_server_is_no_end(start_pooler: StartBouncer, cluste
     pooler = start_pooler(server_login_retry=600, default_pool_size=1)
     with pooler.connect() as client:
         client.execute("SELECT 1")
-        with limited(pooler, resource.RLIMIT_NOFILE, 0):
+        with limited(pooler, resource.RLIMIT_NOFILE, lambda _: 0):
             cluster.terminate("app")
             pooler.wait_log("closing because: server conn crashed|closing because: terminating connection")
             client.pgconn.send_query(b"SELECT 'waited'")
@@ -302,8 +311,7 @@ def test_no_memory_left(start_pooler: StartBouncer) -> None:
     pooler = start_pooler(stats_period=1)
     pooler.expects_faults = True
     served(pooler, 10)
-    (size,) = re.findall(r"^VmSize:\s+(\d+) kB$", Path(f"/proc/{pooler.pid}/status").read_text(), re.MULTILINE)
-    with pooler.connect() as client, limited(pooler, resource.RLIMIT_AS, int(size) * 1024):
+    with pooler.connect() as client, limited(pooler, resource.RLIMIT_AS, address_space):
         before = len(STATS.findall(pooler.log_text()))
         for number in range(200):
             assert client.execute(f"SELECT {number}").fetchone() == (number,)

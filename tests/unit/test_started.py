@@ -167,6 +167,8 @@ STARTED: dict[str, str] = {
     "pooler/workers/rights.py Rights._go_on: call_later": CALLBACK,
     "pooler/workers/line.py Line.__init__: add_reader": CALLBACK,
     "pooler/workers/line.py Line._writable: add_writer": CALLBACK,
+    "pooler/workers/line.py Line._take: call_later":
+        "pooler.workers.test_line::test_what_there_is_no_memory_for_is_heard_when_there_is",
     "pooler/workers/line.py Line._heard: create_task":
         "pooler.workers.test_line::test_a_question_is_answered_or_has_failed",
     "pooler/workers/desk.py Desk._start: Popen": OWNER + "the start",

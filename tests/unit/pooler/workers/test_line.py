@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import resource
 import socket
 from collections.abc import Callable
@@ -13,7 +14,8 @@ import pytest
 
 from pooler.config.whole import parse
 from pooler.verbs import CommandError
-from pooler.workers.line import SPARED, Failed, Line, LineClosed, first_message, packed
+from pooler.workers.line import PIECE, SPARED, Failed, Line, LineClosed, first_message, packed
+from tests.fixtures.waiting import DEADLINE
 
 
 class Ends:
@@ -49,6 +51,71 @@ def test_messages_come_whole_and_in_order() -> None:
             assert heard == list(range(50))
             # All has gone: nobody is told any more that there is room.
             assert not any(map(ends.loop.remove_writer, ends.sockets))
+
+    asyncio.run(run())
+
+
+class Watched:
+    """A socket, and how many bytes were asked of it at once."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.asked: list[int] = []
+
+    def recvmsg_into(self, buffers: list[memoryview], *more: int) -> Any:
+        self.asked += map(len, buffers)
+        return self.sock.recvmsg_into(buffers, *more)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.sock, name)
+
+
+def test_room_is_made_for_what_a_message_lacks() -> None:
+    """A desk that had no quarter of a megabyte at once was deaf to all its workers, and ended them for it."""
+
+    async def run() -> None:
+        async with Ends({"length": len}) as ends:
+            watched: Any = Watched(ends.sockets[1])
+            ends.far._sock = watched
+            assert await ends.near.ask("length", b"x" * 40_000) == 40_000
+            assert sum(watched.asked) < 41_000
+            assert await ends.near.ask("length", b"x" * 3_000_000) == 3_000_000
+            assert max(watched.asked) == PIECE
+
+    asyncio.run(run())
+
+
+def test_what_there_is_no_memory_for_is_heard_when_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what is read is lost, nor what was read already, and all comes in its order."""
+    heard: list[int] = []
+
+    def short(work: Callable[..., Any], *turns: bool) -> Callable[..., Any]:
+        failures = iter(turns)
+
+        def tried(*values: Any) -> Any:
+            if next(failures, False):
+                raise MemoryError
+            return work(*values)
+
+        return tried
+
+    class Short(bytearray):
+        __iadd__ = short(bytearray.__iadd__, True, True, False, True)
+
+    monkeypatch.setattr(pickle, "loads", short(pickle.loads, False, True, True))
+
+    async def run() -> None:
+        async with Ends({"say": lambda number, _: heard.append(number)}) as ends:
+            faults: list[Any] = []
+            ends.loop.set_exception_handler(lambda _, about: faults.append(about["exception"]))
+            ends.far._in = Short()
+            for number in range(5):
+                ends.near.put("say", number, b"x" * 30_000)
+            async with asyncio.timeout(DEADLINE):
+                while len(heard) < 5:
+                    await asyncio.sleep(0.001)
+            assert heard == list(range(5))
+            assert {type(fault) for fault in faults} == {MemoryError}
 
     asyncio.run(run())
 
