@@ -66,6 +66,17 @@ cdef class Porch:
         return heard
 
 
+cdef bint receive(Relay relay, list ready) except -1:
+    # All newcomers, those first who are here already: they wait for the next look where Python has yet to hear of an end.
+    cdef bint heard = run_woken(relay) if relay.woken and not relay.events else False
+    if relay.knocks and answer_knocks(relay, ready):
+        heard = True
+    if ready:
+        # What was called here may have closed some, or have others wait for them: asyncio would ask for their descriptors.
+        ready[:] = [(key, mask) for key, mask in ready if relay.keys.get(key.fd) is key]
+    return heard
+
+
 cdef bint answer_knocks(Relay relay, list ready) except -1:
     # Let in who waits at the sockets that have been found readable; whether asyncio may have something to do. As long as
     # Python has yet to hear of an end, they are asyncio's, which lets it hear of that first.

@@ -79,7 +79,6 @@ cdef class Relay:
     cdef int run_again(self) except -1
     cdef int run_lazy(self) except -1
     cdef int watch(self, Conn c, int op, uint32_t reading) except -1
-    cdef list still_watched(self, list ready)
     cdef bint was_quiet(self, int64_t quiet, int64_t loud)
     cdef int fault(self, Socket c, object error) except -1
     cdef int take_slot(self, Client c) except -1

@@ -446,6 +446,7 @@ cdef class Relay:
     def breathe(self):
         """Forward what is ready, without waiting, in the middle of long work in Python; asyncio's turn comes later."""
         cdef epoll_event evs[EVENTS]
+        cdef list put_off
         cdef int n
         self.end_turn()
         with nogil:
@@ -456,8 +457,9 @@ cdef class Relay:
         if n > 0:
             self.happen()
             # asyncio's own descriptors and newcomers are level-triggered: what is dropped here comes again in `select`.
+            put_off, self.woken = self.woken, []
             self.dispatch(evs, n, [])
-            self.woken.clear()
+            self.woken = put_off
             self.knocks.clear()
         if self.lazy:
             self.run_lazy()
@@ -576,7 +578,8 @@ cdef class Relay:
         cdef int64_t start = now_us()
         cdef int64_t deadline = -1
         cdef bint lazily
-        cdef bint woke
+        # Those of the last look who came in it behind what Python has heard of by now.
+        cdef bint woke = self.woken and run_woken(self)
         cdef list ready = []
         self.now = start
         if timeout is None:
@@ -589,7 +592,7 @@ cdef class Relay:
         if self.again:
             self.run_again()
         while True:
-            if self.events or self.again or self.roused:
+            if self.events or self.again or self.roused or woke:
                 wait = 0
             lazily = self.lazy and wait != 0
             self.end_turn()
@@ -612,13 +615,10 @@ cdef class Relay:
                 self.run_again()
             if self.graveyard:
                 self.graveyard.clear()
-            woke = self.exits.take_at_once(self) if self.events and self.exits is not None else False
-            if self.woken or self.knocks:
-                if self.woken and run_woken(self):
-                    woke = True
-                if self.knocks and answer_knocks(self, ready):
-                    woke = True
-                ready = self.still_watched(ready)
+            if self.events and self.exits is not None and self.exits.take_at_once(self):
+                woke = True
+            if (self.woken or self.knocks) and receive(self, ready):
+                woke = True
             if self.events:
                 if self.wake is not None:
                     self.wake()
@@ -636,10 +636,6 @@ cdef class Relay:
                 wait = <int>((deadline - self.now) // 1000) + 1
             else:
                 wait = -1
-
-    cdef list still_watched(self, list ready):
-        # Without those that what was called here has closed, or has others wait for: asyncio would ask for their descriptors.
-        return [(key, mask) for key, mask in ready if self.keys.get(key.fd) is key] if ready else ready
 
     cdef int dispatch(self, epoll_event *evs, int n, list ready) except -1:
         cdef int i

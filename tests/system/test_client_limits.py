@@ -163,23 +163,46 @@ def test_who_has_gone_is_counted_out_before_who_comes_at_the_same_moment(
 ) -> None:
     """Whether or not its end is told, and the other one has been here before."""
     bouncer = start_pooler(max_client_conn=1, log_disconnections=logged)
-    me = {"user": "trusty", "database": "app"}
     with ExitStack() as stack:
         for turn in range(3):
-            first = stack.enter_context(Stream(("127.0.0.1", bouncer.port)))
-            first.send(stream.startup(me))
-            first.until("Z")
-            # Behind an answer nobody is accepted any more before the next look.
-            first.send(stream.query("SELECT 1"))
-            first.until("Z")
-            bouncer.signal(signal.SIGSTOP)
-            try:
-                first.send(stream.terminate())
-                first.socket.close()
-                second = stack.enter_context(Stream(("127.0.0.1", bouncer.port)))
-                second.send(stream.startup(me if who == "regular" else me | {"application_name": f"{turn}"}))
-            finally:
-                bouncer.signal(signal.SIGCONT)
-            assert second.until("Z", "E")[-1].type == "Z"
-            second.send(stream.terminate())
-            second.rest()
+            at_once(stack, bouncer, who, turn, None)
+
+
+@pytest.mark.parametrize("who", ["regular", "stranger"])
+@pytest.mark.parametrize("limit", ["max_client_conn", "max_user_client_connections", "max_db_client_connections"])
+@pytest.mark.parametrize("logged", [1, 0])
+def test_and_before_who_was_in_the_middle_of_its_login(
+    start_pooler: StartBouncer, logged: int, limit: str, who: str
+) -> None:
+    """As libpq is, which asks for TLS first."""
+    bouncer = start_pooler(log_disconnections=logged, tcp_defer_accept=0, **{limit: 1})
+    with ExitStack() as stack:
+        for turn in range(3):
+            second = stack.enter_context(Stream(("127.0.0.1", bouncer.port)))
+            second.send(stream.request(stream.SSL_REQUEST))
+            assert second.read_bytes(1) == b"N"
+            at_once(stack, bouncer, who, turn, second)
+
+
+def at_once(stack: ExitStack, bouncer: Bouncer, who: str, turn: int, second: Stream | None) -> None:
+    """One goes, and another one (None: who has yet to connect) asks for its place, in one look of the pooler's; a
+    stranger says what nobody has said before."""
+    me = {"user": "trusty", "database": "app"}
+    address = ("127.0.0.1", bouncer.port)
+    first = stack.enter_context(Stream(address))
+    first.send(stream.startup(me))
+    first.until("Z")
+    # Behind an answer nobody is accepted any more before the next look.
+    first.send(stream.query("SELECT 1"))
+    first.until("Z")
+    bouncer.signal(signal.SIGSTOP)
+    try:
+        first.send(stream.terminate())
+        first.socket.close()
+        second = stack.enter_context(Stream(address)) if second is None else second
+        second.send(stream.startup(me if who == "regular" else me | {"application_name": f"{turn}"}))
+    finally:
+        bouncer.signal(signal.SIGCONT)
+    assert second.until("Z", "E")[-1].type == "Z"
+    second.send(stream.terminate())
+    second.rest()

@@ -152,6 +152,28 @@ def test_bytes_that_come_while_another_task_takes_breath_are_not_lost(listener: 
     run_in_loop(main)
 
 
+def test_who_came_in_behind_an_end_is_heard_next_though_others_end_without_an_end(listener: socket.socket) -> None:
+    """Nobody hears of the events here: there is one in each look. A breath in between changes nothing."""
+    with Relay() as relay:
+        client, newcomer = arrive(relay, listener)
+        calls: list[int] = []
+        with client:
+            newcomer.watch(lambda: calls.append(1))
+            client.send(b"x")
+            relay.events.append(Fault(newcomer, Exception("an end")))
+            relay.select(DEADLINE)
+            assert calls == []
+            relay.breathe()
+            relay.select(0)
+            assert calls == [1]
+            # Not if it is watched no more by then.
+            relay.select(0)
+            newcomer.unwatch()
+            relay.select(0)
+            assert calls == [1, 1]
+            relay.events.clear()
+
+
 def test_a_task_that_waits_can_be_cancelled_and_timed_out(listener: socket.socket) -> None:
     async def main(relay: Relay) -> None:
         client, channel = await accepted(relay, listener)
