@@ -11,4 +11,5 @@ cdef class Porch:
     cdef object refused
     cdef object failed
     cdef bint let_in(self) except -1
+    cdef bint open(self) except -1
     cdef bint take_all(self) except -1

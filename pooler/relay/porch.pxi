@@ -43,12 +43,16 @@ cdef class Porch:
             self.failed(error)
             return True
 
+    cdef bint open(self) except -1:
+        # Not any more where who has just been let in has closed it, or has all listeners wait.
+        return self.relay.porches.get(self.fd) is self and self.fd in self.relay.keys
+
     cdef bint take_all(self) except -1:
         cdef int64_t quiet, loud
         cdef bint heard = False
         cdef bint another = True
         cdef int turn = 0
-        while another and turn < ACCEPTS:
+        while another and turn < ACCEPTS and self.open():
             turn += 1
             try:
                 client = accept_one(self.relay, self.fd) if self.accept is None else self.accept()

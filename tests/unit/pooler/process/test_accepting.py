@@ -191,37 +191,46 @@ def test_nobody_is_accepted_while_all_is_held(house: House, listener: socket.soc
     door.close()
 
 
-@pytest.mark.parametrize("let_go", ["release", "hold"])
+@pytest.mark.parametrize("family", ["listener", "near_listener"])
+@pytest.mark.parametrize("where", ["at another one", "behind the first"])
+@pytest.mark.parametrize("let_go", ["release", "hold", "close"])
 def test_who_was_found_waiting_is_not_let_in_any_more_once_the_listener_was_let_go_of(
-    house: House, let_go: str
+    house: House, request: pytest.FixtureRequest, let_go: str, where: str, family: str
 ) -> None:
-    """Two are found in one look, and each door lets go of both listeners."""
+    """Two are found in one look, and the door lets go of all listeners. Where they are closed, others may have their
+    numbers by then."""
+    one: socket.socket = request.getfixturevalue(family)
     acceptor = acceptor_of(house)
     with ExitStack() as stack:
-        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
-        for one in listeners:
-            one.setblocking(False)
-            stack.enter_context(connected(one))
+        second = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        third = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        second.setblocking(False)
+        third.setblocking(False)
+        for listener in (one, second if where == "at another one" else one, third):
+            stack.enter_context(connected(listener))
 
         def then() -> None:
-            for one in listeners if let_go == "release" else ():
-                acceptor.release(one)
             if let_go == "hold":
-                acceptor.hold()
+                return acceptor.hold()
+            for listener in (one, second):
+                acceptor.release(listener)
+                if let_go == "close":
+                    os.dup2(third.fileno(), listener.fileno(), inheritable=False)
 
         door = Entrance(then)
 
         async def scene() -> None:
-            for one in listeners:
-                acceptor.watch(one, door)
+            for listener in (one, second):
+                acceptor.watch(listener, door)
             while not door.came:
                 await asyncio.sleep(0.001)
             await asyncio.sleep(0.01)
             assert len(door.came) == 1
-            for one in listeners:
-                acceptor.release(one)
+            for listener in (one, second):
+                acceptor.release(listener)
 
         house.run(scene())
+    assert not house.log.having("ERROR")
     door.close()
 
 
