@@ -259,6 +259,8 @@ def _examine(tokens: Sequence[Token], found: _Findings) -> None:
         elif word in ("temp", "temporary") or word.startswith("pg_temp"):
             found.makes(Held.TEMP)
     words = [token.value for token in tokens if token.kind is Kind.WORD]
+    if not SETTING.isdisjoint(words):
+        found.looks |= SETS
     fills = not FILLING.isdisjoint(words)
     found.draws |= fills
     if fills and first not in FILLING:
@@ -546,10 +548,13 @@ FORGETS = 1 << 18
 """In `looks`: code that may deallocate statements, without a tag that tells so."""
 REDEFINES = 1 << 19
 """In `looks`: a table is made, of which the tag tells as of a SELECT."""
+SETS = 1 << 20
+"""In `looks`: a sequence may be set or begun anew, which locks it as a draw does."""
 FORGETTING = "deallocate"
 RECALLING = frozenset({"currval", "lastval"})
 RECALLING_NUMBERS = frozenset({1575, 2559})
 DRAWING = frozenset({"nextval", "setval"})
+SETTING = frozenset({"setval", "restart"})
 FILLING = frozenset({"insert", "merge", "copy"})
 """What may have a column's default draw from a sequence."""
 TEMPORARY_PATH = Touch(0, Held.TEMP | MAY_LEAD, "")

@@ -454,10 +454,10 @@ cdef class Pool:
         cdef int64_t now = self.relay.now
         found = []
         while s is not None:
-            if s.link is not None and s.task == NO_TASK and not s.bound:
+            if s.link is not None and not s.bound:
                 if query_limit and s.link.query_start and now - s.link.query_start > query_limit:
                     found.append((s, "query timeout"))
-                elif idle_limit and now - s.heard_at > idle_limit and (
+                elif idle_limit and s.task == NO_TASK and now - s.heard_at > idle_limit and (
                         s.in_transaction and s.ledger.is_idle() or s.ledger.may_be_over()):
                     found.append((s, "idle transaction timeout"))
                 elif xact_limit and s.link.xact_start and now - s.link.xact_start > xact_limit:

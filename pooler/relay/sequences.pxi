@@ -12,7 +12,7 @@ cdef enum:
     # What the clients of a pool were seen to ask for: values of the same transaction, of an earlier one.
     WITHIN = 1
     BEHIND = 2
-    # What the server has said of the values that a text asks for.
+    # What the server has said of the values that a text asks for; NOT_OWN, too, where it cannot tell.
     UNASKED = 0
     OWN = 1
     NOT_OWN = 2
@@ -20,6 +20,7 @@ cdef enum:
 cdef int SEQUENCES = touches.Held.SEQUENCE
 cdef int DRAWS = touches.DRAWS
 cdef int RECALLS = touches.RECALLS
+cdef int SETS = touches.SETS
 cdef object DRAWN = touches.Touch(touches.Held.SEQUENCE, 0, "(INSERT or nextval)")
 
 
@@ -44,6 +45,8 @@ cdef int note_sequences(Server s, object touch) except -1:
         s.recalls = True
         s.pool.recalls = max(s.pool.recalls, BEHIND if touch.looks & RECALLS and not s.draws else WITHIN)
     s.draws |= touch.looks & DRAWS != 0 or kinds & ~SEQUENCES != 0
+    if touch.looks & SETS or kinds & <int>touches.Held.UNSEEN:
+        s.vouched = NOT_OWN
     return 0
 
 
@@ -68,16 +71,18 @@ cdef bint asks_whose(Client c, Server s, object touch, bytes text, bint later) e
     # is in a transaction, is asked whether it has drawn in that, as soon as all that is under way has been answered. Between
     # a Parse and its Bind this can be. `later`: it is carried out when it is bound.
     cdef bytes asked
-    if (<int>touch.kinds) & c.pool.kept & SEQUENCES == 0 or s.sole == c.id or s.vouched != UNASKED or not s.shared():
+    if (<int>touch.kinds) & c.pool.kept & SEQUENCES == 0 or s.sole == c.id or not s.shared():
         return False
-    if s.ledger.begun or not s.ledger.is_idle():
-        c.held = c.deaf = not later and answers(s)
-        return c.held
+    if s.ledger.begun or s.need or not s.ledger.is_idle():
+        if later or not answers(s):
+            return False
+        c.held = c.deaf = True
+        return True
     if s.status == IDLE:
         s.sole = c.id
         s.run_task(SET_TASK, b"DISCARD SEQUENCES;")
         return True
-    asked = sessions.asks_whose(text) if s.status == IN_TRANSACTION and not later else None
+    asked = sessions.asks_whose(text) if s.status == IN_TRANSACTION and s.vouched == UNASKED and not later else None
     if asked is None:
         return False
     s.rows = []
@@ -108,10 +113,25 @@ cdef int whose_told(Server s) except -1:
     return s.link.resume()
 
 
+# Errors of a constraint, of a division, and in a transaction that has failed already.
+cdef object HARMLESS = re.compile(rb"\0C(?:23...|22012|25P02)\0")
+
+
+cdef int only_locked(Server s, uint8_t *p, size_t n) except -1:
+    # By an error: whether a draw may have failed, or something else by which a sequence is locked, which a savepoint does
+    # not take back.
+    if s.vouched == UNASKED and HARMLESS.search(<bytes>(<char *>p)[:n]) is None:
+        s.vouched = NOT_OWN
+    return 0
+
+
 cdef int sequences_told(Server s, uint8_t *p, size_t n) except -1:
-    # By the tag of a CommandComplete: whether defaults may have drawn, or all is forgotten.
+    # By the tag of a CommandComplete: whether defaults may have drawn, a sequence may be locked by something else, or all
+    # is forgotten.
     if memcmp(p + 5, <char *>b"INSERT", 6) == 0 or memcmp(p + 5, <char *>b"COPY ", 5) == 0 or memcmp(p + 5, <char *>b"MERGE", 5) == 0:
         s.draws = True
+    elif memcmp(p + 5, <char *>b"ALTER", 5) == 0 or memcmp(p + 5, <char *>b"TRUNC", 5) == 0:
+        s.vouched = NOT_OWN
     elif n >= 17 and (memcmp(p + 5, <char *>b"DISCARD SEQ", 11) == 0 or memcmp(p + 5, <char *>b"DISCARD ALL", 11) == 0):
         s.draws = s.recalls = False
         if s.link is not None:

@@ -354,6 +354,7 @@ cdef class Server(Conn):
         cdef int act
         self.said_farewell |= is_last(p, have)
         self.undone = True
+        only_locked(self, p, have)
         self.ledger.failed = None
         act = FORWARD if self.bound else self.ledger.heard(ERROR_RESPONSE)
         if self.ledger.undone is not None:
@@ -412,7 +413,9 @@ cdef class Server(Conn):
             c.xact_start = 0
         if pool.recalls == BEHIND:
             keep_sequences(self)
-        self.draws = self.recalls = self.vouched = 0
+        self.draws = self.recalls = False
+        if self.ledger.at_rest():
+            self.vouched = UNASKED
         if self.shared() and self.clean():
             part_from(self)
         elif pool.mode == MODE_SESSION and self.close_needed and pool.fast_close and self.clean():

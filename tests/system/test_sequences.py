@@ -5,6 +5,7 @@ the second time that anybody asks in a transaction of its own, the value that a 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -278,6 +279,86 @@ def test_the_first_that_asks_in_a_pool_is_told_nobody_elses(
         with pytest.raises(NOT_DEFINED):
             one.execute(asks, prepare=prepare)
         one.execute("ROLLBACK")
+
+
+ANOTHERS, LAST = "SELECT currval('drawn_too_id_seq')", "SELECT lastval()"
+UNSET = "SELECT setval('drawn_too_id_seq', 7, false)"
+FAILS = "SELECT nextval('drawn_too_id_seq')"
+LOCKED: dict[str, tuple[str, ...]] = {
+    "the next one is set": (UNSET, ANOTHERS),
+    "the last one's": (UNSET, LAST),
+    "the last one is set": ("SELECT setval('drawn_too_id_seq', 7)", LAST),
+    "by code": ("SELECT sets()", ANOTHERS),
+    "by a trigger": ("UPDATE watched SET x = 2", ANOTHERS),
+    "by a block": (f"DO $$ BEGIN PERFORM {UNSET[7:]}; END $$", ANOTHERS),
+    "by a block of its own text": ("DO $$ BEGIN EXECUTE 'ALTER SEQUENCE drawn_too_' || 'id_seq CACHE 1'; END $$", LAST),
+    "altered": ("ALTER SEQUENCE drawn_too_id_seq INCREMENT 1", ANOTHERS),
+    "altered by its table": ("ALTER TABLE numbered ALTER n RESTART", "SELECT currval('numbered_n_seq')"),
+    "begun anew": ("TRUNCATE drawn_too RESTART IDENTITY", LAST),
+    "taken back": ("SAVEPOINT a", UNSET, "ROLLBACK TO a", ANOTHERS),
+    "read only": ("SET TRANSACTION READ ONLY", "SAVEPOINT a", FAILS, "ROLLBACK TO a", ANOTHERS),
+    "exhausted": ("SAVEPOINT a", "SELECT nextval('little')", "ROLLBACK TO a", "SELECT currval('little')"),
+    "not allowed": (
+        "SET LOCAL ROLE stranger", "SAVEPOINT a", "SELECT nextval('numbered_n_seq')", "ROLLBACK TO a", "RESET ROLE",
+        "SELECT currval('numbered_n_seq')",
+    ),
+    "another's schema": (INSERT, "SET LOCAL search_path = elsewhere; SELECT currval('drawn_id_seq')"),
+    "that of a setting": (
+        INSERT,
+        "SELECT set_config('search_path', 'elsewhere', true), currval(pg_get_serial_sequence('drawn', 'id'))",
+    ),
+    "renamed": (
+        INSERT,
+        "ALTER SEQUENCE drawn_id_seq RENAME TO x; ALTER SEQUENCE drawn_too_id_seq RENAME TO drawn_id_seq; "
+        "SELECT currval('drawn_id_seq')",
+    ),
+}  # fmt: skip
+LOCKING = """
+DROP SCHEMA IF EXISTS elsewhere CASCADE; DROP TABLE IF EXISTS watched, numbered; DROP SEQUENCE IF EXISTS little;
+CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.drawn (id serial, x int); CREATE SEQUENCE little START 2 MAXVALUE 2;
+CREATE TABLE numbered (n int GENERATED ALWAYS AS IDENTITY, x int); CREATE TABLE watched (x int);
+INSERT INTO watched VALUES (1); CREATE FUNCTION sets() RETURNS bigint LANGUAGE sql AS
+    'SELECT setval(''drawn_too_id_seq'', 7, false)';
+CREATE FUNCTION set_by() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN PERFORM setval(''drawn_too_id_seq'', 7, false); RETURN NEW; END';
+CREATE TRIGGER set_by BEFORE UPDATE ON watched FOR EACH ROW EXECUTE FUNCTION set_by(); CREATE ROLE stranger;
+"""
+LOCKING_GONE = """
+DROP SCHEMA elsewhere CASCADE; DROP TABLE watched, numbered; DROP SEQUENCE little; DROP FUNCTION sets, set_by;
+DROP ROLE stranger;
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.one_process("strangers have drawn from every server of one process")
+@pytest.mark.parametrize("pattern", LOCKED)
+def test_nor_is_who_has_only_locked_it(start_pooler: StartBouncer, server: Cluster, pattern: str) -> None:
+    """To set it, to alter it and to fail to draw lock a sequence as to draw from it does; a text of several statements
+    may mean another one than it says."""
+    server.sql(LOCKING, dbname="app")
+    bouncer = keeping(start_pooler, server, 1)
+    try:
+        drawn_elsewhere(bouncer)
+        for port in (bouncer.port, server.port):
+            with client(port) as one:
+                one.execute("BEGIN")
+                for text in LOCKED[pattern][:-1]:
+                    with suppress(psycopg.Error):
+                        one.execute(text)
+                with pytest.raises(NOT_DEFINED):
+                    one.execute(LOCKED[pattern][-1])
+                one.execute("ROLLBACK")
+    finally:
+        server.sql(LOCKING_GONE, dbname="app")
+
+
+def drawn_elsewhere(bouncer: Bouncer) -> None:
+    """By others, of all that is asked for above."""
+    for draw in ("elsewhere.drawn_id_seq", "numbered_n_seq", "little", "drawn_id_seq"):
+        with client(bouncer.port) as one:
+            one.execute(f"SELECT nextval('{draw}')")
+    strange(bouncer, 1)
+    known(bouncer)
 
 
 @pytest.mark.one_process("over TLS a server of another worker's is opened anew, and has no stranger's values")

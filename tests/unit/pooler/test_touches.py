@@ -15,6 +15,7 @@ from pooler.touches import (
     NAMED_LATER,
     RECALLS,
     REDEFINES,
+    SETS,
     SHOWN,
     STRAYS,
     Held,
@@ -143,7 +144,8 @@ def test_kinds(text: str, kind: Held) -> None:
     ("text", "looks"),
     [
         ("SELECT nextval('s')", DRAWS),
-        ("SELECT setval('s', 1)", DRAWS),
+        ("SELECT setval('s', 1)", DRAWS | SETS),
+        ("TRUNCATE t RESTART IDENTITY", SETS),
         ("SELECT lastval()", RECALLS | Held.SEQUENCE),
         ("INSERT INTO t VALUES (currval('s'))", RECALLS | Held.SEQUENCE),
         ("INSERT INTO t VALUES (1); SELECT currval('s')", Held.SEQUENCE),

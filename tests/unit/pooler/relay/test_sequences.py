@@ -127,6 +127,87 @@ def test_whose_it_is_the_server_says_once(said: tuple[str, str] | bytes, own: bo
         run(s, two, server, OTHER)
 
 
+def in_transaction(s: Stage) -> tuple[Peer, Peer]:
+    """A client that has drawn in one, and its server, on which others were."""
+    server, one, _ = begun(s)
+    run(s, one, server, "BEGIN", "BEGIN", b"T")
+    run(s, one, server, INSERT, "INSERT 0 1", b"T")
+    return server, one
+
+
+def test_what_locks_without_a_draw_does_so_behind_what_is_still_to_end() -> None:
+    """The end of the transaction before, which is told later, is no word on it."""
+    unset = "SELECT setval('s', 1, false)"
+    with stage(TRANSACTION, **keeping()) as s:
+        server, one = in_transaction(s)
+        one.send(*map(wire.query, ("COMMIT", "BEGIN", unset, LASTVAL)))
+        s.settle()
+        assert server.take() == b"".join(map(wire.query, ("COMMIT", "BEGIN", unset)))
+        for tag, status in (("COMMIT", b"I"), ("BEGIN", b"T"), ("SELECT 1", b"T")):
+            server.send(wire.command_complete(tag) + wire.ready_for_query(status))
+        s.settle()
+        assert refused(server.take())
+        server.send(wire.error_response("ERROR", "42601", "POOLER_REFUSES_128") + wire.ready_for_query(b"E"))
+        s.settle()
+        run(s, one, server, "ROLLBACK", "ROLLBACK")
+
+
+@pytest.mark.parametrize("state", ["23505", "22012", "25P02", "2200H", "42501"])
+def test_what_has_failed_may_have_locked_it(state: str) -> None:
+    with stage(TRANSACTION, **keeping()) as s:
+        server, one = in_transaction(s)
+        one.send(wire.query("SELECT f()"))
+        s.settle()
+        server.send(wire.error_response("ERROR", state, "for this or that") + wire.ready_for_query(b"E"))
+        s.settle()
+        server.take()
+        run(s, one, server, "ROLLBACK TO a", "ROLLBACK", b"T")
+        one.send(wire.query(LASTVAL))
+        s.settle()
+        assert refused(server.take()) is (state in ("2200H", "42501"))
+
+
+def test_nothing_is_asked_in_the_middle_of_a_message_of_the_server_s() -> None:
+    """The rest of it would be taken for a part of the answer."""
+    told = wire.notice_response("NOTICE", "00000", "x" * 300_000)
+    with stage(TRANSACTION, **keeping()) as s:
+        server, one = in_transaction(s)
+        one.take()
+        server.begin(told, 200_000)
+        s.settle()
+        one.send(wire.query(LASTVAL))
+        s.settle()
+        assert refused(server.take())
+        server.finish()
+        s.settle()
+        assert one.take() == told
+
+
+def test_who_waits_for_that_answer_waits_no_longer_than_for_any() -> None:
+    with stage(TRANSACTION, **keeping()) as s:
+        server, one = in_transaction(s)
+        one.send(wire.query(LASTVAL))
+        s.settle()
+        assert not refused(server.take())
+        later = s.relay.stamp() + 1000
+        while s.relay.stamp() < later:
+            pass
+        assert s.pool.long_servers(1000, 0, 0) == [(server.conn, "query timeout")]
+        assert s.pool.long_servers(0, 0, 1000) == [(server.conn, "transaction timeout")]
+        assert not s.pool.long_servers(0, 500, 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SET LOCAL search_path = a; SELECT lastval()",
+        "SELECT set_config('search_path', 'a', true), currval('s')",
+    ],
+)
+def test_what_another_one_may_be_meant_by_is_not_asked_for(text: str) -> None:
+    assert asks_whose(text.encode()) is None
+
+
 def test_in_a_failed_transaction_the_server_says_so_and_nothing_is_learnt_of_it() -> None:
     with stage(TRANSACTION, **keeping()) as s:
         server, one, two = begun(s)
