@@ -212,7 +212,9 @@ class Opener:
         self.room_made(pool)
 
     async def _log_in(self, pool: PoolState) -> None:
-        slow = self.running.loop.call_later(SLOW, self._is_slow, pool)
+        slow = None
+        if self.running.colleagues is not None:
+            slow = self.running.loop.call_later(SLOW, self._is_slow, pool)
         try:
             if self.rests(pool):
                 return
@@ -223,7 +225,8 @@ class Opener:
         except DialError as error:
             return await self._failed(attempt, error)
         finally:
-            slow.cancel()
+            if slow is not None:
+                slow.cancel()
             pool.opening -= 1
             self.running.changed.set()  # who waits for no server to be left may have waited for this one
         try:
@@ -233,15 +236,19 @@ class Opener:
             raise
 
     def _is_slow(self, pool: PoolState) -> None:
-        if self.running.colleagues is not None and pool.waiting:
-            self.begin(self._look_elsewhere(pool))
+        """Of who comes to wait later nobody would hear."""
+        self.begin(self._look_elsewhere(pool))
 
     async def _look_elsewhere(self, pool: PoolState) -> None:
-        """A login takes its time: whether others have what is waited for."""
+        """A login takes its time: whether others have what is waited for, or may be."""
         colleagues = self.running.colleagues
-        if colleagues is not None and await colleagues.have(pool) and pool.opening:
-            pool.elsewhere = True
-            self._again(pool)
+        if colleagues is not None and await colleagues.have(pool):
+            self._is_elsewhere(pool)
+
+    def _is_elsewhere(self, pool: PoolState) -> None:
+        """Others have some: while a login is under way here, who waits may have one of those."""
+        pool.elsewhere = pool.elsewhere or bool(pool.opening)
+        self._again(pool)
 
     def end_logins(self, pool: PoolState, reason: Reason, *, at: Collection[str] | None = None) -> None:
         """Let no login of this pool go on; `at`: only those at these addresses."""
@@ -291,10 +298,9 @@ class Opener:
         self.consider(pool)
 
     def opened_elsewhere(self, pool: PoolState) -> None:
-        """What has failed here has not failed there: it is tried again, if anybody waits."""
-        if pool.failure is not None:
-            pool.failure = pool.engine.failing = None
-            self._again(pool)
+        """What has failed here, or takes its time, has not failed there: it is tried again, if anybody waits."""
+        pool.failure = pool.engine.failing = None
+        self._is_elsewhere(pool)
 
     def greet(self, pool: PoolState, reported: Mapping[str, str]) -> None:
         """This is what a server says of itself: who waits to be told of it is let in."""
@@ -307,7 +313,10 @@ class Opener:
         """Say why, tell those who wait if nobody else would get in, and try again in server_login_retry."""
         pool, colleagues = attempt.pool, self.running.colleagues
         pool.host_failed(attempt.turn)
-        pool.elsewhere = colleagues is not None and await colleagues.have(pool)
+        pool.elsewhere = False
+        found = colleagues is not None and await colleagues.have(pool)
+        # One may have been opened there while that was asked (`opened_elsewhere`).
+        pool.elsewhere = pool.elsewhere or found
         usable = pool.elsewhere or pool.usable
         if error.sqlstate == wire.TOO_MANY_CONNECTIONS and usable:
             return self._crowded(attempt, error)

@@ -121,3 +121,26 @@ def test_without_any_elsewhere_they_hear_why(
         ask(one, two)
         assert served(one)
         assert served(two)
+
+
+@pytest.mark.slow
+def test_nor_from_what_they_open_later(
+    start_pooler: StartBouncer, start_understudy: Callable[[], Understudy]
+) -> None:
+    """When it was asked what others have, they had none."""
+    server = start_understudy()
+    bouncer = start_pooler(sections=TWO, databases=behind(server), server_connect_timeout=RETRY)
+    with ExitStack() as stack:
+        one, *others = (stack.enter_context(client(bouncer)) for _ in range(4))
+        other = beside(bouncer, one, others, same=False)
+        server.leave()
+        until(lambda: not bouncer.admin("SHOW SERVERS"), "all servers to be gone")
+        server.login = HANG
+        ask(one)
+        until(lambda: server.kept, "a login to hang")
+        until(lambda: bouncer.pool()["maxwait_us"] > 100_000 or bouncer.pool()["maxwait"], "it to be slow")
+        server.login = IN
+        ask(other)
+        assert served(other)
+        assert served(one)
+        assert len(server.kept) == 1
