@@ -371,7 +371,7 @@ class Janitor:
         """How many servers there are more than min_pool_size, in all workers together; below 0: so many are missing.
         None are until we know."""
         least, colleagues = self._running.registry.min_pool_size(pool.database.config), self._running.colleagues
-        if not least or colleagues is None:
+        if least <= 0 or colleagues is None:
             return pool.servers - least
         count = colleagues.count(pool)
         return 0 if count is None else count - least

@@ -153,7 +153,6 @@ def test_reserve_of_a_user(start_same: StartBouncer, cluster: Cluster) -> None:
     assert servers_at_work(bouncer, list(expected), ALL) == expected
 
 
-@pytest.mark.one_process("it is shared out, and a worker without a client of the pool opens nothing; see test_workers")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("shared", "size", "expected"),
