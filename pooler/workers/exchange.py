@@ -138,7 +138,7 @@ class Exchange:
             return False
         if want.needed:
             self._forget(want.key)
-            self._tell(want.accounts[0][0])
+            self._tell(want.accounts[0][0], want.worker)
             return False
         full = next(self._full(want))
         if full in self._sought and self._sought[full].spare:
@@ -214,9 +214,10 @@ class Exchange:
         if not self._counting.get(account):
             self._counting.pop(account, None)
 
-    def _tell(self, account: Account) -> None:
+    def _tell(self, account: Account, only: int | None = None) -> None:
         for number in self._counting.get(account, ()):
-            self._workers[number].line.put("counted", *account[1:], self.ledger.total(account))
+            if only in (None, number):
+                self._workers[number].line.put("counted", *account[1:], self.ledger.total(account))
 
     # ---- servers that others have
 

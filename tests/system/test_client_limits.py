@@ -156,6 +156,7 @@ def test_with_any_the_console_has_one_user(start_same: StartBouncer) -> None:
         assert {row["user"] for row in bouncer.admin("SHOW CLIENTS")} == {ADMIN}
 
 
+@pytest.mark.one_process("who leaves is seen by a worker, who comes by the desk: at once neither is first")
 @pytest.mark.parametrize("logged", [0, 1])
 @pytest.mark.parametrize("who", ["regular", "stranger"])
 def test_who_has_gone_is_counted_out_before_who_comes_at_the_same_moment(

@@ -44,6 +44,7 @@ def among(modules: set[str], names: set[str]) -> set[str]:
     return {module for module in modules if any(f"{module}.".startswith(f"{name}.") for name in names)}
 
 
+@pytest.mark.one_process("a desk and its workers load at once what one day hands them over")
 def test_the_first_answers_load_no_heavy_library(start_pooler: StartBouncer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     bouncer = start_pooler()

@@ -17,7 +17,7 @@ import pytest
 from pooler import routines
 from tests.fixtures import stream
 from tests.fixtures.cluster import Cluster
-from tests.fixtures.process import Bouncer, StartBouncer
+from tests.fixtures.process import WORKERS, Bouncer, StartBouncer
 from tests.fixtures.states import MADE, Author, facts, talk
 from tests.fixtures.stream import Ended, Message, Stream
 from tests.fixtures.waiting import until
@@ -94,7 +94,7 @@ def secret(request: pytest.FixtureRequest, made: Cluster) -> Iterator[Cluster]:
 
 
 def test_a_lock_stays_with_its_client_where_nobody_may_look_for_it(start_pooler: StartBouncer, secret: Cluster) -> None:
-    """And its server is closed when it goes: nobody else has it. The log says why, and not each time."""
+    """And its server is closed when it goes: nobody else has it. The log says why, and each worker not each time."""
     bouncer = start_pooler(default_pool_size=2, **keep())
     with come(bouncer, user="trusty") as one, come(bouncer, user="trusty") as stranger:
         for text in ("BEGIN", "SELECT pg_advisory_lock(77)", "COMMIT"):
@@ -105,7 +105,8 @@ def test_a_lock_stays_with_its_client_where_nobody_may_look_for_it(start_pooler:
             assert one.rows("SELECT pg_backend_pid(), set_config('my.var', 'x', false) IS NULL")[0][:1] == told[0]
             assert stranger.rows(PID) != told
         bouncer.wait_log("session state is not known: .*permission denied for (view|function) pg_lock")
-        assert len({line for line in bouncer.log_text().splitlines() if "is not known: " in line}) == 1
+        said = {line for line in bouncer.log_text().splitlines() if "is not known: " in line}
+        assert len(said) <= int(WORKERS or 1)
         one.socket.close()
         until(lambda: not secret.sql(HOLDS, dbname="app"), "the lock to go with its client")
         alive = f"SELECT count(*) FROM pg_stat_activity WHERE pid = {holder}"
@@ -116,6 +117,7 @@ def test_a_lock_stays_with_its_client_where_nobody_may_look_for_it(start_pooler:
             assert stranger.rows(PID) != told != other.rows(PID)
 
 
+@pytest.mark.one_process("of what may be pinned each worker has one at least")
 def test_a_look_that_fails_does_not_fail_the_transaction(start_pooler: StartBouncer, secret: Cluster) -> None:
     """Where as many are kept as may be: what was asked is answered, and what it held is lost with its connection."""
     bouncer = start_pooler(default_pool_size=2, **keep(1))

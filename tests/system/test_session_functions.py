@@ -4,6 +4,7 @@ pins as if it stood in the text, and a stranger who comes right behind never see
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,12 +12,13 @@ import pytest
 
 from tests.fixtures import stream
 from tests.fixtures.cluster import Cluster
-from tests.fixtures.process import Bouncer, StartBouncer
+from tests.fixtures.process import WORKERS, Bouncer, StartBouncer
 from tests.fixtures.states import CHANNELS, facts
 from tests.fixtures.stream import Message, Stream
 from tests.fixtures.waiting import until
 
 Facts = list[bytes | None]
+LOOKED = re.compile("names? of its own may leave|is looked at for session state")
 
 PL = "LANGUAGE plpgsql AS $$ BEGIN {body} END $$"
 
@@ -258,9 +260,16 @@ def errors(heard: list[Message]) -> list[str]:
     return [message.error["C"] for message in heard if message.type == "E"]
 
 
-def known(bouncer: Bouncer) -> None:
-    """Until the pooler has asked for the database's code."""
-    bouncer.wait_log("names of its own may leave|is looked at for session state")
+def known(bouncer: Bouncer, *clients: Stream) -> None:
+    """Until the pooler has asked for the database's code: each worker that these are in, by a server of its own."""
+    several = min(len(clients), int(WORKERS or 1))
+
+    def asked() -> bool:
+        for one in clients:
+            one.query("SELECT 1")
+        return len(LOOKED.findall(bouncer.log.read_text())) >= several
+
+    until(asked, "the code to be known")
 
 
 def make(server: Cluster, statements: tuple[str, ...]) -> None:
@@ -286,8 +295,7 @@ def test_what_code_leaves_follows_and_nobody_else_has_it(
     bouncer = start_pooler(server=server, default_pool_size=2, **keep())
     with come(bouncer.port, user) as stranger, come(bouncer.port, user) as one:
         if how != "at once":
-            facts(stranger)
-            known(bouncer)
+            known(bouncer, stranger, one)
         for number in range(2):
             if how == "named" and ";" not in sql:
                 parse = [stream.parse(sql, "n")] if number == 0 else []
@@ -324,7 +332,7 @@ def test_what_leaves_nothing_is_not_looked_at(start_pooler: StartBouncer, server
     bouncer = start_pooler(server=server, default_pool_size=1, **keep())
     with come(bouncer.port) as one:
         one.query("SELECT 1")
-        known(bouncer)
+        known(bouncer, one)
         for _ in range(3):
             assert not errors(one.query(sql)) or "leavesx" in sql
         assert not looks(bouncer)
@@ -374,7 +382,7 @@ def test_what_is_made_past_the_pooler_is_known_when_something_is_made(
         fresh = facts(stranger)
         make(server, (LOCKS,))
         assert not errors(one.query("CREATE VIEW v AS SELECT 1"))
-        known(bouncer)
+        known(bouncer, one, stranger)
         assert not errors(one.query("SELECT leaves()"))
         assert bouncer.pool()["sv_active"] == 1
         one.query("SELECT pg_advisory_unlock(77)")
@@ -393,7 +401,7 @@ def test_what_is_refused_is_refused_behind_a_name_too(start_pooler: StartBouncer
         one.query(sql)
         assert facts(stranger) == fresh
         one.query("DISCARD ALL")
-        known(bouncer)
+        known(bouncer, one, stranger)
         assert errors(one.query(sql)) == ["0A000"]
         one.send(stream.parse(sql), stream.bind(), stream.execute(), stream.sync())
         assert errors(one.until("Z")) == ["0A000"]
@@ -430,7 +438,7 @@ def test_a_long_text_that_calls_leaves_nothing(start_pooler: StartBouncer, serve
     bouncer = start_pooler(server=server, default_pool_size=1, **keep())
     with come(bouncer.port) as one, come(bouncer.port) as stranger:
         fresh = facts(stranger)
-        known(bouncer)
+        known(bouncer, one, stranger)
         assert not errors(one.query(f"SELECT '{'x' * size}'; INSERT INTO held VALUES (1)"))
         bouncer.wait_log(r"session state: code \w+: \(too long to be read\)")
         for _ in range(3):
