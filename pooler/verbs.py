@@ -8,7 +8,7 @@ else. The rule: whoever holds a House never reaches past it to pools, sockets or
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -83,6 +83,8 @@ class ConsoleSession:
     """What the log calls this connection."""
     canceled: asyncio.Event = field(default_factory=asyncio.Event)
     """Set by the house when a CancelRequest with `cancel_key` arrives; the console clears it."""
+    on_left: Callable[[], None] = lambda: None
+    """Called by the console when its client has left with everything answered, whatever is left to be tidied up."""
 
 
 class House(Protocol):

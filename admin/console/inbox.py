@@ -43,11 +43,14 @@ class Message(NamedTuple):
 
 class Inbox:
     """`gone` is done as soon as the client is known to have left, even if messages before that are still
-    unread. `longest`: max_packet_size as it is now."""
+    unread; `left` is called then if nothing is unread or unanswered. `longest`: max_packet_size as it is now."""
 
-    def __init__(self, channel: Channel, longest: Callable[[], int]) -> None:
+    def __init__(self, channel: Channel, longest: Callable[[], int], left: Callable[[], None]) -> None:
         self._channel = channel
         self._longest = longest
+        self._left = left
+        self._wanted = False
+        """Whether the next message is waited for."""
         self._queue: asyncio.Queue[Message | Exception] = asyncio.Queue(AHEAD)
         self._held = 0
         self._room = asyncio.Event()
@@ -63,6 +66,8 @@ class Inbox:
                 await self._put(message)
         except ConnectionClosed as end:
             self._leave()
+            if self._wanted and self.empty:
+                self._left()
             await self._queue.put(end)
         except ProtocolError as error:
             await self._queue.put(error)
@@ -93,7 +98,9 @@ class Inbox:
 
     async def next(self) -> Message:
         """The next message. Raises ConnectionClosed, ProtocolError."""
+        self._wanted = True
         item = await self._queue.get()
+        self._wanted = False
         if isinstance(item, Exception):
             raise item
         if item.body is not None:

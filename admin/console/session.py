@@ -58,7 +58,7 @@ described = lru_cache(maxsize=64)(wire.row_description)
 async def serve(channel: Channel, session: ConsoleSession, house: House) -> None:
     """The whole session, from the welcome to the client's leaving; the channel is the caller's to close.
     Raises ConnectionClosed when the client left in any other way than by saying so."""
-    inbox = Inbox(channel, lambda: house.config.settings.max_packet_size)
+    inbox = Inbox(channel, lambda: house.config.settings.max_packet_size, session.on_left)
     try:
         await Console(Outbox(channel), inbox, session, house).run()
     finally:

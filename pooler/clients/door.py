@@ -452,12 +452,14 @@ class Door(Doorstep):
             return
         assert admitted.rights
         key, label = peers.new_key(running.peer_id), client_label(arrival)
-        session = ConsoleSession(admitted.user, admitted.rights, admitted.parameters, key, arrival.number, label)
         user = running.registry.user(admitted.user)
+        gone = partial(self._no_console, arrival.number, user)
+        session = ConsoleSession(
+            admitted.user, admitted.rights, admitted.parameters, key, arrival.number, label, on_left=gone
+        )
         running.registry.count_in(None, user)
         running.console_logins += 1
         self._say_welcome(visit)
-        gone = partial(self._no_console, arrival.number, user)
         task = self._pass_on(visit, self._serve_console(visit, session, gone))
         running.consoles[arrival.number] = ConsoleClient(session, arrival, visit.since, task)
         # Also where nothing of it was run: see `_pass_on`.

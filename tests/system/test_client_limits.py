@@ -127,6 +127,21 @@ def test_a_console_that_has_gone_counts_no_more(start_same: StartBouncer) -> Non
         until(gone)
 
 
+@pytest.mark.one_process("a worker hears of a console's end from the process that has it")
+@pytest.mark.parametrize("how", ["terminate", "close"])
+def test_who_comes_right_behind_a_console_has_its_place(start_same: StartBouncer, how: str) -> None:
+    """As a collector of figures does that has a place of its own and connects each time."""
+    bouncer = start_same(max_user_client_connections=1, client_tls_sslmode="disable", **RIGHTS)
+    for _ in range(30):
+        with Stream(("127.0.0.1", bouncer.port)) as one:
+            one.send(stream.startup({"user": "trusty", "database": ADMIN}))
+            assert one.until("Z", "E")[-1].type == "Z"
+            # Behind an answer everything that was to be done for the login has been done.
+            one.query("SHOW VERSION")
+            if how == "terminate":
+                one.send(stream.terminate())
+
+
 @pytest.mark.parametrize(
     ("auth_type", "limited", "third", "counted"),
     [("any", "trusty", USER, "trusty"), ("any", "scram_user", "", "trusty"), ("trust", "trusty", "", "scram_user"),
