@@ -14,7 +14,7 @@ from tests.fixtures.process import Bouncer, StartBouncer
 from tests.fixtures.stream import Stream
 from tests.fixtures.understudy import HANG, IN, Understudy, refusal
 from tests.fixtures.waiting import until
-from tests.system.test_waiting import ask, behind, client, newcomer, served, told, waiting, welcomed
+from tests.system.test_waiting import STARTING, ask, behind, client, newcomer, served, told, waiting, welcomed
 from tests.system.test_workers import TWO
 
 pytestmark = pytest.mark.usefixtures("cleared")
@@ -144,3 +144,24 @@ def test_nor_from_what_they_open_later(
         assert served(other)
         assert served(one)
         assert len(server.kept) == 1
+
+
+@pytest.mark.slow
+def test_what_has_failed_here_is_tried_at_once_when_it_has_not_failed_elsewhere(
+    start_pooler: StartBouncer, start_understudy: Callable[[], Understudy]
+) -> None:
+    """The others need theirs."""
+    server = start_understudy()
+    bouncer = start_pooler(sections=TWO, databases=behind(server), server_login_retry=RETRY)
+    with ExitStack() as stack:
+        one, *others = (stack.enter_context(client(bouncer)) for _ in range(4))
+        other = beside(bouncer, one, others, same=False)
+        server.leave()
+        until(lambda: not bouncer.admin("SHOW SERVERS"), "all servers to be gone")
+        server.login = STARTING
+        ask(one)
+        until(lambda: "starting up" in bouncer.log.read_text(), "a login to fail")
+        server.login = IN
+        other.query("BEGIN")
+        assert served(one)
+        assert len(server.open) == 2

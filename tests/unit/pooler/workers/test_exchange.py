@@ -248,6 +248,23 @@ def test_where_none_can_be_opened_no_right_is_granted_and_a_server_is_sought(fai
     assert fair.held() == [0, 1, 0]
 
 
+def test_the_part_of_who_can_open_none_is_one_of_what_there_is(fair: Fair) -> None:
+    """Not of what there may be: who has more of that gives one up at once, and no more than the part."""
+    for _ in range(2):
+        fair.want(0, 10)
+    fair.want(1, 10, moved=True)
+    fair.clock.turn()
+    fair.heard()
+    fair.clock.turn()
+    assert fair.workers[0].heard == [("next", POOL, 0.0, ("app", "joe"), True)]
+    fair.given(0)
+    fair.want(1, 10, moved=True)
+    fair.heard()
+    for _ in range(4):
+        fair.clock.turn()
+    assert "next" not in fair.heard()[0]
+
+
 def test_who_has_none_that_can_be_moved_is_not_asked_again_at_once(fair: Fair) -> None:
     fair.want(0, 5)
     fair.want(1, 5, moved=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from pooler.config.kinds import PoolMode
+from pooler.pools.registry import MODES
 from pooler.workers.ledger import servers_of
 from pooler.workers.rights import PATIENT, TICK, UNRESTED, Rights
 
@@ -108,3 +111,39 @@ def test_what_comes_meanwhile_is_not_kept_until_a_late_look(worker: Worker) -> N
     worker.clock.now += 0.001
     worker.rights.sought(POOL)
     assert worker.clock.pause() == pytest.approx(TICK)
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_what_cannot_be_moved_is_not_closed_for_who_can_open_none(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, moved: bool
+) -> None:
+    """It would be of use to nobody."""
+    server, evicted = SimpleNamespace(idle_us=1), []
+    monkeypatch.setattr(worker.rights, "_spare", lambda account: iter([server]))
+    monkeypatch.setattr(worker.rights, "_fits", lambda *_: False)
+    worker.rights._running.evict = lambda *what: evicted.append(what)  # type: ignore[method-assign]
+    answer = asyncio.run(worker.rights.give_one(POOL, NAME, moved))
+    assert (answer, len(evicted)) == ((None, 0) if moved else (False, 1))
+
+
+def a_server(*, close_needed: bool = False, tls: str = "") -> SimpleNamespace:
+    return SimpleNamespace(close_needed=close_needed, about=SimpleNamespace(tls=tls))
+
+
+@pytest.mark.parametrize(
+    ("servers", "mode", "has"),
+    [
+        ([], PoolMode.transaction, False),
+        ([a_server()], PoolMode.transaction, True),
+        ([a_server()], PoolMode.session, False),
+        ([a_server(tls="TLSv1.3")], PoolMode.transaction, False),
+        ([a_server(close_needed=True)], PoolMode.transaction, False),
+        ([a_server(close_needed=True), a_server()], PoolMode.statement, True),
+    ],
+)
+def test_others_have_what_can_be_handed_over(
+    worker: Worker, servers: list[SimpleNamespace], mode: PoolMode, has: bool
+) -> None:
+    worker.pool.engine.mode, worker.pool.engine.servers = MODES[mode], lambda: servers
+    assert worker.rights.has(*NAME) is has
+    assert not worker.rights.has("another", NAME[1])
