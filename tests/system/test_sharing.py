@@ -19,7 +19,7 @@ from tests.fixtures.stream import Stream
 from tests.fixtures.understudy import Understudy
 from tests.fixtures.waiting import DEADLINE, until
 from tests.system.test_auth_query import BY_NAME, asking, who
-from tests.system.test_waiting import ask, behind, client, served
+from tests.system.test_waiting import ask, behind, client, served, welcomed
 
 pytestmark = pytest.mark.usefixtures("cleared")
 
@@ -113,14 +113,16 @@ def test_what_comes_free_goes_to_the_neighbour_who_waits(start_same: StartBounce
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("limit", LIMITS)
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_busy_pool_does_not_keep_its_neighbour_waiting(start_pooler: StartBouncer, workers: int) -> None:
+def test_a_busy_pool_does_not_keep_its_neighbour_waiting(start_pooler: StartBouncer, workers: int, limit: str) -> None:
     """Whoever has waited for longest is served, in whichever pool, and within a bound by whichever worker."""
-    bouncer = start_pooler(max_db_connections=1, sections={"pooler": {"workers": workers}})
+    bouncer = start_pooler(sections={"pooler": {"workers": workers}}, **{limit: 1})
     most = 50 if workers == 1 else 1000
     with ExitStack() as stack:
         busy = [stack.enter_context(client(bouncer)) for _ in range(3)]
-        neighbour = stack.enter_context(client(bouncer, "trusty"))
+        neighbour = stack.enter_context(other(bouncer, limit))
+        assert welcomed(neighbour)
         ask(*busy)
         for _ in range(20):
             ask(neighbour)

@@ -13,7 +13,7 @@ import pytest
 from pooler.pools.registry import PoolState
 from pooler.servers.opener import SLOW
 from tests.fixtures.understudy import HANG, refusal
-from tests.unit.pooler.servers.test_opener import ASK, Place, play, understudy, until
+from tests.unit.pooler.servers.test_opener import ASK, BEGIN, Place, play, understudy, until
 
 __all__ = ["play", "understudy"]
 
@@ -30,6 +30,7 @@ class Others:
         return self.answer(pool)
 
     def may_open(self, pool: PoolState, **_: bool) -> bool:
+        self.said.append(f"{pool.user.name} wants one")
         return True
 
     def yields(self, pool: PoolState) -> bool:
@@ -126,3 +127,19 @@ def test_without_others_nobody_looks_how_long_a_login_takes(
             assert (SLOW in delays) is (others is not None)
 
     play(scene)
+
+
+def test_who_waits_for_a_limit_that_others_have_part_in_is_known_to_them(play: Callable[..., None]) -> None:
+    """Also where all of it is this worker's: what comes free is for who has waited for longest anywhere."""
+
+    async def scene(place: Place) -> None:
+        others = beside(place, Others())
+        holder, waits = place.come("bob"), place.come("anna")
+        holder.say(BEGIN)
+        await until(lambda: holder.linked)
+        waits.say(ASK)
+        await until(lambda: "anna wants one" in others.said)
+        assert waits.waits
+        assert not waits.pool.opening
+
+    play(scene, max_db_connections="1")
