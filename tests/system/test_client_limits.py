@@ -171,7 +171,7 @@ def test_with_any_the_console_has_one_user(start_same: StartBouncer) -> None:
         assert {row["user"] for row in bouncer.admin("SHOW CLIENTS")} == {ADMIN}
 
 
-@pytest.mark.one_process("who leaves is seen by a worker, who comes by the desk: at once neither is first")
+@pytest.mark.one_process("each has looks of its own, and hears from the others later who has gone")
 @pytest.mark.parametrize("logged", [0, 1])
 @pytest.mark.parametrize("who", ["regular", "stranger"])
 def test_who_has_gone_is_counted_out_before_who_comes_at_the_same_moment(
@@ -184,6 +184,7 @@ def test_who_has_gone_is_counted_out_before_who_comes_at_the_same_moment(
             at_once(stack, bouncer, who, turn, None)
 
 
+@pytest.mark.one_process("each has looks of its own, and hears from the others later who has gone")
 @pytest.mark.parametrize("who", ["regular", "stranger"])
 @pytest.mark.parametrize("limit", ["max_client_conn", "max_user_client_connections", "max_db_client_connections"])
 @pytest.mark.parametrize("logged", [1, 0])

@@ -262,7 +262,7 @@ def errors(heard: list[Message]) -> list[str]:
 
 def known(bouncer: Bouncer, *clients: Stream) -> None:
     """Until the pooler has asked for the database's code: each worker that these are in, by a server of its own."""
-    several = min(len(clients), int(WORKERS or 1))
+    several = max(1, min(len(clients), int(WORKERS or 1)))
 
     def asked() -> bool:
         for one in clients:
