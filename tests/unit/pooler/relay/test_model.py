@@ -83,10 +83,14 @@ class Actor:
         self.late = bytearray()
         self.expected = bytearray()
         self.must_settle = False
+        self.synced_in_copy = False
+        self.queries = 0
 
     def say(self, message: bytes) -> None:
         """Send a message, after all that it has said before."""
         self.late += message
+        self.synced_in_copy |= self.oracle.copying is not None and message == wire.sync()
+        self.queries += message[:1] == b"Q"
         if not self.oracle.ended:
             self.expected += self.oracle.feed(message)
 
@@ -426,7 +430,20 @@ class Plays(RuleBasedStateMachine):
         pool = self.stage.pool
         assert pool.waiting_clients.count == 0
         if pool.mode != engine.SESSION:
+            self.who_is_not_told_apart_goes_on()
             assert pool.active_servers.count == 0
+
+    def who_is_not_told_apart_goes_on(self) -> None:
+        """A Sync in the middle of a COPY that fails may or may not be answered. Where that is still open when all has
+        been, since as many queries were skipped by one guess as were answered by the other, the server stays with its
+        client until one more is answered than were skipped."""
+        for actor in self.actors:
+            for _ in range(actor.queries if actor.synced_in_copy else 0):
+                if actor.peer.conn.state_name == "active":
+                    actor.say(wire.query(self.token("SELECT")))
+                    actor.peer.send(bytes(actor.late))
+                    actor.late.clear()
+                    self.stage.settle()
 
     def finish_all(self) -> None:
         for actor in self.actors:
