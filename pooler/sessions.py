@@ -408,16 +408,17 @@ _SHAPES = {"lastval": r"\(\)", "currval": r"\((?:s|p\(s(?:::t)?,s(?:::t)?\))(?::
 may be a syntax error, ahead of the savepoint, or has another meaning."""
 
 
-def asks_whose(text: bytes) -> bytes | None:
+def asks_whose(text: bytes, *, sets_one: bool = False) -> bytes | None:
     """What tells, in a transaction, whether the values that currval and lastval in `text` are to give were drawn in it;
     None where that cannot be asked without doing more than `text` does: their arguments are no constants, or may mean
-    another one behind what else it does."""
+    another one behind what else it does. `sets_one`: one was set in it, which no lastval tells of."""
     try:
         statements = [statement.tokens for statement in split(text.decode("ascii"), MOST_TOKENS) if statement.tokens]
     except (UnicodeDecodeError, Unterminated, TooMuch):
         return None
     tokens = statements[0] if len(statements) == 1 else []
     calls = {_call(tokens, at) for at in range(len(tokens)) if recalls(tokens, at)}
+    calls |= {""} if sets_one and any(call.endswith("lastval()") for call in calls) else set()
     if not calls or "" in calls or b"\\" in text or any(token == "set_config" for token in tokens):
         return None
     asked = "; ".join(f"SELECT {call}" for call in sorted(calls))

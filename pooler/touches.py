@@ -254,12 +254,12 @@ def _examine(tokens: Sequence[Token], found: _Findings) -> None:
         elif word in RECALLING and recalls(tokens, at, in_code=found.in_code):
             found.recalls()
         elif word in DRAWING:
-            found.looks |= DRAWS
+            found.looks |= DRAWS | (_sets(tokens, at) if word == "setval" else 0)
             found.draws = True
         elif word in ("temp", "temporary") or word.startswith("pg_temp"):
             found.makes(Held.TEMP)
     words = [token.value for token in tokens if token.kind is Kind.WORD]
-    if not SETTING.isdisjoint(words):
+    if "restart" in words:
         found.looks |= SETS
     fills = not FILLING.isdisjoint(words)
     found.draws |= fills
@@ -278,6 +278,17 @@ def recalls(tokens: Sequence[Token], at: int, *, in_code: bool = False) -> bool:
     if at + 1 < len(tokens) and tokens[at + 1] == "(":
         return True
     return before == "." and (in_code or of is None or of.kind not in (Kind.WORD, Kind.QUOTED))
+
+
+def _sets(tokens: Sequence[Token], at: int) -> int:
+    """What setval leaves that is called there: with two arguments, currval gives its session the second one."""
+    depth = commas = 0
+    for token in tokens[at + 1 :]:
+        depth += (token in ("(", "[")) - (token in (")", "]"))
+        commas += depth == 1 and token == ","
+        if depth <= 0:
+            break
+    return SETS_ONE if commas == 1 and depth == 0 else SETS
 
 
 def _makes_table(words: Sequence[str]) -> bool:
@@ -549,12 +560,13 @@ FORGETS = 1 << 18
 REDEFINES = 1 << 19
 """In `looks`: a table is made, of which the tag tells as of a SELECT."""
 SETS = 1 << 20
-"""In `looks`: a sequence may be set or begun anew, which locks it as a draw does."""
+"""In `looks`: a sequence may be set or begun anew, which locks it as a draw does, and leaves no value."""
+SETS_ONE = 1 << 21
+"""In `looks`: a sequence is set, and has a value for its session by that; lastval is still that of another one."""
 FORGETTING = "deallocate"
 RECALLING = frozenset({"currval", "lastval"})
 RECALLING_NUMBERS = frozenset({1575, 2559})
 DRAWING = frozenset({"nextval", "setval"})
-SETTING = frozenset({"setval", "restart"})
 FILLING = frozenset({"insert", "merge", "copy"})
 """What may have a column's default draw from a sequence."""
 TEMPORARY_PATH = Touch(0, Held.TEMP | MAY_LEAD, "")

@@ -21,6 +21,7 @@ cdef int SEQUENCES = touches.Held.SEQUENCE
 cdef int DRAWS = touches.DRAWS
 cdef int RECALLS = touches.RECALLS
 cdef int SETS = touches.SETS
+cdef int SETS_ONE = touches.SETS_ONE
 cdef object DRAWN = touches.Touch(touches.Held.SEQUENCE, 0, "(INSERT or nextval)")
 
 
@@ -28,6 +29,7 @@ cdef int change_hands(Server s, Client c) except -1:
     # It was not the last one's server, or nobody's, before; or it was, and its client has drawn elsewhere since, maybe.
     c.home = s.id
     s.vouched = UNASKED
+    s.sets_one = False
     if s.sole == NOBODYS:
         s.sole = c.id
     elif s.pool.recalls and s.pool.kept & SEQUENCES and s.shared():
@@ -47,6 +49,7 @@ cdef int note_sequences(Server s, object touch) except -1:
     s.draws |= touch.looks & DRAWS != 0 or kinds & ~SEQUENCES != 0
     if touch.looks & SETS or kinds & <int>touches.Held.UNSEEN:
         s.vouched = NOT_OWN
+    s.sets_one |= touch.looks & SETS_ONE != 0
     return 0
 
 
@@ -70,7 +73,7 @@ cdef bint asks_whose(Client c, Server s, object touch, bytes text, bint later) e
     # Whether the message has to wait: the server, on which others were, forgets their values first, or, where its client
     # is in a transaction, is asked whether it has drawn in that, as soon as all that is under way has been answered. Between
     # a Parse and its Bind this can be. `later`: it is carried out when it is bound.
-    cdef bytes asked
+    cdef bytes asked = None
     if (<int>touch.kinds) & c.pool.kept & SEQUENCES == 0 or s.sole == c.id or not s.shared():
         return False
     if s.ledger.begun or s.need or not s.ledger.is_idle():
@@ -82,7 +85,8 @@ cdef bint asks_whose(Client c, Server s, object touch, bytes text, bint later) e
         s.sole = c.id
         s.run_task(SET_TASK, b"DISCARD SEQUENCES;")
         return True
-    asked = sessions.asks_whose(text) if s.status == IN_TRANSACTION and s.vouched == UNASKED and not later else None
+    if s.status == IN_TRANSACTION and s.vouched == UNASKED and not later:
+        asked = sessions.asks_whose(text, sets_one=s.sets_one)
     if asked is None:
         return False
     s.rows = []
@@ -113,8 +117,9 @@ cdef int whose_told(Server s) except -1:
     return s.link.resume()
 
 
-# Errors of a constraint, of a division, and in a transaction that has failed already.
-cdef object HARMLESS = re.compile(rb"\0C(?:23...|22012|25P02)\0")
+# Errors of a constraint, of a division or a value, of what is not there, and in a transaction that has failed already: no draw
+# fails with these behind its lock.
+cdef object HARMLESS = re.compile(rb"\0C(?:23...|22012|22P02|22001|26000|42601|42P01|42703|42883|25P02)\0")
 
 
 cdef int only_locked(Server s, uint8_t *p, size_t n) except -1:

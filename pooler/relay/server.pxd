@@ -50,8 +50,9 @@ cdef class Server(Conn):
     cdef bint forgets
     cdef bint draws
     cdef bint recalls
-    # Whose it has said to be what its client asks for next.
+    # Whose it has said to be what its client asks for next; whether one was set in this transaction.
     cdef uint8_t vouched
+    cdef bint sets_one
     # Channels that it listens to for its client, the listening server that they go over to, and the mark in both streams.
     cdef tuple channels
     cdef Hub hub

@@ -416,6 +416,7 @@ cdef class Server(Conn):
         self.draws = self.recalls = False
         if self.ledger.at_rest():
             self.vouched = UNASKED
+            self.sets_one = False
         if self.shared() and self.clean():
             part_from(self)
         elif pool.mode == MODE_SESSION and self.close_needed and pool.fast_close and self.clean():

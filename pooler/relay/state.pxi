@@ -308,7 +308,7 @@ cdef int touched(Client c, Server s, object touch) except -1:
     cdef Pool pool = c.pool
     cdef int kinds = touch.kinds
     note_seen(c, touch)
-    if touch.looks & (DRAWS | SETS) or kinds & (SEQUENCES | <int>touches.Held.UNSEEN):
+    if touch.looks & (DRAWS | SETS | SETS_ONE) or kinds & (SEQUENCES | <int>touches.Held.UNSEEN):
         note_sequences(s, touch)
     s.strays = s.strays or strays(touch)
     s.forgets_all = s.forgets_all or touch.looks & touches.FORGETS != 0

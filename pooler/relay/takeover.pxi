@@ -40,7 +40,7 @@ cdef dict UNTOUCHED = {
     "undone": False, "silenced": False, "look_failed": False, "touches": None, "rows": None, "doubted": (), "checked": (), "types": None, "redefines": False, "strays": False, "forgets_all": False, "defines": False,
     "unnamed": (0, b"", None, None, None), "unnamed_there": (0, 0), "hub": None, "marks": [], "inbox": [], "channels": [], "mark": None,
     "marked": False, "last_pid": 0, "early": None, "early_at": -1, "epochs": None, "notified": False, "to_make": None, "made": 0, "said": None,
-    "unmade": (), "unproven": (), "known": None, "counted": (), "draws": False, "recalls": False, "sole": SEVERAL, "asked": False, "heard_at": None, "taken": 0,
+    "unmade": (), "unproven": (), "known": None, "counted": (), "draws": False, "recalls": False, "vouched": UNASKED, "sets_one": False, "sole": SEVERAL, "asked": False, "heard_at": None, "taken": 0,
     "recalled": None, "home": 0,
 }
 # The state of a connection that comes from a process which knows nothing of session state.
@@ -149,7 +149,8 @@ cdef dict record_server(Server s, dict state, dict table):
         touches=None if s.touches is None else [recorded_touch(touch) for touch in s.touches],
         rows=None if s.rows is None else [list(row) for row in s.rows],
         channels=list(s.channels), hub=s.hub.marker if s.hub is not None else None, mark=s.mark, marked=s.marked, last_pid=s.last_pid,
-        epochs=s.epochs, notified=s.notified, draws=s.draws, recalls=s.recalls, sole=s.sole, asked=s.asked, heard_at=s.heard_at, taken=s.taken,
+        epochs=s.epochs, notified=s.notified, draws=s.draws, recalls=s.recalls,
+        vouched=UNASKED if s.vouched == OWN else s.vouched, sets_one=s.sets_one, sole=s.sole, asked=s.asked, heard_at=s.heard_at, taken=s.taken,
     )
     return state
 
@@ -278,6 +279,7 @@ def revive_server(Pool pool, int fd, dict state, params, about, dict table):
     s.channels, s.mark, s.marked, s.last_pid = tuple(state["channels"]), state["mark"], state["marked"], state["last_pid"]
     s.hub, s.epochs, s.notified = pool.relay.hubs.get(state["hub"]), state["epochs"], state["notified"]
     s.draws, s.recalls, s.sole, s.asked, s.taken = state["draws"], state["recalls"], state["sole"], state["asked"], state["taken"]
+    s.vouched, s.sets_one = state["vouched"], state["sets_one"]
     s.heard_at = pool.relay.now if state["heard_at"] is None else state["heard_at"]
     pin(s, state["pinned"])
     for touch in s.touches or ():

@@ -61,6 +61,23 @@ PROGRAMS: dict[str, list[Step]] = {
         ("one", "SELECT currval('drawn_from_id_seq')"),
         ("one", "COMMIT"),
     ],
+    "what has only locked its sequence": [
+        ("other", "INSERT INTO drawn_from (x) VALUES (1)"),
+        ("one", "BEGIN"),
+        ("one", "SELECT setval('drawn_from_id_seq', 7, false)"),
+        ("one", RESTART),
+        ("one", "SELECT currval('drawn_from_id_seq')"),
+        ("one", "ROLLBACK"),
+    ],
+    "what was set": [
+        ("other", "INSERT INTO drawn_from (x) VALUES (1)"),
+        ("one", "BEGIN"),
+        ("one", "SELECT setval('drawn_from_id_seq', 7)"),
+        ("one", RESTART),
+        ("one", "SELECT currval('drawn_from_id_seq')"),
+        ("one", "SELECT lastval()"),
+        ("one", "ROLLBACK"),
+    ],
     "that nobody has used it yet": [
         ("other", parsed("SELECT x FROM remade", "n")),
         (OUTSIDE, CHANGE),
@@ -104,7 +121,7 @@ def run(
                 cluster.sql(str(said), dbname="app")
             else:
                 come[who].send(said if isinstance(said, bytes) else stream.query(said))
-                found[-1] = [shown(message) for message in come[who].until() if message.type not in "SN"]
+                found[-1] = [shown(message) for message in come[who].until() if message.type not in "SNT"]
     return found
 
 

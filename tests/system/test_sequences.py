@@ -288,6 +288,8 @@ LOCKED: dict[str, tuple[str, ...]] = {
     "the next one is set": (UNSET, ANOTHERS),
     "the last one's": (UNSET, LAST),
     "the last one is set": ("SELECT setval('drawn_too_id_seq', 7)", LAST),
+    "the last one's, behind that which was set": ("SELECT setval('drawn_too_id_seq', 7)", ANOTHERS, LAST),
+    "by its quoted name": (UNSET.replace("setval", '"setval"'), ANOTHERS),
     "by code": ("SELECT sets()", ANOTHERS),
     "by a trigger": ("UPDATE watched SET x = 2", ANOTHERS),
     "by a block": (f"DO $$ BEGIN PERFORM {UNSET[7:]}; END $$", ANOTHERS),
@@ -350,6 +352,25 @@ def test_nor_is_who_has_only_locked_it(start_pooler: StartBouncer, server: Clust
                 one.execute("ROLLBACK")
     finally:
         server.sql(LOCKING_GONE, dbname="app")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("between", ["SELECT 1 / 0", "SELEKT", "SELECT x FROM nothing", "SELECT 'a'::int"])
+def test_what_was_set_is_its_clients(start_pooler: StartBouncer, server: Cluster, between: str) -> None:
+    """Of who asks first, in the same transaction: also behind errors by which no sequence is locked."""
+    bouncer = keeping(start_pooler, server, 1)
+    strange(bouncer, 1)
+    known(bouncer)
+    for port in (bouncer.port, server.port):
+        with client(port) as one:
+            one.execute("BEGIN")
+            one.execute("SELECT setval('drawn_too_id_seq', 7)")
+            one.execute("SAVEPOINT a")
+            with pytest.raises(psycopg.Error):
+                one.execute(between)
+            one.execute("ROLLBACK TO a")
+            assert value(one, ANOTHERS) == 7
+            one.execute("ROLLBACK")
 
 
 def drawn_elsewhere(bouncer: Bouncer) -> None:

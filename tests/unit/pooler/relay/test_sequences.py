@@ -208,6 +208,12 @@ def test_what_another_one_may_be_meant_by_is_not_asked_for(text: str) -> None:
     assert asks_whose(text.encode()) is None
 
 
+def test_behind_one_that_was_set_the_last_one_is_not_asked_for() -> None:
+    assert asks_whose(b"SELECT lastval()", sets_one=True) is None
+    assert asks_whose(b"SELECT currval('s'), pg_catalog.lastval()", sets_one=True) is None
+    assert asks_whose(b"SELECT currval('lastval()')", sets_one=True)
+
+
 def test_in_a_failed_transaction_the_server_says_so_and_nothing_is_learnt_of_it() -> None:
     with stage(TRANSACTION, **keeping()) as s:
         server, one, two = begun(s)

@@ -42,7 +42,6 @@ LEFT: dict[str, dict[str, str]] = {
         "weighs": "by what pins it, and what it was touched by",
         "place": "of its address",
         **dict.fromkeys(("read_mode", "volume", "gauge"), "of a long result, which is found to be one again"),
-        "vouched": "the server is asked again, for the text that it was asked for",
         **dict.fromkeys(("batch", "batch_len", "batch_cap", "batch_start", "means"), COPY),
         **dict.fromkeys(("keeps", "goes_back", "renews", "synced"), COPY),
         "cancels": "one that is being cancelled does not go over",
