@@ -11,6 +11,7 @@ import dataclasses
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from pooler.aside import aside
@@ -164,7 +165,11 @@ class Hand:
         (descriptor,) = descriptors
         self.say("taken", place)
         self.clients = elsewhere
-        sock = socket.socket(fileno=descriptor)
+        # Who is not said to be taken is another worker's where this one ends: that has all to hear what it has to say.
+        assert self._line is not None
+        self._line.when_said(partial(self._let_in, port, socket.socket(fileno=descriptor)))
+
+    def _let_in(self, port: int, sock: socket.socket) -> None:
         if sock.family == socket.AF_UNIX:
             self._door(port).arrived(sock)
             return

@@ -3,7 +3,7 @@
 A message is a name and values, a question has an answer. Both sides are the same program of the same release, started
 one by the other, so values are pickled. The rule: a message is whole or not at all, they come in the order in which
 they were put, and nothing waits for the other side to read: what it has yet to take is kept, and of what can be spared
-no more than a bound.
+no more than a bound. What the other side has said before its end is heard, whatever we had to say to it meanwhile.
 """
 
 from __future__ import annotations
@@ -150,6 +150,12 @@ class Line:
         """Who hears the answer if whoever asked does not await it any more."""
         self._number = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._then: deque[Callable[[], object]] = deque()
+        """What is done when nothing is unsaid."""
+        self._mute = False
+        """Whether nothing can be said any more."""
+        self._over = False
+        """Whether nothing comes any more; it ends when what has come is heard."""
         self.closed = False
         self.lost = 0
         """Messages that were spared."""
@@ -160,7 +166,7 @@ class Line:
     def put(self, name: str, *values: Any, descriptors: Sequence[int] = (), spare: bool = False) -> bool:
         """Have the other side do it. `descriptors` stay the caller's as well. `spare`: it need not come to know if it
         is far behind. False when it does not."""
-        if self.closed or (spare and self._behind > SPARED):
+        if self.closed or self._mute or (spare and self._behind > SPARED):
             self.lost += 1
             return False
         self._send(SAYS, 0, name, values, descriptors)
@@ -171,7 +177,7 @@ class Line:
     ) -> Any:
         """What the other side answers. Raises LineClosed, or Failed with what it raised. `late` hears the answer if
         whoever asked is cancelled before it comes."""
-        if self.closed:
+        if self.closed or self._mute:
             raise LineClosed
         self._number += 1
         number, answer = self._number, self._loop.create_future()
@@ -189,8 +195,20 @@ class Line:
         finally:
             self._asked.pop(number, None)
 
+    def when_said(self, then: Callable[[], object]) -> None:
+        """Call `then` when the other side hears all that was put, whatever becomes of us; never if it is gone first."""
+        self._then.append(then)
+        self._say_so()
+
+    def _say_so(self) -> None:
+        while self._then and not (self._out or self._mute or self.closed):
+            try:
+                self._then.popleft()()
+            except Exception as error:
+                self._failed("what was said", error)
+
     def _send(self, kind: int, number: int, name: str, values: object, descriptors: Sequence[int] = ()) -> None:
-        if self.closed:
+        if self.closed or self._mute:
             return
         body = packed((kind, number, name, values, tuple(map(_identity, descriptors))))
         data = memoryview(len(body).to_bytes(HEADER, "big") + body)
@@ -219,11 +237,27 @@ class Line:
                 self._loop.add_writer(self._sock, self._writable)
             self._stuck = True
         except OSError:
-            self._end()
+            self._say_no_more()
         else:
             if self._stuck:
                 self._loop.remove_writer(self._sock)
-            self._stuck = False
+                self._stuck = False
+                self._say_so()
+
+    def _say_no_more(self) -> None:
+        """The other side is gone, or cannot be told: what it has said is read before that is the end here as well."""
+        self._mute = True
+        self._loop.remove_writer(self._sock)
+        self._forget_unsaid()
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def _forget_unsaid(self) -> None:
+        for _, descriptors in self._out:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        self._out.clear()
+        self._then.clear()
 
     def _put_out(self, data: memoryview, descriptors: Sequence[int]) -> int:
         if not descriptors:
@@ -235,6 +269,7 @@ class Line:
 
     def _readable(self) -> None:
         got, here = 0, len(self._in)
+        ancillary: list[tuple[int, int, bytes]] = []
         # First the room: what is read has left the kernel, and a line that lacks some of it is none any more.
         self._in += bytes(self._lacks())
         try:
@@ -243,7 +278,8 @@ class Line:
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            return self._end()
+            # As behind its last word.
+            got = 0
         finally:
             del self._in[here + got :]
         for level, kind, values in ancillary:
@@ -252,7 +288,8 @@ class Line:
                 found.frombytes(values[: len(values) - len(values) % found.itemsize])
                 self._descriptors.extend(found)
         if not got:
-            return self._end()
+            self._over = True
+            self._loop.remove_reader(self._sock)
         self._take()
 
     def _lacks(self) -> int:
@@ -266,7 +303,7 @@ class Line:
         while len(self._in) >= HEADER and not self.closed:
             size = HEADER + int.from_bytes(self._in[:HEADER], "big")
             if len(self._in) < size:
-                return
+                break
             try:
                 with memoryview(self._in) as whole, whole[HEADER:size] as body:
                     kind, number, name, values, identities = pickle.loads(body)
@@ -283,6 +320,8 @@ class Line:
             except Exception as error:
                 # A bug of ours, or no memory: the other messages are others.
                 self._failed("a message", error)
+        if self._over:
+            self._end()
 
     def _claimed(self, identities: Iterable[Identity]) -> list[int]:
         """Of the descriptors that have come those that are this message's; what is lost is missing."""
@@ -347,10 +386,7 @@ class Line:
         self._loop.remove_writer(self._sock)
         with suppress(OSError):
             self._sock.close()
-        for _, descriptors in self._out:
-            for descriptor in descriptors:
-                os.close(descriptor)
-        self._out.clear()
+        self._forget_unsaid()
         while self._descriptors:
             os.close(self._descriptors.popleft())
         for answer in self._asked.values():

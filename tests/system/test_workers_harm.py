@@ -9,13 +9,16 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from tests.fixtures.cluster import SUPERUSER
 from tests.fixtures.disk import Disk
 from tests.fixtures.process import Bouncer, StartBouncer
+from tests.fixtures.stream import Ended, Stream, startup
 from tests.fixtures.waiting import until
 from tests.system.test_workers import TWO, alive, workers
 
@@ -159,3 +162,48 @@ def test_a_worker_that_hangs_is_noticed_by_its_clients_alone(start_pooler: Start
         goes_on(stack.enter_context(bouncer.connect()), *mine)
         until(lambda: not alive(first), "it to be ended", deadline=40)
         goes_on(*mine)
+
+
+def taken_in(one: Stream) -> tuple[int, int]:
+    """Of the other end of this connection: the number of its socket, 0 until it is accepted, and the bytes that nobody
+    has read."""
+    port = f":{one.socket.getsockname()[1]:04X}"
+    rows = (row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    ((queues, inode),) = ((row[4], row[9]) for row in rows if row[2].endswith(port))
+    return int(inode), int(queues.split(":")[1], 16)
+
+
+def sleeps(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
+@pytest.mark.slow
+def test_who_was_taken_by_a_worker_that_ends_is_handed_to_nobody_else(start_pooler: StartBouncer) -> None:
+    """What it had said is read there, and would be awaited again: it was told nothing until client_login_timeout, where
+    the desk had something to say to that worker before it had heard all that it had said."""
+    bouncer = start_pooler(sections=TWO, default_pool_size=4)
+    address = bouncer.address, bouncer.port
+    with ExitStack() as stack:
+        pids = [row["pid"] for row in workers(bouncer)]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        several = [stack.enter_context(Stream(address)) for _ in range(4)]
+        for one in several:
+            one.send(startup({"user": SUPERUSER, "database": "app"}))
+        until(lambda: all(taken_in(one)[0] for one in several) and sleeps(bouncer.pid), "the desk to hand them on")
+        bouncer.signal(signal.SIGSTOP)
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+        until(lambda: not any(taken_in(one)[1] for one in several), "the workers to take them")
+        os.kill(pids[0], signal.SIGKILL)
+        until(lambda: not alive(pids[0]), "its end")
+        for _ in range(4):
+            stack.enter_context(Stream(address))
+        bouncer.signal(signal.SIGCONT)
+        ends = []
+        for one in several:
+            try:
+                ends.append(one.until("Z")[-1].type)
+            except Ended:
+                ends.append("gone")
+        assert sorted(ends) == ["Z", "Z", "gone", "gone"]

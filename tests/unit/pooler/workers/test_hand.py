@@ -1,7 +1,11 @@
-"""A worker's side of the line: what a welcome from elsewhere leads to. The rest is in tests/system/test_workers.py."""
+"""A worker's side of the line: what a welcome from elsewhere leads to, and who is let in when. The rest is in
+tests/system/test_workers.py."""
 
 from __future__ import annotations
 
+import os
+import socket
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,3 +28,35 @@ def test_who_needs_a_server_behind_a_welcome_from_elsewhere_is_heard() -> None:
     Hand(running, opener, other, other, other, other, other, other).welcome("app", "joe", {"server_version": "15"})
     assert greeted == [{"server_version": "15"}]
     assert not pool.engine.full
+
+
+def test_nobody_is_let_in_before_the_desk_hears_of_it() -> None:
+    """Where the worker ends first another one has the client, who would be asked again for what it has said."""
+    said: list[object] = []
+    then: list[Callable[[], object]] = []
+    other: Any = None
+    config = SimpleNamespace(databases={}, settings=SimpleNamespace(listen_port=6432))
+    running: Any = SimpleNamespace(registry=SimpleNamespace(on_left=None), config=config, colleagues=None)
+    control: Any = SimpleNamespace(attended=None)
+
+    def put(*values: object, descriptors: Sequence[int]) -> bool:
+        said.append(values)
+        return True
+
+    line: Any = SimpleNamespace(put=put, when_said=then.append)
+
+    def arrived(sock: socket.socket) -> None:
+        with sock:
+            said.append(sock.fileno())
+
+    door: Any = SimpleNamespace(arrived=arrived, reception=SimpleNamespace())
+    hand = Hand(running, other, other, other, control, other, other, other)
+    hand.begin(line, {0: door})
+    running.relay = SimpleNamespace(welcome=lambda descriptor: socket.socket(fileno=descriptor))
+    with socket.create_server(("127.0.0.1", 0)) as ours, socket.create_connection(ours.getsockname()) as theirs:
+        come = os.dup(theirs.fileno())
+        hand.newcomer(7, 0, 3, [come])
+        assert (said, hand.clients) == ([("taken", 7)], 3)
+        (let_in,) = then
+        let_in()
+    assert said[1:] == [come]

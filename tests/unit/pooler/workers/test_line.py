@@ -85,19 +85,27 @@ def test_room_is_made_for_what_a_message_lacks() -> None:
     asyncio.run(run())
 
 
+def short(work: Callable[..., Any], *turns: bool) -> Callable[..., Any]:
+    """Has no memory in these turns."""
+    failures = iter(turns)
+
+    def tried(*values: Any) -> Any:
+        if next(failures, False):
+            raise MemoryError
+        return work(*values)
+
+    return tried
+
+
+async def come(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(DEADLINE):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
 def test_what_there_is_no_memory_for_is_heard_when_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither what is read is lost, nor what was read already, and all comes in its order."""
     heard: list[int] = []
-
-    def short(work: Callable[..., Any], *turns: bool) -> Callable[..., Any]:
-        failures = iter(turns)
-
-        def tried(*values: Any) -> Any:
-            if next(failures, False):
-                raise MemoryError
-            return work(*values)
-
-        return tried
 
     class Short(bytearray):
         __iadd__ = short(bytearray.__iadd__, True, True, False, True)
@@ -111,9 +119,7 @@ def test_what_there_is_no_memory_for_is_heard_when_there_is(monkeypatch: pytest.
             ends.far._in = Short()
             for number in range(5):
                 ends.near.put("say", number, b"x" * 30_000)
-            async with asyncio.timeout(DEADLINE):
-                while len(heard) < 5:
-                    await asyncio.sleep(0.001)
+            await come(lambda: len(heard) == 5)
             assert heard == list(range(5))
             assert {type(fault) for fault in faults} == {MemoryError}
 
@@ -246,6 +252,76 @@ def test_who_is_gone_answers_nothing() -> None:
             with pytest.raises(LineClosed):
                 await ends.near.ask("never")
             assert ends.near.put("never") is False
+
+    asyncio.run(run())
+
+
+def test_what_was_said_before_the_end_is_heard_whatever_is_said_to_who_is_gone() -> None:
+    """A worker that is killed has said who is its own; the desk heard nothing of that where it had something to say to
+    that worker first, and handed its clients to another one."""
+    heard: list[object] = []
+
+    def see(*values: object, descriptors: list[int]) -> None:
+        heard.append((*values, len(descriptors)))
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    async def run() -> None:
+        async with Ends({"say": heard.append, "see": see}) as ends:
+            for number in range(3):
+                ends.near.put("say", number)
+            with open(os.devnull) as shown:
+                ends.near.put("see", "shown", descriptors=[shown.fileno()])
+            ends.near.close()
+            assert ends.far.put("say", "too late")
+            assert not ends.far.put("say", "and this")
+            with pytest.raises(LineClosed):
+                await ends.far.ask("say", "nor this")
+            assert heard == ends.ended == []
+            await come(lambda: ends.ended)
+            assert heard == [0, 1, 2, ("shown", 1)]
+            assert ends.ended == ["far"]
+
+    asyncio.run(run())
+
+
+def test_an_end_comes_behind_what_there_was_no_memory_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[object] = []
+
+    async def run() -> None:
+        async with Ends({"say": heard.append}) as ends:
+            monkeypatch.setattr(pickle, "loads", short(pickle.loads, True, False, True))
+            for number in range(3):
+                ends.near.put("say", number)
+            ends.near.close()
+            await come(lambda: ends.ended)
+            assert heard == [0, 1, 2]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("ends_first", [False, True])
+def test_what_is_to_be_said_first_has_left_when_it_is_gone_on(ends_first: bool) -> None:
+    order: list[object] = []
+
+    async def run() -> None:
+        async with Ends({"say": lambda text: order.append(len(text))}) as ends:
+            ends.near.when_said(lambda: order.append("at once"))
+            ends.loop.remove_reader(ends.far._sock)
+            ends.near.put("say", b"x" * 5_000_000)
+            ends.near.when_said(lambda: order.append(1 / 0))
+            ends.near.when_said(lambda: order.append("then"))
+            await asyncio.sleep(0.02)
+            assert order == ["at once"]
+            if ends_first:
+                ends.far.close()
+                await come(lambda: ends.ended)
+                assert order == ["at once"]
+                return
+            ends.loop.add_reader(ends.far._sock, ends.far._readable)
+            await come(lambda: len(order) == 3)
+            assert set(order[1:]) == {"then", 5_000_000}
+            assert [type(error) for _, error in ends.faults] == [ZeroDivisionError]
 
     asyncio.run(run())
 
