@@ -16,6 +16,7 @@ from pooler.values import dataclass
 
 PROTOCOL_VIOLATION = "08P01"
 TOO_MANY_CONNECTIONS = "53300"
+CANNOT_CONNECT_NOW = "57P03"
 """PostgreSQL says so of CONNECTION LIMIT of a role or a database, and of max_connections."""
 PROTOCOL_3_0 = 3 << 16
 CANCEL_REQUEST = 1234 << 16 | 5678

@@ -31,7 +31,6 @@ from pooler.relay import Client
 from pooler.relay.engine import clock
 from pooler.servers.dial import Dialed, Target, dial
 
-CANNOT_CONNECT_NOW = "57P03"
 """The server is starting up, or shutting down: who waits may well be served."""
 SLOW = 0.02
 """Seconds of a login after which who waits may have a server of another worker's."""
@@ -324,7 +323,7 @@ class Opener:
         self._set_back(pool, error.message, error.sqlstate, ours=error.ours)
         if pool.elsewhere:
             pool.engine.failing = None
-        if error.refused and error.sqlstate != CANNOT_CONNECT_NOW and not usable:
+        if error.refused and error.sqlstate != wire.CANNOT_CONNECT_NOW and not usable:
             self.running.end_waiting(pool, LoginError(error.message, error.sqlstate))
 
     def _crowded(self, attempt: Opening, error: DialError) -> None:

@@ -14,9 +14,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import field
 from functools import partial
+from math import inf
 from typing import Any
 
 from pooler import wire
@@ -34,6 +34,7 @@ from pooler.verbs import ConsoleSession, House, Remark, Verb
 from pooler.workers.exchange import Exchange, Want
 from pooler.workers.ledger import CLIENTS, Account, Ledger, clients_of
 from pooler.workers.line import Failed, Line, LineClosed
+from pooler.workers.lobby import Lobby, turn_away
 from pooler.workers.together import Lost, counted, seen_together, together, told_apart
 
 LOOK = 1.0
@@ -127,6 +128,7 @@ class Desk:
         self._failing: dict[tuple[str, str], set[int]] = {}
         """The workers where no server of a pool could be opened since one was, elsewhere."""
         self._consoles: dict[int, ConsoleSession] = {}
+        self._lobby = Lobby()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._turn = itertools.count()
         self._places = itertools.count()
@@ -223,6 +225,7 @@ class Desk:
     def _ready(self, number: int) -> None:
         worker = self.workers[number]
         worker.ready, worker.heard = True, self.running.now()
+        self._let_in()
         for listener in self.on_ready:
             listener()
 
@@ -281,6 +284,7 @@ class Desk:
                 worker.process.wait()
         for task in list(self._tasks):
             task.cancel()
+        self._lobby.send_away(inf)
 
     def kill(self) -> None:
         """At once, whatever becomes of their clients."""
@@ -309,21 +313,38 @@ class Desk:
         return self.running.now() - worker.full > FULL
 
     def hand_on(self, port: int, descriptor: int) -> bool:
-        """Give a client that was accepted to a worker; False: there is none, or no room for it here."""
+        """Give a client that was accepted to a worker, when there is one; False: there is none yet, or no room for it
+        here."""
         worker = self.pick()
-        if worker is None:
-            return False
+        if worker is not None:
+            return self._hand(worker, port, descriptor)
+        try:
+            self._lobby.come(port, descriptor, self.running.now())
+        except OSError as error:
+            self._no_room(descriptor, error)
+        return False
+
+    def _no_room(self, descriptor: int, error: OSError) -> None:
+        self.running.rounds.failed("accept", error, f"a client cannot be handed on: {error.strerror}")
+        turn_away(descriptor, wire.TOO_MANY_CONNECTIONS, NO_ROOM)
+
+    def _let_in(self) -> None:
+        """A worker serves: who has waited for one."""
+        while self._lobby and (worker := self.pick()) is not None:
+            self._lobby.hand_on(partial(self._hand, worker))
+
+    def _hand(self, worker: Worker, port: int, descriptor: int) -> bool:
+        """Whether it is told; if not, the client is."""
         elsewhere = self.ledger.total(CLIENTS) - self.ledger.held(worker.number, CLIENTS)
         place = next(self._places)
         try:
             worker.handed[place] = port, os.dup(descriptor)
             worker.line.put("newcomer", place, port, elsewhere, descriptors=[descriptor])
         except OSError as error:
-            self.running.rounds.failed("accept", error, f"a client cannot be handed on: {error.strerror}")
             kept = worker.handed.pop(place, None)
             if kept is not None:
                 os.close(kept[1])
-            _turn_away(descriptor)
+            self._no_room(descriptor, error)
             return False
         worker.coming += 1
         worker.gone = False
@@ -343,7 +364,7 @@ class Desk:
         if other is not None and self._has_room(other):
             self.hand_on(port, descriptor)
         else:
-            _turn_away(descriptor)
+            turn_away(descriptor, wire.TOO_MANY_CONNECTIONS, NO_ROOM)
         os.close(descriptor)
 
     def _hand_again(self, worker: Worker) -> None:
@@ -472,6 +493,8 @@ class Desk:
         now = self.running.now()
         # Seconds in which we had no turn ourselves (stopped, or a machine that stood still) are no silence of theirs.
         away, self._looked = max(0.0, now - self._looked - LOOK), now
+        if limit := self.running.config.settings.client_login_timeout:
+            self._lobby.send_away(now - limit)
         for worker in list(self.workers.values()):
             worker.heard = min(now, worker.heard + away)
             if not worker.ready:
@@ -496,6 +519,7 @@ class Desk:
         if worker.silent:
             worker.silent = False
             self.running.say(LOG, f"worker {worker.number} answers again")
+            self._let_in()
 
     async def look_forever(self) -> None:
         await self.running.rounds.forever("workers", lambda: asyncio.sleep(LOOK), self.look)
@@ -601,10 +625,3 @@ class Desk:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def _turn_away(descriptor: int) -> None:
-    full = wire.error_response("FATAL", wire.TOO_MANY_CONNECTIONS, NO_ROOM)
-    with suppress(OSError):
-        os.set_blocking(descriptor, False)
-        os.write(descriptor, full)

@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,10 @@ def taken_in(one: Stream) -> tuple[int, int]:
     return int(inode), int(queues.split(":")[1], 16)
 
 
+def ended(pid: int) -> bool:
+    return not alive(pid)
+
+
 def sleeps(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
 
@@ -196,7 +201,7 @@ def test_who_was_taken_by_a_worker_that_ends_is_handed_to_nobody_else(start_pool
             os.kill(pid, signal.SIGCONT)
         until(lambda: not any(taken_in(one)[1] for one in several), "the workers to take them")
         os.kill(pids[0], signal.SIGKILL)
-        until(lambda: not alive(pids[0]), "its end")
+        until(partial(ended, pids[0]), "its end")
         for _ in range(4):
             stack.enter_context(Stream(address))
         bouncer.signal(signal.SIGCONT)
@@ -207,3 +212,14 @@ def test_who_was_taken_by_a_worker_that_ends_is_handed_to_nobody_else(start_pool
             except Ended:
                 ends.append("gone")
         assert sorted(ends) == ["Z", "Z", "gone", "gone"]
+
+
+@pytest.mark.slow
+def test_who_comes_while_all_workers_have_ended_waits_for_the_next(start_pooler: StartBouncer) -> None:
+    """Young ones are started again after half a second: who came meanwhile found the end of its connection."""
+    bouncer = start_pooler(sections=TWO, default_pool_size=4)
+    with ExitStack() as stack:
+        for pid in [row["pid"] for row in workers(bouncer)]:
+            os.kill(pid, signal.SIGKILL)
+            until(partial(ended, pid), "its end")
+        goes_on(*come_in(bouncer, stack, 6))

@@ -20,7 +20,9 @@ class Looking(Desk):
 
     def __init__(self) -> None:
         self.time, self.said, self.killed = 100.0, list[str](), 0
+        config = SimpleNamespace(settings=SimpleNamespace(client_login_timeout=60.0))
         running: Any = SimpleNamespace(
+            config=config,
             now=lambda: self.time, loop=None, say=lambda _, text: self.said.append(text), rounds=None
         )
         other: Any = None
