@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
+from time import monotonic
 from typing import Any, TypeVar
 
 from admin.console.seats import Seat, Seats
@@ -31,11 +32,13 @@ GRACE = 1.0
 """Seconds beyond a statement's own before its process is ended: mostly it ends by itself, and the session stays."""
 IDLE_SECONDS = 60.0
 """After which a session that nobody needs is ended, unless it is the last."""
-REAP_SECONDS = 0.1
+REAP_SECONDS, FULL_SECONDS = 0.1, 0.02
+"""Between two looks at those that are to end, and two attempts where they have all places still."""
+FULL = "53300"
 ENDING = "57P"
 """How the states begin with which a server that ends refuses a session."""
-STUBBORN = 30
-"""Looks for a process that was told to end, before the server is ended for its sake."""
+STUBBORN = 3.0
+"""Seconds for a process that was told to end, before the server is ended for its sake."""
 
 
 class Crew:
@@ -46,7 +49,10 @@ class Crew:
         self.idle: list[Backend] = []
         self.server: Server | None = None
         self._starting: asyncio.Task[Server] | None = None
-        self._ending: list[tuple[Backend, Server | None, int]] = []
+        self._ending: list[tuple[Backend, Server | None, float]] = []
+        """Sessions whose processes are to end, of which server, and since when they may take no longer (monotonic)."""
+        self._look: asyncio.TimerHandle | None = None
+        """The next one at them."""
         self._ended: list[Server] = []
         atexit.register(self.close)
 
@@ -72,16 +78,21 @@ class Crew:
 
     async def _connected(self, user: str) -> Backend | None:
         """None: the server has ended since it was looked at, or is about to, and the next one is another."""
-        server = await self._running()
-        try:
-            return await server.connect(user)
-        except (Gone, OSError):
-            self._end_server(server)
-        except Refused as refused:
-            if not refused.sqlstate.startswith(ENDING):
-                raise CommandError(str(refused), refused.sqlstate) from None
-            self._end_server(server)
-        return None
+        server, until = await self._running(), monotonic() + STUBBORN
+        while True:
+            try:
+                return await server.connect(user)
+            except (Gone, OSError):
+                self._end_server(server)
+            except Refused as refused:
+                if refused.sqlstate == FULL and monotonic() < until:
+                    # Those that are about to end have their places still.
+                    await asyncio.sleep(FULL_SECONDS)
+                    continue
+                if not refused.sqlstate.startswith(ENDING):
+                    raise CommandError(str(refused), refused.sqlstate) from None
+                self._end_server(server)
+            return None
 
     async def _running(self) -> Server:
         if self.server is not None and self.server.lives():
@@ -130,22 +141,25 @@ class Crew:
     def end(self, backend: Backend) -> None:
         """Have its process end, and see that it does."""
         backend.end()
-        self._ending.append((backend, self.server, 0))
+        self._ending.append((backend, self.server, monotonic() + STUBBORN))
         self._bury()
 
     def _bury(self) -> None:
-        left: list[tuple[Backend, Server | None, int]] = []
-        for backend, server, looks in self._ending:
+        left: list[tuple[Backend, Server | None, float]] = []
+        for backend, server, until in self._ending:
             if backend.gone() or server is None or not server.lives():
                 continue
-            if looks == STUBBORN:
+            if monotonic() > until:
                 self._end_server(server)
             else:
-                left.append((backend, server, looks + 1))
+                left.append((backend, server, until))
         self._ending = left
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
         if left:
             with suppress(RuntimeError):  # without a loop everything ends anyway
-                asyncio.get_running_loop().call_later(REAP_SECONDS, self._bury)
+                self._look = asyncio.get_running_loop().call_later(REAP_SECONDS, self._bury)
 
     def give_up(self) -> None:
         """A session was lost: PostgreSQL ends with it, since memory is shared, and the next gets another."""

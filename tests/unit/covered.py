@@ -14,7 +14,6 @@ TESTED_ELSEWHERE = {
     "pooler/workers/chief.py": "tests/system/test_workers.py",
     "admin/console/answers.py": "tests/unit/admin/console/test_session.py",
     "admin/console/courtesies.py": "tests/unit/test_growth.py",
-    "admin/console/crew.py": "tests/unit/admin/console/test_bounds.py",
     "admin/console/cursors.py": "tests/unit/test_growth.py",
     "admin/console/inbox.py": "tests/unit/admin/console/test_bounds.py",
     "admin/console/interpreter.py": "tests/unit/admin/console/test_bounds.py",

@@ -109,7 +109,7 @@ def test_a_statement_that_does_not_end_is_ended_and_the_next_is_answered(
 @pytest.mark.slow
 def test_who_does_not_end_when_told_is_ended_with_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that is stopped hears of no signal but one."""
-    monkeypatch.setattr(crew, "STUBBORN", 3)
+    monkeypatch.setattr(crew, "STUBBORN", 0.3)
 
     async def scenario() -> None:
         async with calling() as caller:
