@@ -62,6 +62,12 @@ class Control:
 
     async def perform(self, verb: Verb) -> Remark | None:
         """Do it. Raises CommandError."""
+        remark = await self.begin(verb)
+        await self.finish(verb)
+        return remark
+
+    async def begin(self, verb: Verb) -> Remark | None:
+        """Do it, but for what comes of it by itself. Raises CommandError."""
         running = self._running
         if verb.name not in VERBS:
             raise CommandError(f"invalid command '{verb.name}', use SHOW HELP;")
@@ -72,11 +78,18 @@ class Control:
             argument = (verb.argument or "").upper() if bare else f"'{verb.argument}'"
             what = f"{verb.name} {argument}" if verb.argument else verb.name
             running.say(LOG, f"{what} command issued")
-        return await self.obey(verb)
+        return await VERBS[verb.name](self, verb)
+
+    async def finish(self, verb: Verb) -> None:
+        """Until all has come of it that is to come."""
+        if verb.name in COMES:
+            await self._events.until(COMES[verb.name](self, verb))
 
     async def obey(self, verb: Verb) -> Remark | None:
         """Do what was looked at already. Raises CommandError."""
-        return await VERBS[verb.name](self, verb)
+        remark = await VERBS[verb.name](self, verb)
+        await self.finish(verb)
+        return remark
 
     def find(self, name: str, action: str) -> Database:
         """The database a command names, made if it is configured and not yet in use. Raises CommandError."""
@@ -141,15 +154,19 @@ class Control:
         self.begin_pause(self.all_databases())
 
     async def pause(self, verb: Verb) -> None:
-        running = self._running
-        if verb.argument:
-            database = self.find(verb.argument, "pause")
-            database.paused = True
-            self.begin_pause([database])
-            await self._events.until(lambda: database.servers == 0 or not database.paused)
-            return
-        self.pause_all()
-        await self._events.until(lambda: self.server_count() == 0 or not running.registry.paused)
+        if not verb.argument:
+            return self.pause_all()
+        database = self.find(verb.argument, "pause")
+        database.paused = True
+        self.begin_pause([database])
+
+    def paused(self, verb: Verb) -> Callable[[], bool]:
+        """Whether the servers are gone that a PAUSE waits for, or it has ended."""
+        registry = self._running.registry
+        if not verb.argument:
+            return lambda: self.server_count() == 0 or not registry.paused
+        database = registry.databases.get(verb.argument)
+        return lambda: database is None or database.servers == 0 or not database.paused
 
     def server_count(self) -> int:
         return sum(pool.connections for pool in self._running.registry.pools())
@@ -243,15 +260,18 @@ class Control:
             self._opener.consider(pool)
 
     async def wait_close(self, verb: Verb) -> None:
-        running = self._running
         if verb.argument:
             self.find(verb.argument, "wait in")
+
+    def closed(self, verb: Verb) -> Callable[[], bool]:
+        """Whether those that a WAIT_CLOSE waits for are gone."""
+        running = self._running
 
         def gone() -> bool:
             pools = (p for p in running.registry.pools() if not verb.argument or p.database.name == verb.argument)
             return not any(server.close_needed for pool in pools for server in pool.engine.servers())
 
-        await self._events.until(gone)
+        return gone
 
     async def kill(self, verb: Verb) -> None:
         """Without a database: each that has been in use, by itself, so that RESUME has to name it."""
@@ -360,3 +380,8 @@ VERBS: dict[str, Callable[[Control, Verb], Awaitable[Remark | None]]] = {
     "KILL_CLIENT": Control.kill_client,
     "SHUTDOWN": Control.shutdown,
 }
+COMES: dict[str, Callable[[Control, Verb], Callable[[], bool]]] = {
+    "PAUSE": Control.paused,
+    "WAIT_CLOSE": Control.closed,
+}
+"""What is waited for behind a command."""

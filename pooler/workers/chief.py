@@ -49,7 +49,8 @@ class Chief:
             desk.tell(verb)
         if verb.name == "KILL" and not verb.argument:
             await desk.learn_databases()
-        remark = await self._control.perform(verb)
+        # All are told in the same breath, and so of all commands in the order in which they are done here.
+        remark = await self._control.begin(verb)
         if verb.name in HERE:
             if desk.in_force is not None:
                 await desk.in_force
@@ -58,6 +59,7 @@ class Chief:
             desk.forget_welcomes()
         if verb.name != "SHUTDOWN":
             remark = await desk.perform(verb) or remark
+        await self._control.finish(verb)
         return remark
 
 

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import field
 from functools import partial
 from math import inf
@@ -431,10 +432,13 @@ class Desk:
 
     # ---- what is asked of all
 
-    async def ask_all(self, name: str, *values: Any, but: int | None = None) -> dict[int, Any]:
-        """The answers by worker; an exception is the answer of one that has failed. Whoever does not answer in time is
-        named in the log, and not waited for."""
+    async def ask_all(self, name: str, *values: Any, but: int | None = None, late: bool = True) -> dict[int, Any]:
+        """The answers by worker; an exception is the answer of one that has failed. Who is silent is not waited for.
+        `late`: it does the same once it goes on."""
         workers = [worker for worker in self.workers.values() if worker.number != but and not worker.silent]
+        for worker in self.workers.values() if late else ():
+            if worker.silent and worker.number != but:
+                self.keep(_unheard(worker.line.ask(name, *values)))
         answers = await asyncio.gather(
             *(worker.line.ask(name, *values) for worker in workers), return_exceptions=True
         )
@@ -577,7 +581,7 @@ class Desk:
                 self.running.say(ERROR, f"worker {number} goes on with the old configuration: {answer}")
 
     async def _cancel(self, number: int, key: bytes) -> str | None:
-        answers = await self.ask_all("cancel key", key, but=number)
+        answers = await self.ask_all("cancel key", key, but=number, late=False)
         for answer in answers.values():
             if isinstance(answer, Failed) and not isinstance(answer.error, LoginError):
                 self.running.rounds.failed("cancel key", answer.error)
@@ -625,3 +629,9 @@ class Desk:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+async def _unheard(question: Coroutine[Any, Any, Any]) -> None:
+    """Nobody waits for what is said to this."""
+    with suppress(LineClosed, Failed):
+        await question

@@ -19,7 +19,7 @@ import pytest
 from tests.fixtures.cluster import SUPERUSER
 from tests.fixtures.disk import Disk
 from tests.fixtures.process import Bouncer, StartBouncer
-from tests.fixtures.stream import Ended, Stream, startup
+from tests.fixtures.stream import Ended, Stream, query, startup
 from tests.fixtures.waiting import until
 from tests.system.test_workers import TWO, alive, workers
 
@@ -223,3 +223,47 @@ def test_who_comes_while_all_workers_have_ended_waits_for_the_next(start_pooler:
             os.kill(pid, signal.SIGKILL)
             until(partial(ended, pid), "its end")
         goes_on(*come_in(bouncer, stack, 6))
+
+
+@pytest.mark.slow
+def test_what_is_commanded_while_a_worker_hangs_holds_there_as_well(start_pooler: StartBouncer) -> None:
+    """It was told nothing: it went on with the configuration of before, and with what was disabled."""
+    bouncer = start_pooler(sections=TWO, default_pool_size=4)
+    with ExitStack() as stack:
+        goes_on(*come_in(bouncer, stack, 2))
+        first = workers(bouncer)[0]["pid"]
+        os.kill(first, signal.SIGSTOP)
+        bouncer.wait_log("worker 0 does not answer")
+        bouncer.settings["max_user_client_connections"] = 3
+        bouncer.write()
+        bouncer.admin("RELOAD")
+        bouncer.admin("DISABLE other")
+        os.kill(first, signal.SIGCONT)
+        bouncer.wait_log("worker 0 answers again")
+        for _ in range(6):
+            with pytest.raises(psycopg.OperationalError, match='database "other" is disabled'):
+                bouncer.connect("other")
+        assert [comes_in(bouncer, stack) is None for _ in range(6)] == [False, *[True] * 5]
+
+
+@pytest.mark.slow
+def test_a_resume_behind_a_pause_is_behind_it_everywhere(start_pooler: StartBouncer) -> None:
+    """The desk waited for its own listening server before the workers heard of the PAUSE: the RESUME came first there,
+    and they were paused for ever while the service was not."""
+    bouncer = start_pooler(sections={"pooler": {"workers": 2, "session_state": "keep"}}, default_pool_size=4)
+    address = bouncer.address, bouncer.port
+    with ExitStack() as stack:
+        several = [stack.enter_context(Stream(address)).login() for _ in range(4)]
+        several[0].query("LISTEN here")
+        pausing, resuming = (stack.enter_context(Stream(address)).login("pgbouncer") for _ in range(2))
+        for number in range(30):
+            bouncer.signal(signal.SIGSTOP)
+            pausing.send(query("PAUSE"))
+            resuming.send(query("RESUME"))
+            bouncer.signal(signal.SIGCONT)
+            while any(message.type == "E" for message in resuming.until()):
+                # It was there first.
+                resuming.send(query("RESUME"))
+            pausing.until()
+            for one in several:
+                assert one.rows(f"SELECT {number}") == [[str(number).encode()]]
