@@ -298,10 +298,10 @@ class Exchange:
             del self._sought[account]
 
     async def _fetch(self, want: Want, account: Account, number: int) -> None:
-        """Have that worker give up one. What comes of it has come before its answer; if nothing does, it is as one that
-        was told that one is sought."""
+        """Have that worker give up one. What comes of it has come before its answer. Without an answer nobody knows
+        what it has been told, and it is told again that one is sought."""
         worker = self._workers.get(number)
-        more: bool | None = False
+        more: bool | None = None
         try:
             if worker is not None:
                 async with asyncio.timeout(ANSWER):
@@ -311,7 +311,7 @@ class Exchange:
         finally:
             want.asked = False
         if more is None:
-            # It has some, and none of use: the next look asks again.
+            # It has some, and none of use, or is late: the next look asks again.
             return
         sought = self._sought.setdefault(account, Sought())
         if number in self._workers and number not in sought.spare:

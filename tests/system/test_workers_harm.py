@@ -256,14 +256,20 @@ def test_a_resume_behind_a_pause_is_behind_it_everywhere(start_pooler: StartBoun
         several = [stack.enter_context(Stream(address)).login() for _ in range(4)]
         several[0].query("LISTEN here")
         pausing, resuming = (stack.enter_context(Stream(address)).login("pgbouncer") for _ in range(2))
+
+        def resumed() -> bool:
+            if any(message.type == "E" for message in resuming.until()):
+                # It was there first.
+                resuming.send(query("RESUME"))
+                return False
+            return True
+
         for number in range(30):
             bouncer.signal(signal.SIGSTOP)
             pausing.send(query("PAUSE"))
             resuming.send(query("RESUME"))
             bouncer.signal(signal.SIGCONT)
-            while any(message.type == "E" for message in resuming.until()):
-                # It was there first.
-                resuming.send(query("RESUME"))
+            until(resumed, "the RESUME")
             pausing.until()
             for one in several:
                 assert one.rows(f"SELECT {number}") == [[str(number).encode()]]
