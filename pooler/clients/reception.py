@@ -21,6 +21,7 @@ from pooler.config.users import Likeness, Secret
 from pooler.config.whole import Config
 from pooler.net.address import Peer
 from pooler.net.channel import Channel
+from pooler.pools.colleagues import Colleagues
 from pooler.pools.connection import ClientFacts, client_label
 from pooler.pools.refusal import LoginError
 from pooler.pools.registry import Registry
@@ -129,13 +130,23 @@ class Reception:
 
     def check_room(self, channel: Channel) -> Coroutine[Any, Any, None] | None:
         self._check_clients()
+        registry, colleagues = self._running.registry, self._running.colleagues
+        most = registry.config.settings.max_client_conn
+        if colleagues is not None and registry.clients + colleagues.clients >= most:
+            return self._check_all(colleagues, most, channel)
         return self._strangers.check(channel)
 
+    async def _check_all(self, colleagues: Colleagues, most: int, channel: Channel) -> None:
+        """Some of the others' may have gone since it was told how many there are."""
+        await colleagues.check_room(most)
+        if (room := self._strangers.check(channel)) is not None:
+            await room
+
     def _check_clients(self) -> None:
-        """max_client_conn is of those who have logged in: strangers, who are bounded by themselves, keep nobody out."""
-        registry, colleagues = self._running.registry, self._running.colleagues
-        elsewhere = colleagues.clients if colleagues is not None else 0
-        if registry.clients + elsewhere >= registry.config.settings.max_client_conn:
+        """max_client_conn is of those who have logged in: strangers, who are bounded by themselves, keep nobody out.
+        Those that other workers have are counted when one is let in (Colleagues.admit)."""
+        registry = self._running.registry
+        if registry.clients >= registry.config.settings.max_client_conn:
             raise LoginError("no more connections allowed (max_client_conn)")
 
     def check_limits(self, database: DatabaseConfig | None, user: str) -> None:

@@ -23,6 +23,9 @@ class Colleagues(Protocol):
         """Count one more client for all of them; None: of the console. `bounded`: the limits hold for it. Raises
         LoginError where one says no."""
 
+    async def check_room(self, limit: int) -> None:
+        """Raises LoginError where all together have as many clients as `limit`."""
+
     def left(self, database: str | None, user: str) -> None:
         """That client is gone."""
 

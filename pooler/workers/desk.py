@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import field
 from functools import partial
@@ -36,6 +36,7 @@ from pooler.workers.exchange import Exchange, Want
 from pooler.workers.ledger import CLIENTS, Account, Ledger, clients_of
 from pooler.workers.line import Failed, Line, LineClosed
 from pooler.workers.lobby import Lobby, turn_away
+from pooler.workers.roll import Roll
 from pooler.workers.together import Lost, counted, seen_together, together, told_apart
 
 LOOK = 1.0
@@ -109,6 +110,7 @@ class Desk:
         self.ledger = Ledger()
         self.workers: dict[int, Worker] = {}
         self.exchange = Exchange(running.loop, self.ledger, self.workers, self.keep)
+        self._roll = Roll(self.workers, self.keep)
         self.lost = Lost()
         self.ending = False
         self.on_ready: list[Callable[[], None]] = []
@@ -203,6 +205,7 @@ class Desk:
             "taken": partial(self._taken, number),
             "refused": partial(self._refused, number),
             "admit": partial(self._admit, number),
+            "room": self._has_room_for_one,
             "left": partial(self._left, number),
             "gone": partial(self._gone, number),
             "want": partial(self._want, number),
@@ -374,11 +377,26 @@ class Desk:
             self.hand_on(port, descriptor)
             os.close(descriptor)
 
-    def _admit(self, number: int, database: str | None, user: str, limits: tuple[int, int, int]) -> Account | None:
+    def _admit(
+        self, number: int, database: str | None, user: str, limits: tuple[int, int, int]
+    ) -> Account | Awaitable[Account | None] | None:
         worker = self.workers.get(number)
         if worker is not None:
             worker.coming = max(0, worker.coming - 1)
-        return self.ledger.take(number, zip(clients_of(database, user), limits, strict=True))
+        wanted = tuple(zip(clients_of(database, user), limits, strict=True))
+        full = self.ledger.take(number, wanted)
+        return None if full is None else self._admit_behind(number, wanted)
+
+    async def _admit_behind(self, number: int, wanted: Sequence[tuple[Account, int]]) -> Account | None:
+        """Nobody is refused for one who has gone."""
+        await self._roll.call()
+        return self.ledger.take(number, wanted)
+
+    async def _has_room_for_one(self, limit: int) -> bool:
+        """Whether one more client would be within max_client_conn."""
+        if self.ledger.total(CLIENTS) >= limit:
+            await self._roll.call()
+        return self.ledger.total(CLIENTS) < limit
 
     def _left(self, number: int, database: str | None, user: str) -> None:
         self.ledger.give_back(number, clients_of(database, user))

@@ -42,6 +42,8 @@ LIMITS = {
     "clients of user": "client connections exceeded (max_user_client_connections)",
 }
 """What a client is told by the account that is full."""
+TURNS = 3
+"""Of the loop, within which the end of a client is seen that has left before."""
 Name = tuple[str, str]
 
 
@@ -111,6 +113,7 @@ class Hand:
     def works(self) -> dict[str, Callable[..., Any]]:
         return {
             "newcomer": self.newcomer,
+            "roll": self.roll,
             "figures": self.figures,
             "descriptors": self.descriptors,
             "sessions": self.sessions,
@@ -221,6 +224,20 @@ class Hand:
             raise LoginError(Reason.ENDING) from None
         if full is not None:
             raise LoginError(LIMITS[full[0]])
+
+    async def check_room(self, limit: int) -> None:
+        assert self._line is not None
+        try:
+            room = await self._line.ask("room", limit)
+        except LineClosed:
+            raise LoginError(Reason.ENDING) from None
+        if not room:
+            raise LoginError(LIMITS["clients"])
+
+    async def roll(self) -> None:
+        """Whoever has left by now is counted out, and the desk has heard of it first."""
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
 
     def left(self, database: str | None, user: str) -> None:
         self.say("left", database, user)

@@ -4,6 +4,8 @@ and never refused, and with auth_type=any a client is the user of its database. 
 
 from __future__ import annotations
 
+import os
+import select
 import signal
 from contextlib import ExitStack
 
@@ -13,11 +15,18 @@ from tests.fixtures import stream
 from tests.fixtures.cluster import Cluster
 from tests.fixtures.process import ADMIN, Bouncer, StartBouncer
 from tests.fixtures.stream import Stream
-from tests.fixtures.waiting import until
+from tests.fixtures.waiting import DEADLINE, until
 
 USER = "client connections exceeded (max_user_client_connections)"
 DATABASE = "client connections exceeded (max_db_client_connections)"
 ALL = "no more connections allowed (max_client_conn)"
+SERVICES: dict[str, tuple[str, dict[str, dict[str, object]]]] = {
+    "one process": ("start_pooler", {}),
+    "two workers": ("start_pooler", {"pooler": {"workers": 2}}),
+    "PgBouncer": ("start_newest_pgbouncer", {}),
+}
+"""What starts one, with which sections of the ini."""
+LIMITS = ALL_CLIENTS, *_ = "max_client_conn", "max_user_client_connections", "max_db_client_connections"
 RIGHTS = {"admin_users": "postgres", "stats_users": "trusty"}
 
 
@@ -171,7 +180,6 @@ def test_with_any_the_console_has_one_user(start_same: StartBouncer) -> None:
         assert {row["user"] for row in bouncer.admin("SHOW CLIENTS")} == {ADMIN}
 
 
-@pytest.mark.one_process("each has looks of its own, and hears from the others later who has gone")
 @pytest.mark.parametrize("logged", [0, 1])
 @pytest.mark.parametrize("who", ["regular", "stranger"])
 def test_who_has_gone_is_counted_out_before_who_comes_at_the_same_moment(
@@ -184,9 +192,8 @@ def test_who_has_gone_is_counted_out_before_who_comes_at_the_same_moment(
             at_once(stack, bouncer, who, turn, None)
 
 
-@pytest.mark.one_process("each has looks of its own, and hears from the others later who has gone")
 @pytest.mark.parametrize("who", ["regular", "stranger"])
-@pytest.mark.parametrize("limit", ["max_client_conn", "max_user_client_connections", "max_db_client_connections"])
+@pytest.mark.parametrize("limit", LIMITS)
 @pytest.mark.parametrize("logged", [1, 0])
 def test_and_before_who_was_in_the_middle_of_its_login(
     start_pooler: StartBouncer, logged: int, limit: str, who: str
@@ -199,6 +206,61 @@ def test_and_before_who_was_in_the_middle_of_its_login(
             second.send(stream.request(stream.SSL_REQUEST))
             assert second.read_bytes(1) == b"N"
             at_once(stack, bouncer, who, turn, second)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ["regular", "stranger"])
+@pytest.mark.parametrize(
+    ("service", "limit"),
+    # With max_client_conn PgBouncer refuses some: it counts who is accepted, before it sees who has gone.
+    [(service, limit) for service in SERVICES for limit in LIMITS if (service, limit) != ("PgBouncer", ALL_CLIENTS)],
+)
+def test_who_comes_right_behind_one_who_has_gone_has_its_place(
+    request: pytest.FixtureRequest, service: str, who: str, limit: str
+) -> None:
+    """Wherever it is handed to: most often that is a worker that knows least of the one before."""
+    start, sections = SERVICES[service]
+    bouncer = request.getfixturevalue(start)(sections=sections, client_tls_sslmode="disable", **{limit: 1})
+
+    def comes_and_goes(turn: int) -> str:
+        name = {"application_name": str(turn)} if who == "stranger" else {}
+        with Stream(("127.0.0.1", bouncer.port)) as one:
+            one.send(stream.startup({"user": "trusty", "database": "app"} | name))
+            last = one.until("Z", "E")[-1]
+            if last.type == "E":
+                return last.error["M"]
+            one.query("SELECT 1")
+            one.send(stream.terminate())
+        return ""
+
+    until(lambda: not comes_and_goes(-1), "whoever has looked whether it is up to be gone")
+    assert {comes_and_goes(turn) for turn in range(200)} == {""}
+    if service == "two workers":
+        assert min(row["xact_count"] for row in bouncer.admin("SHOW WORKERS")) > 20, "they come by both"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_worker_that_hangs_holds_up_no_refusal(start_pooler: StartBouncer, limit: str) -> None:
+    """Whether its client has gone nobody knows."""
+    bouncer = start_pooler(sections={"pooler": {"workers": 2}}, client_tls_sslmode="disable", **{limit: 1})
+    with ExitStack() as stack:
+        crowd = Crowd(stack, bouncer)
+        until(lambda: crowd.come(1, "trusty", "app") == [""], "whoever has looked whether it is up to be gone")
+        there = next(row["pid"] for row in bouncer.admin("SHOW WORKERS") if row["servers"])
+        os.kill(there, signal.SIGSTOP)
+        try:
+            # One of the two is handed to the other worker.
+            several = [stack.enter_context(Stream(("127.0.0.1", bouncer.port))) for _ in range(2)]
+            for one in several:
+                one.send(stream.startup({"user": "trusty", "database": "app"}))
+            answered, _, _ = select.select([one.socket for one in several], [], [], DEADLINE)
+            (told,) = (one for one in several if one.socket in answered)
+            said = {"max_client_conn": ALL, "max_user_client_connections": USER}.get(limit, DATABASE)
+            assert told.until("E")[-1].error["M"] == said
+            assert "has not answered for" not in bouncer.log_text(), "nor does it wait until that one is ended"
+        finally:
+            os.kill(there, signal.SIGCONT)
 
 
 def at_once(stack: ExitStack, bouncer: Bouncer, who: str, turn: int, second: Stream | None) -> None:
