@@ -11,7 +11,7 @@ import os
 import resource
 import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from operator import attrgetter
 from typing import TypeVar
@@ -99,7 +99,7 @@ class Figures:
         """What the log drains have to say, for SHOW DRAINS."""
         self.untouched = Untouched(running, self._untouched)
         self.used_only = False
-        """A worker leaves databases that nobody has used there to the desk, which knows them as well."""
+        """A worker leaves databases and users that nobody has used there to the desk, which knows them as well."""
 
     @property
     def client_count(self) -> int:
@@ -340,10 +340,15 @@ class Figures:
             last_period=self.window.last_period(RESERVED),
         )
 
+    def _user_names(self) -> Mapping[str, None]:
+        config = self._running.config
+        configured = () if self.used_only else (*config.secrets, *config.users, RESERVED)
+        return dict.fromkeys((*configured, *self._running.registry.users))
+
     def _users(self) -> Iterator[UserStat]:
         running = self._running
         config, registry = running.config, running.registry
-        for name in self._breathing(dict.fromkeys((*config.secrets, *config.users, *registry.users, RESERVED))):
+        for name in self._breathing(self._user_names()):
             entry, user = config.users.get(name), registry.user(name) if name in registry.users else None
             yield UserStat(
                 name=name,
@@ -364,10 +369,9 @@ class Figures:
         running = self._running
         config, registry = running.config, running.registry
         pools = list(registry.pools())
-        users = {*config.secrets, *config.users, *registry.users, RESERVED}
         counts = {
             "databases": len({*config.databases, *registry.databases}) + 1,
-            "users": len(users),
+            "users": len(self._user_names()),
             "peers": len(running.peers),
             "pools": len(pools) + 1,
             "peer_pools": len(running.peers),

@@ -193,7 +193,8 @@ def _databases(
 
 def _users(everybody: Sequence[Snapshot]) -> Iterable[UserStat]:
     for group in _grouped((user for each in everybody for user in each.users), attrgetter("name")):
-        yield replace(
+        # Of many thousands most are used nowhere, and the desk's alone.
+        yield group[0] if len(group) == 1 else replace(
             group[0],
             current_connections=_sum(group, "current_connections"),
             current_client_connections=_sum(group, "current_client_connections"),

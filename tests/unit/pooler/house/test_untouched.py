@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from pooler.config.databases import DatabaseConfig
+from pooler.config.users import Secret
 from pooler.config.whole import Config, with_setting
 from pooler.house.untouched import AT_ONCE
 from pooler.stats import DatabaseStat
@@ -64,6 +65,21 @@ def test_a_worker_leaves_them_to_the_desk(house: House) -> None:
     assert set(rows(house)) == {"pgbouncer"}
     house.pool()
     assert set(rows(house)) == {"app", "pgbouncer"}
+
+
+def test_and_users_that_nobody_has_been(house: House) -> None:
+    """Of sixty thousand in an auth_file it would tell once a second."""
+    configure(house, dataclasses.replace(house.bouncer.config, secrets={"idle": Secret("idle", "x")}))
+
+    def users() -> set[str]:
+        return {row.name for row in house.bouncer.figures.take(at(house, 0)).users}
+
+    assert "idle" in users()
+    house.bouncer.figures.used_only = True
+    assert not users() & {"idle", "pgbouncer"}
+    who = arrival(house)
+    house.client(who)
+    assert users() == {who.user}
 
 
 def test_many_are_made_in_parts_and_those_that_are_gone_given_up(house: House) -> None:
