@@ -83,7 +83,8 @@ class Canceller:
             try:
                 async with asyncio.timeout(settings.cancel_wait_timeout or None):
                     while (server := client.linked) is not None and server.is_aligning:
-                        # A SET of ours must not be hit: the client would lose its connection by it.
+                        # A SET of ours must not be hit: the client would lose its connection by it. Nor a look at
+                        # what is left: what the client has asked for behind it is meant.
                         await asyncio.sleep(LOOK)
             except TimeoutError:
                 return "ignoring cancel request for server that is setting vars"

@@ -12,10 +12,12 @@ cdef enum:
     # What the clients of a pool were seen to ask for: values of the same transaction, of an earlier one.
     WITHIN = 1
     BEHIND = 2
-    # What the server has said of the values that a text asks for; NOT_OWN, too, where it cannot tell.
+    # What the server has said of the values that a text asks for; NOT_OWN, too, where it cannot tell. STOPPED: it was kept
+    # from saying it, by what would have ended that text as well.
     UNASKED = 0
     OWN = 1
     NOT_OWN = 2
+    STOPPED = 3
 
 cdef int SEQUENCES = touches.Held.SEQUENCE
 cdef int DRAWS = touches.DRAWS
@@ -58,7 +60,7 @@ cdef bint is_own(Server s, object touch) except -1:
     cdef bint own = touch.kinds & SEQUENCES == 0 or s.sole == s.link.id or s.vouched == OWN
     if s.vouched == OWN:
         s.vouched = UNASKED
-    if not own:
+    if not own and s.vouched != STOPPED:
         note_sequences(s, touch)
     return own
 
@@ -66,7 +68,7 @@ cdef bint is_own(Server s, object touch) except -1:
 cdef bint is_skipped(Server s, uint8_t t, uint8_t *p, size_t l, size_t have) noexcept:
     # Whether the server will say that its transaction has failed, and nothing else: so the text asks for nothing, and its
     # client is none that does. A text of several statements may end the transaction.
-    return s.status == IN_FAILED and s.ledger.at_rest() and (t == BIND or have >= l and memchr(p + 5, c';', l - 5) == NULL)
+    return s.status == IN_FAILED and s.vouched != STOPPED and s.ledger.at_rest() and (t == BIND or have >= l and memchr(p + 5, c';', l - 5) == NULL)
 
 
 cdef bint asks_whose(Client c, Server s, object touch, bytes text, bint later) except -1:
@@ -104,8 +106,13 @@ cdef bint answers(Server s) except -1:
 
 
 cdef int whose_told(Server s) except -1:
-    # The answer. A question that has failed is taken back; one that has not may have marked what it has asked for as the
-    # transaction's own, so that another in the same transaction would be believed: it is not asked.
+    # The answer. A question that was stopped has ended the transaction as its client's statement would have. One that has
+    # failed is taken back; one that has not may have marked what it has asked for as the transaction's own, so that another
+    # in the same transaction would be believed: it is not asked.
+    if s.task_error is not None and s.status == IN_FAILED and STOPPING.search(s.said) is not None:
+        s.vouched = STOPPED
+        s.rows = None
+        return s.link.resume()
     if s.task_error is not None and s.status == IN_FAILED and s.vouched == UNASKED:
         s.vouched = OWN if sessions.draws_nothing(s.rows, s.said) else NOT_OWN
         return s.run_task(RECALL_TASK, sessions.TAKEN_BACK)
@@ -117,6 +124,8 @@ cdef int whose_told(Server s) except -1:
     return s.link.resume()
 
 
+# A cancel request or statement_timeout, lock_timeout, a deadlock.
+cdef object STOPPING = re.compile(rb"\0C(?:57014|55P03|40P01)\0")
 # Errors of a constraint, of a division or a value, of what is not there, and in a transaction that has failed already: no draw
 # fails with these behind its lock.
 cdef object HARMLESS = re.compile(rb"\0C(?:23...|22012|22P02|22001|26000|42601|42P01|42703|42883|25P02)\0")

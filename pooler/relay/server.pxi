@@ -534,7 +534,7 @@ cdef class Server(Conn):
         return t == DATA_ROW and asks_for_rows(self.task) and l <= LONGEST_ROW
 
     cdef int pass_on(self, uint8_t *p, size_t l) except -1:
-        # A notification that comes while it answers a query of ours.
+        # A notification, or the end, that comes while it answers a query of ours.
         cdef iovec iov
         iov.iov_base = p
         iov.iov_len = l
@@ -565,6 +565,10 @@ cdef class Server(Conn):
         self.task_error = message
         if self.task == PREPARE_TASK or self.task == RECALL_TASK:
             self.said = (<char *>b)[:n]
+        if self.task == RECALL_TASK and is_last(b, n):
+            # It ends in its client's transaction, which is told as of any statement.
+            self.said_farewell = True
+            return self.pass_on(b, n)
         if self.task == NO_TASK:
             # An idle server that speaks of an error is about to go (a restart, an administrator): nobody gets it.
             self.relay.post(ServerSaid(self, "got packet 'E' from server when not linked: " + message))
@@ -670,8 +674,8 @@ cdef class Server(Conn):
 
     @property
     def is_aligning(self):
-        """Whether it is about to take on its client's parameters."""
-        return self.task == SET_TASK or self.task == PREPARE_TASK
+        """Whether it answers a query of ours that is no part of what its client runs."""
+        return self.task != NO_TASK and self.task != RECALL_TASK
 
     @property
     def idle_us(self):

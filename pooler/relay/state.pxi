@@ -334,11 +334,14 @@ cdef int touched(Client c, Server s, object touch) except -1:
 
 cdef bytes refusal(Client c, uint8_t t, uint8_t *p, size_t l, object touch, int kinds):
     # In place of the message: one that surely fails, by which the server is where it would be had it refused itself. What
-    # it says then is put into our words (`refusal_in_words`).
+    # it says then is put into our words (`refusal_in_words`); or into those by which our question was stopped.
     cdef bytes text = b"POOLER_REFUSES_%d\0" % kinds
     cdef bytes name = b""
     c.refusals = {} if c.refusals is None else c.refusals
-    c.refusals[kinds] = touch
+    c.refusals[kinds] = sessions.refusal(kinds, touch.statement, bool(kinds & c.pool.refused))
+    if c.link.vouched == STOPPED:
+        c.link.vouched = NOT_OWN
+        c.refusals[kinds] = c.link.said if kinds == SEQUENCES else c.refusals[kinds]
     if t == FUNCTION_CALL:
         t = QUERY
     if t == BIND:
@@ -354,10 +357,8 @@ cdef bytes refusal_in_words(Client c, uint8_t *p, size_t l):
     # The ErrorResponse about our text, as the client is told it; another one as it is.
     cdef bytes body = (<char *>p)[5:l]
     cdef object found = REFUSES.search(body)
-    cdef object touch = c.refusals.get(int(found[1])) if found is not None else None
-    if touch is None:
-        return (<char *>p)[:l]
-    return sessions.refusal(int(found[1]), touch.statement, bool(int(found[1]) & c.pool.refused))
+    cdef bytes said = c.refusals.get(int(found[1])) if found is not None else None
+    return said if said is not None else (<char *>p)[:l]
 
 
 cdef object REFUSES = re.compile(rb"POOLER_REFUSES_([0-9]{1,5})")

@@ -127,6 +127,53 @@ def test_whose_it_is_the_server_says_once(said: tuple[str, str] | bytes, own: bo
         run(s, two, server, OTHER)
 
 
+STOPPED = [("57014", "canceling statement"), ("55P03", "lock timeout"), ("40P01", "deadlock detected")]
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(("code", "words"), STOPPED)
+def test_what_stops_the_question_stops_the_statement(code: str, words: str, *, late: bool, restart: bool) -> None:
+    """Be it while the question is taken back. Its words are the client's, once; nobody learns anything by it."""
+    told = wire.error_response("ERROR", code, words)
+    with stage(TRANSACTION, **keeping()) as s:
+        server, one = in_transaction(s)
+        one.send(wire.query(LASTVAL))
+        s.settle()
+        server.take()
+        if late:
+            server.send(NO_RIGHT + wire.ready_for_query(b"E"))
+            s.settle()
+            assert server.take() == wire.query(TAKEN_BACK.decode())
+        server.send(told + wire.ready_for_query(b"E"))
+        s.settle()
+        assert refused(server.take())
+        one.take()
+        if restart:
+            s.restart()
+        server.send(wire.error_response("ERROR", "42601", "POOLER_REFUSES_128") + wire.ready_for_query(b"E"))
+        s.settle()
+        assert one.take() == told + wire.ready_for_query(b"E")
+        assert s.pool.recalls == 0
+        assert run(s, one, server, LASTVAL, status=b"E") == wire.query(LASTVAL)
+        run(s, one, server, "ROLLBACK TO a", "ROLLBACK", b"T")
+        assert refused(run(s, one, server, LASTVAL, status=b"T"))
+        run(s, one, server, "ROLLBACK", "ROLLBACK")
+
+
+def test_the_servers_farewell_within_the_question_is_its_clients() -> None:
+    told = wire.error_response("FATAL", "57P01", "terminating connection due to administrator command")
+    with stage(TRANSACTION, **keeping()) as s:
+        server, one = in_transaction(s)
+        one.send(wire.query(LASTVAL))
+        s.settle()
+        one.take()
+        server.send(told)
+        server.close()
+        s.settle()
+        assert one.take() == told
+
+
 def in_transaction(s: Stage) -> tuple[Peer, Peer]:
     """A client that has drawn in one, and its server, on which others were."""
     server, one, _ = begun(s)
