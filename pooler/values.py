@@ -1,9 +1,10 @@
 """`dataclass`, with the methods compiled when they are first called: a fast start.
 
 The standard library's compiles half a dozen functions for each class, which is two thirds of what loading the pooler
-costs, and most classes are not used before the first client has its answer. Here the fields are read at once, and the
-methods come from the standard library's own `make_dataclass` when they are first called. The signature that it would
-write into a class without a docstring is left out. Type checkers see the original.
+costs, and most classes are not used before the first client has its answer, or once or twice. Here the fields are read
+at once, the first few instances are filled without compiled code, and the methods come from the standard library's own
+`make_dataclass` when they are first called, `__init__` when it is called often. The signature that it would write into
+a class without a docstring is left out. Type checkers see the original.
 """
 
 from __future__ import annotations
@@ -12,12 +13,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-TOGETHER = (
-    ("__init__", "__setattr__", "__delattr__", "__getstate__", "__setstate__"),
-    ("__repr__",),
-    ("__eq__", "__hash__"),
-)
-"""Methods that come with the first call of the first of them; of the last ones, with that of either."""
+TOGETHER = (("__init__",), ("__repr__",), ("__eq__", "__hash__"))
+"""Methods that come with the first call of either."""
+FEW = 20
+"""Instances for which `__init__` is not compiled: that takes as long as making a hundred without."""
 
 if TYPE_CHECKING:
     from dataclasses import dataclass as dataclass
@@ -40,6 +39,9 @@ else:
                     setattr(made, name, _first_call(made, name, frozen, slots, own))
             if not frozen and "__hash__" not in own:
                 made.__hash__ = None  # type: ignore[assignment]
+            for name, method in _frozen(made, slots).items() if frozen else ():
+                if name not in own:
+                    setattr(made, name, method)
             return made
 
         return prepare
@@ -56,7 +58,65 @@ def _first_call(made: type, name: str, frozen: bool, slots: bool, own: set[str])
         _complete(made, methods, frozen, slots, own)
         return getattr(made, name)(self, *arguments, **named)
 
+    return method if name != "__init__" else _fill(made, method, object.__setattr__ if frozen else setattr)
+
+
+def _fill(made: type, compiled: Callable[..., None], put: Callable[[object, str, Any], None]) -> Callable[..., None]:
+    """`__init__` for the first few; `compiled` is for all others, and for what it does not know or has to refuse."""
+    known = dataclasses.fields(made)
+    if not all(field.init and not field.kw_only for field in known):
+        return compiled
+    names = [field.name for field in known]
+    needed = {field.name for field in known if field.default is field.default_factory is dataclasses.MISSING}
+    left = FEW
+
+    def method(self: Any, /, *arguments: Any, **named: Any) -> None:
+        nonlocal left
+        left -= 1
+        values = dict(zip(names, arguments, strict=False)) | named
+        whole = len(values) == len(arguments) + len(named) and needed <= values.keys() <= set(names)
+        if left < 0 or not whole:
+            compiled(self, *arguments, **named)
+            return
+        for field in known:
+            if field.name in values:
+                put(self, field.name, values[field.name])
+            elif field.default_factory is not dataclasses.MISSING:
+                put(self, field.name, field.default_factory())
+            else:
+                put(self, field.name, field.default)
+        if hasattr(self, "__post_init__"):
+            self.__post_init__()
+
     return method
+
+
+def _frozen(made: type, slots: bool) -> dict[str, Callable[..., Any]]:
+    """What refuses to change an instance; with slots, what copies and pickles it all the same."""
+    names = {field.name for field in dataclasses.fields(made)}
+
+    def refused(self: object, name: str) -> bool:
+        return type(self) is made or name in names
+
+    def set_attribute(self: object, name: str, value: object) -> None:
+        if refused(self, name):
+            raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
+        object.__setattr__(self, name, value)
+
+    def delete_attribute(self: object, name: str) -> None:
+        if refused(self, name):
+            raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
+        object.__delattr__(self, name)
+
+    def state(self: Any) -> list[Any]:
+        return [getattr(self, field.name) for field in dataclasses.fields(self)]
+
+    def set_state(self: Any, values: list[Any]) -> None:
+        for field, value in zip(dataclasses.fields(self), values, strict=True):
+            object.__setattr__(self, field.name, value)
+
+    methods: dict[str, Callable[..., Any]] = {"__setattr__": set_attribute, "__delattr__": delete_attribute}
+    return methods | ({"__getstate__": state, "__setstate__": set_state} if slots else {})
 
 
 def _complete(made: type, methods: tuple[str, ...], frozen: bool, slots: bool, own: set[str]) -> None:

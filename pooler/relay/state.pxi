@@ -57,40 +57,53 @@ cdef int fill_first_words() except -1:
 
 
 cdef int fill_anywhere() except -1:
-    # Words that say something wherever they stand, by the subsets of the places that are reached in them. Bytes that no
-    # word tells apart are looked at once. All places are there twice: behind a word of NOTING it goes on in the second ones.
+    # Words that say something wherever they stand, by the sets of the places that are reached in them: a set is a number
+    # with a bit for each letter of all the words, so that a byte is one shift and two masks (Baeza-Yates and Gonnet). All
+    # sets are there twice: behind a word of NOTING it goes on in the second ones.
+    cdef uint8_t kind[256]
+    cdef uint8_t there[256]
     cdef int c
     cdef int layer
+    cdef int row
     global NOTED
-    words = [[word[n:n + 1] for n in range(len(word))] for word in SAYING + NOTING]
+    begins = says = notes = end = 0
+    stands = {}
+    for word in SAYING + NOTING:
+        begins |= 1 << end
+        for c in word:
+            stands[c] = stands.get(c, 0) | 1 << end
+            end += 1
+        if word in SAYING:
+            says |= 1 << end - 1
+        else:
+            notes |= 1 << end - 1
     kinds = {}
     for c in range(256):
-        letter = bytes((c,)).lower()
-        edge = b" " if c not in WORD_LETTERS else b""
-        kinds.setdefault((letter, edge) if any([letter in word for word in words]) else (edge,), []).append(c)
-    first = {kind: [(number, 1) for number, word in enumerate(words) if word[0] in kind] for kind in kinds}
-    places = {frozenset(): 0}
-    todo = [frozenset()]
+        fits = stands.get(c + 32 if c'A' <= c <= c'Z' else c, 0) | (stands[c' '] if c in WORD_EDGES else 0)
+        kind[c] = kinds.setdefault(fits, len(kinds))
+    places = {0: 0}
+    todo = [0]
     moves = []
     while todo:
         here = todo.pop()
-        for kind, letters in kinds.items():
-            reached = [*first[kind], *[(number, at + 1) for number, at in here if words[number][at] in kind]]
-            ended = [number for number, at in reached if at == len(words[number])]
-            there = frozenset([(number, at) for number, at in reached if number not in ended or at < len(words[number])])
-            if min(ended, default=len(words)) < len(SAYING):
-                there = None
-            elif there not in places:
-                places[there] = len(places)
-                todo.append(there)
-            moves.append((places[here], letters, there, bool(ended)))
+        moves.append((places[here], steps := []))
+        for fits in kinds:
+            reached = (here << 1 | begins) & fits
+            goes_on = reached & ~(says | notes)
+            if reached & says == 0 and goes_on not in places:
+                places[goes_on] = len(places)
+                todo.append(goes_on)
+            steps.append((SUSPICIOUS, 0) if reached & says else (places[goes_on], reached & notes))
     NOTED = len(places)
     if 2 * NOTED >= SUSPICIOUS:
         raise AssertionError("too many words")
     for layer in (0, NOTED):
-        for place, letters, there, notes in moves:
-            for c in letters:
-                ANYWHERE[place + layer][c] = SUSPICIOUS if there is None else places[there] + (NOTED if notes else layer)
+        for place, steps in moves:
+            for c, (to, noted_now) in enumerate(steps):
+                there[c] = to if to == SUSPICIOUS else to + (NOTED if noted_now else layer)
+            row = place + layer
+            for c in range(256):
+                ANYWHERE[row][c] = there[kind[c]]
     memset(ANYWHERE[SUSPICIOUS], SUSPICIOUS, 256)
     return 0
 

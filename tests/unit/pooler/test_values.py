@@ -43,9 +43,14 @@ USES: dict[str, Any] = {
     "set": lambda p: setattr(p(1), "x", 3),
     "delete": lambda p: delattr(p(1), "x"),
     "missing": lambda p: p(),
+    "missing, others named": lambda p: p(y=1),
     "unknown": lambda p: p(1, z=2),
+    "twice": lambda p: p(1, x=2),
+    "too many": lambda p: p(1, 2, [], 4),
+    "in any order": lambda p: repr(p(rest=[3], y=2, x=1)),
     "fresh": lambda p: p(1).rest is not p(1).rest,
     "copy": lambda p: repr(copy.copy(p(1))),
+    "deep copy": lambda p: repr(copy.deepcopy(p(1, rest=[[2]]))),
     "match": lambda p: p.__match_args__,
     "property": lambda p: p(1).total,
     "types": lambda p: [f.type for f in dataclasses.fields(p)],
@@ -67,7 +72,7 @@ def outcome(use: Any, kind: type[Any]) -> object:
 @pytest.mark.parametrize("use", USES)
 def test_it_does_what_the_original_does(use: str, frozen: bool, slots: bool) -> None:
     ours, original = build(values, frozen, slots), build(dataclasses, frozen, slots)
-    for _ in range(2):
+    for _ in range(values.FEW + 2):
         assert outcome(USES[use], ours) == outcome(USES[use], original)
 
 
@@ -90,6 +95,8 @@ def test_a_subclass_has_the_fields_of_both(frozen: bool, slots: bool) -> None:
 
 
 def test_what_a_class_wrote_itself_stays() -> None:
+    seen: list[str] = []
+
     @values.dataclass(slots=True)
     class Own:
         """Of two methods."""
@@ -99,6 +106,10 @@ def test_what_a_class_wrote_itself_stays() -> None:
         def __post_init__(self) -> None:
             self.x += 1
 
+        def __setattr__(self, name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
+            seen.append(name)
+
         def __repr__(self) -> str:
             return "own"
 
@@ -106,13 +117,27 @@ def test_what_a_class_wrote_itself_stays() -> None:
             return True
 
     assert (repr(Own(1)), Own(1).x, Own(1) == 5) == ("own", 2, True)
+    assert seen == ["x", "x"] * 3
 
 
-def test_nothing_is_compiled_before_it_is_used() -> None:
-    kind = build(values, True, True)
-    assert "__setattr__" not in vars(kind)
-    kind(1)
-    assert "__setattr__" in vars(kind)
+@both
+def test_nothing_is_compiled_for_the_first_few(frozen: bool, slots: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources: list[str] = []
+
+    def compiled(text: str, *rest: Any) -> None:
+        sources.append(text)
+        exec(text, *rest)
+
+    monkeypatch.setattr(dataclasses, "exec", compiled, raising=False)
+    kind = build(values, frozen, slots)
+    made = [kind(number) for number in range(values.FEW)]
+    assert not sources
+    made.append(kind(values.FEW))
+    together = len(sources)
+    made.append(kind(values.FEW + 1))
+    assert any("__init__" in text for text in sources)
+    assert len(sources) == together
+    assert [point.x for point in made] == list(range(values.FEW + 2))
 
 
 @values.dataclass(frozen=True, slots=True)
