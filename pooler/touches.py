@@ -86,7 +86,8 @@ class Touch(NamedTuple):
     """What a text may leave behind. `kinds`: what it makes; `looks`: what is to be looked for, that which it may have
     ended too; `names`: parameters whose values are to be asked for; `resets`: those of them that were put back, ALL for
     all: what was put back last, not set again behind it; `statement`: the first that does so, with its constants left
-    out; `silences`: channels that are no longer listened to behind it, ALL for all."""
+    out; `silences`: channels that are no longer listened to behind it, ALL for all; `others`: the statements behind
+    that one which make a kind first, with their kinds."""
 
     kinds: int
     looks: int
@@ -94,6 +95,11 @@ class Touch(NamedTuple):
     names: frozenset[str] = frozenset()
     resets: frozenset[str] = frozenset()
     silences: frozenset[str] = frozenset()
+    others: tuple[tuple[int, str], ...] = ()
+
+    def said(self, kinds: int) -> str:
+        """The first statement that makes one of `kinds`."""
+        return next((text for made, text in self.others if made & kinds), self.statement)
 
 
 class Effect(NamedTuple):
@@ -162,7 +168,7 @@ def judge(text: bytes, effects: Effects | None = None) -> Touch | None:
     """What the statements of a Query or Parse may leave behind in their session; None: nothing. `effects`: of what the
     database has of its own."""
     written = text.decode("utf-8", "replace")
-    found, shown = _Findings(), ""
+    found, shown = _Findings(), list[tuple[int, str]]()
     try:
         statements = split(written, MOST_TOKENS)
     except (Unterminated, TooMuch):
@@ -171,11 +177,13 @@ def judge(text: bytes, effects: Effects | None = None) -> Touch | None:
         found.makes(Held.UNSEEN)
         found.names.update(_hints(written), *(_own_names(statement.tokens) for statement in statements))
     for statement in statements:
+        before = found.kinds
         _examine(statement.tokens, found)
         if effects:
             _call(statement.tokens, effects, found)
-        if found.looks and not shown:
-            shown = _plain(statement.tokens)
+        made = found.kinds & ~before
+        if made or (found.looks and not shown):
+            shown.append((int(made), _plain(statement.tokens)))
     return _touch(found, shown)
 
 
@@ -208,21 +216,22 @@ def judge_body(source: str) -> Touch | None:
         found.makes(Held.UNSEEN)
         found.resets.clear()
     found.looks &= ~(NAMED_LATER | DRAWS | REDEFINES)
-    return _touch(found, "")
+    return _touch(found, [])
 
 
 STARTS = frozenset({";", "begin", "then", "else", "loop", ">>", "atomic"})
 """Behind these a statement begins, in a body."""
 
 
-def _touch(found: _Findings, shown: str) -> Touch | None:
+def _touch(found: _Findings, shown: Sequence[tuple[int, str]]) -> Touch | None:
     if not found.looks:
         return None
     if len(found.names) > MOST_NAMES:
         found.makes(Held.UNSEEN)
     names = frozenset(sorted(found.names)[:MOST_NAMES])
     silences = frozenset(found.silences)
-    return Touch(int(found.kinds), int(found.looks), shown, names, frozenset(found.resets), silences)
+    first = shown[0][1] if shown else ""
+    return Touch(int(found.kinds), int(found.looks), first, names, frozenset(found.resets), silences, tuple(shown[1:]))
 
 
 def _plain(tokens: Sequence[Token]) -> str:

@@ -71,12 +71,12 @@ class Sessions:
         self._clients[client.id] = client
         for kind in Held:
             if touch.kinds & kind and kind not in marks:
-                marks[kind] = Mark(touch.statement, running.wall())
+                marks[kind] = Mark(touch.said(kind), running.wall())
                 fate = self.fate(pool, kind)
                 if touch.statement == OF_BEFORE:
                     continue
                 level = WARNING if kind is Held.ROLE and fate == "leaks" else LOG
-                said = f"session state: {WORDS[kind]} {fate}: {touch.statement}"
+                said = f"session state: {WORDS[kind]} {fate}: {touch.said(kind)}"
                 running.say(level, f"{client_label(client.about)} {said}")
 
     def pinned(self, server: relay.Server, client: relay.Client, pins: int) -> None:
@@ -116,7 +116,7 @@ class Sessions:
             for touch, count in pool.engine.take_seen().items():
                 for kind in Held:
                     if touch.kinds & kind:
-                        self._count(pool, kind, touch.statement, count, now)
+                        self._count(pool, kind, touch.said(kind), count, now)
 
     def _count(self, pool: PoolState, kind: Held, statement: str, count: int, now: float) -> None:
         fate = self.fate(pool, kind)

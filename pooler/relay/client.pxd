@@ -40,6 +40,7 @@ cdef class Client(Conn):
     # The automata over the text under way, kinds of state that were told of, and statements refused by what they make.
     cdef uint8_t first_word
     cdef uint8_t anywhere
+    cdef uint8_t quoting
     cdef uint16_t named
     cdef uint8_t hits
     cdef bint reading

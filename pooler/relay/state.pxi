@@ -14,6 +14,15 @@ cdef enum:
 cdef uint8_t FIRST_WORDS[256][256]
 cdef uint8_t ANYWHERE[256][256]
 
+cdef enum:
+    # Of what is read of a long text (`QUOTES`): in a constant is from STRING to ESCAPE.
+    PLAIN = 0
+    STRING = 1
+    ESCAPE = 2
+    UNCLEAR = 11
+
+cdef uint8_t QUOTES[12][256]
+
 cdef tuple SPACES = tuple(b" \t\n\r\f\v")
 cdef tuple FIRST_NAMES = tuple(sorted(word.encode() for word in touches.FIRST))
 cdef object WORD_LETTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_$") | frozenset(range(128, 256))
@@ -108,8 +117,27 @@ cdef int fill_anywhere() except -1:
     return 0
 
 
+cdef int fill_quotes() except -1:
+    # Where a text is within a constant. What depends on a setting of the server's (a quote behind a backslash), what takes
+    # memory (a dollar's quote) and a comment in a comment are for nobody to say: UNCLEAR.
+    cdef int NAME = 3, DASH = 4, LINE = 5, SLASH = 6, BLOCK = 7, STAR = 8, INNER = 9, DOLLAR = 10
+    cdef int place
+    cdef int c
+    plain = {39: STRING, 34: NAME, 45: DASH, 47: SLASH, 36: DOLLAR}
+    tags = {c: UNCLEAR for c in WORD_LETTERS if not 48 <= c <= 57}
+    rows = {PLAIN: (PLAIN, plain), STRING: (STRING, {39: PLAIN, 92: ESCAPE}), ESCAPE: (STRING, {39: UNCLEAR, 92: ESCAPE}), NAME: (NAME, {34: PLAIN}),
+            DASH: (PLAIN, {**plain, 45: LINE}), LINE: (LINE, {10: PLAIN, 13: PLAIN}), SLASH: (PLAIN, {**plain, 42: BLOCK}), BLOCK: (BLOCK, {42: STAR, 47: INNER}),
+            STAR: (BLOCK, {47: PLAIN, 42: STAR}), INNER: (BLOCK, {42: UNCLEAR, 47: INNER}), DOLLAR: (PLAIN, {**plain, **tags}), UNCLEAR: (UNCLEAR, {})}
+    for place, (usual, others) in rows.items():
+        memset(QUOTES[place], usual, 256)
+        for c, there in others.items():
+            QUOTES[place][c] = there
+    return 0
+
+
 fill_first_words()
 fill_anywhere()
+fill_quotes()
 
 
 cdef bint read_on(Client c, uint8_t *p, size_t n) noexcept:
@@ -131,6 +159,28 @@ cdef bint read_on(Client c, uint8_t *p, size_t n) noexcept:
     c.first_word = first
     c.anywhere = anywhere
     return first == SUSPICIOUS or anywhere == SUSPICIOUS
+
+
+cdef inline bint in_constant(uint8_t place) noexcept:
+    return STRING <= place <= ESCAPE
+
+
+cdef bint read_outside(Client c, uint8_t *p, size_t n) noexcept:
+    # The same of a text that is never here whole: what stands in a constant, as a document that is stored, says nothing.
+    cdef uint8_t place = c.quoting
+    cdef uint8_t before
+    cdef size_t start = 0
+    cdef size_t i
+    cdef bint found = False
+    for i in range(n):
+        before = place
+        place = QUOTES[before][p[i]]
+        if in_constant(place) and not in_constant(before):
+            found = found or read_on(c, p + start, i + 1 - start)
+        elif in_constant(before) and not in_constant(place):
+            start = i
+    c.quoting = place
+    return found or place == UNCLEAR or not in_constant(place) and read_on(c, p + start, n - start)
 
 
 cdef int PINNING = touches.PINNING
@@ -163,7 +213,7 @@ cdef object examine(Client c, uint8_t t, uint8_t *p, size_t l, size_t have):
     cdef size_t start = 5
     cdef size_t end
     cdef uint8_t *name_end
-    c.first_word = c.anywhere = c.hits = 0
+    c.first_word = c.anywhere = c.hits = c.quoting = 0
     c.named = BEGIN
     c.reading = have < l
     have = l if have > l else have
@@ -177,7 +227,7 @@ cdef object examine(Client c, uint8_t t, uint8_t *p, size_t l, size_t have):
             c.reading = False
             return TOO_LONG if have < l else None
         start = name_end - p + 1
-    if not read_on(c, p + start, have - start):
+    if not (read_outside(c, p + start, have - start) if c.reading else read_on(c, p + start, have - start)):
         if c.pool.names is None or not names_hit(c, p + start, have - start):
             return noted(c.pool, p + start, l - start) if c.anywhere >= NOTED and have >= l else None
         if have < l:
@@ -279,7 +329,7 @@ cdef int read_rest(Client c, uint8_t *p, size_t n) except -1:
         touched(c, c.link, UNREAD_CODE)
     elif c.pool.unread:
         touched(c, c.link, UNREAD_CODE)
-    if not read_on(c, p, n):
+    if not read_outside(c, p, n):
         return 0
     c.reading = False
     if forbidden(c, c.link, TOO_LONG):

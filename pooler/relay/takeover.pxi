@@ -36,7 +36,7 @@ cdef object revived_touch(state):
 
 
 cdef dict UNTOUCHED = {
-    "session": (), "base": (), "told_kinds": 0, "judgement": None, "reading": (False, 0, 0), "refused": (), "pinned": 0, "pinned_since": 0,
+    "session": (), "base": (), "told_kinds": 0, "judgement": None, "reading": (False, 0, 0), "quoting": UNCLEAR, "refused": (), "pinned": 0, "pinned_since": 0,
     "undone": False, "silenced": False, "look_failed": False, "touches": None, "rows": None, "doubted": (), "checked": (), "types": None, "redefines": False, "strays": False, "forgets_all": False, "defines": False,
     "unnamed": (0, b"", None, None, None), "unnamed_there": (0, 0), "hub": None, "marks": [], "inbox": [], "channels": [], "mark": None,
     "marked": False, "last_pid": 0, "early": None, "early_at": -1, "epochs": None, "notified": False, "to_make": None, "made": 0, "said": None,
@@ -120,7 +120,7 @@ cdef dict record_client(Client c, dict state, dict table):
     state.update(
         statements=names, key=c.key.to_bytes(8, "big"), query_start=c.query_start, xact_start=c.xact_start,
         wait_start=c.wait_start, notified=c.notified, base=list(c.base), base_params=list(c.base_params), told_kinds=c.told_kinds,
-        judgement=recorded_touch(c.judgement), unnamed=recorded_unnamed(c), reading=[c.reading, c.first_word, c.anywhere],
+        judgement=recorded_touch(c.judgement), unnamed=recorded_unnamed(c), reading=[c.reading, c.first_word, c.anywhere], quoting=c.quoting,
         refused=list((c.refusals or {}).items()), server=c.link.id if c.link is not None else None,
         hub=c.hub.marker if c.hub is not None else None, marks=c.hub.marks_of(c) if c.hub is not None else [], inbox=c.inbox or [], early=c.early,
         early_at=c.early_at, unproven=sorted(c.unproven or ()), home=c.home,
@@ -247,6 +247,7 @@ def revive_client(Pool pool, int fd, dict state, params, about, dict table):
     if c.told_kinds:
         pool.relay.post(ClientTouched(c, touches.Touch(c.told_kinds, 0, sessions.OF_BEFORE)))
     c.reading, c.first_word, c.anywhere = state["reading"]
+    c.quoting = state["quoting"]
     c.refusals = dict(state["refused"]) or None
     if state["hub"] in pool.relay.hubs:
         (<Hub>pool.relay.hubs[state["hub"]]).take_back(c, state["marks"])

@@ -269,6 +269,47 @@ def test_what_hides_is_seen(start_pooler: StartBouncer, made: Cluster, fresh: Fa
         until(lambda: bouncer.pool()["sv_active"] == 0)
 
 
+DOCUMENT = "Don''t execute; set; do or declare a temporary thing: /* -- \"; create temp x; select set_config(" * 1_000
+"""Of more than the relay collects, between the quotes of a constant."""
+AHEAD = (
+    f"SELECT '{DOCUMENT}'; ",
+    f"/* isn't {'x' * 100_000} */ ",
+    f"-- isn't {'x' * 100_000}\n",
+    f"SELECT '' AS \"isn't {'x' * 100_000}\"; ",
+    f"SELECT E'isn\\'t {'x' * 100_000}'; ",
+    f"SELECT $a$ isn't {'x' * 100_000} $a$; ",
+    f"/* isn't /* nested */ {'x' * 100_000} */ ",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ahead", AHEAD, ids=[text[:20] for text in AHEAD])
+def test_what_hides_in_a_long_text_is_seen(
+    start_pooler: StartBouncer, made: Cluster, fresh: Facts, ahead: str
+) -> None:
+    bouncer = start_pooler(default_pool_size=1, **keep())
+    with come(bouncer) as stranger:
+        for sql in HIDDEN:
+            with come(bouncer) as one:
+                assert errors(one.query(ahead + sql)) in ([], ["0A000"] if "xml" in sql else []), sql
+            assert facts(stranger) == fresh, sql
+
+
+@pytest.mark.parametrize("policy", ["keep", "refuse"])
+@pytest.mark.parametrize("pieces", [None, pytest.param(5_000, marks=pytest.mark.slow)])
+def test_a_long_document_leaves_nothing(
+    start_pooler: StartBouncer, made: Cluster, policy: str, pieces: int | None
+) -> None:
+    """Whatever stands in it, the server is anybody's behind it."""
+    bouncer = start_pooler(default_pool_size=1, **keep(policy=policy))
+    with come(bouncer) as one, come(bouncer) as other:
+        one.piece = pieces
+        ((told,),) = one.rows(f"SELECT length('{DOCUMENT}')")
+        assert int(told or b"") == len(DOCUMENT.replace("''", "'"))
+        assert other.rows("SELECT 1") == [[b"1"]]
+        assert bouncer.admin("SHOW SESSION_STATE") == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("mode", "policy"), [("statement", "keep"), ("session", "keep"), ("session", "refuse")])
 def test_what_hides_in_other_modes(

@@ -132,6 +132,24 @@ def test_what_is_over_gives_the_server_back(start_pooler: StartBouncer) -> None:
         until(lambda: bouncer.pool()["sv_active"] == 0)
 
 
+def test_each_kind_is_told_with_its_own_statement(start_pooler: StartBouncer) -> None:
+    bouncer = start_pooler(default_pool_size=2, **KEEP)
+    with client(bouncer.port) as one:
+        one.execute("SELECT 1; SET work_mem = '7MB'; SET geqo = off; CREATE TEMP TABLE tt (); LISTEN foo")
+        told = {row["kind"]: row["statement"] for row in bouncer.admin("SHOW SESSION_STATE")}
+        assert told == {"setting": "SET work_mem = ?", "temp": "CREATE TEMP TABLE tt ()", "listen": "LISTEN foo"}
+        seen = {row["kind"]: row["statement"] for row in bouncer.admin("SHOW SESSION_STATE_SEEN")}
+        assert seen == told
+        bouncer.wait_log(r"session state: temp pins: CREATE TEMP TABLE tt \(\)")
+
+
+def test_a_refusal_names_what_is_refused(start_pooler: StartBouncer) -> None:
+    policy = POLICY | {"session_state": "keep temp:refuse"}
+    bouncer = start_pooler(default_pool_size=2, **KEEP | {"sections": {"pooler": policy}})
+    with client(bouncer.port) as one, pytest.raises(psycopg.errors.FeatureNotSupported, match="CREATE TEMP TABLE"):
+        one.execute("SET work_mem = '7MB'; CREATE TEMP TABLE tt ()")
+
+
 @pytest.mark.slow
 def test_an_online_restart_knows_who_holds_what(start_pooler: StartBouncer) -> None:
     """And does not tell of it in the log once more."""

@@ -20,6 +20,7 @@ from pooler.touches import (
     SHOWN,
     STRAYS,
     Held,
+    Touch,
     bound_names,
     judge,
     judge_body,
@@ -66,6 +67,15 @@ SETTINGS = [
     ("SELECT pg_catalog.set_config('my.var'::text, repeat('x', 3), false)", "my.var"),
     ("WITH a AS (SELECT set_config($$my.var$$, 'x', false)) SELECT 1", "my.var"),
 ]
+
+
+def test_each_kind_has_the_statement_that_makes_it_first() -> None:
+    touch = judge(b"RESET a; SET b = 1; LISTEN c; SET d = 2; CREATE TEMP TABLE e (); LISTEN f")
+    assert touch is not None
+    assert touch.statement == "RESET a"
+    found = {kind: touch.said(kind) for kind in (Held.SETTING, Held.LISTEN, Held.TEMP)}
+    assert found == {Held.SETTING: "SET b = ?", Held.LISTEN: "LISTEN c", Held.TEMP: "CREATE TEMP TABLE e ()"}
+    assert touch.said(Held.LOCK) == "RESET a"
 
 
 @pytest.mark.parametrize("text", NOTHING)
@@ -320,7 +330,7 @@ def test_what_runs_a_text_is_code(text: str) -> None:
 
 def test_a_function_called_by_its_number_is_code() -> None:
     assert all(judge_call(number) is None for number in LARGE_OBJECTS)
-    assert judge_call(2078) == (Held.UNSEEN, Held.UNSEEN, "(function 2078)", frozenset(), frozenset(), frozenset())
+    assert judge_call(2078) == Touch(Held.UNSEEN, Held.UNSEEN, "(function 2078)")
     for recalls in (1575, 2559):
         called = judge_call(recalls)
         assert called is not None
