@@ -105,7 +105,7 @@ def run(
         hands.append(hand)
         service.gone = {phase: hand.tells(gone) for phase, gone in service.gone.items()}
         far = FarHubs(running, bouncer.hubs, secret, markers, hand.say)
-        leaving, coming = Leaving(service, hand.rights, hand.say), Coming(service, hand.rights, far)
+        leaving, coming = Leaving(service, hand.rights, hand.say, hand.all_in), Coming(service, hand.rights, far)
         works = {
             **hand.works, **far.works, **leaving.works, **coming.works,
             "code made": lambda place: bouncer.survey.made_at(place, running.now()),

@@ -402,7 +402,9 @@ class Desk:
         self.ledger.give_back(number, clients_of(database, user))
 
     def _gone(self, number: int, gone: bool) -> None:
-        self.workers[number].gone = gone
+        worker = self.workers[number]
+        # Who is on the way there comes behind what it has said.
+        worker.gone = gone and not worker.handed
         self.running.changed.set()
 
     def all_gone(self) -> bool:

@@ -104,6 +104,8 @@ class Hand:
         self._end = end
         self._gone = False
         """What the desk was told of whom an orderly end waits for."""
+        self._outside = 0
+        """Clients that are let in once the desk hears that they are here."""
         self._line: Line | None = None
         self._doors: dict[int, Door] = {}
         self.rights = Rights(running, opener, self.say)
@@ -147,7 +149,7 @@ class Hand:
     def tells(self, gone: Callable[[], bool]) -> Callable[[], bool]:
         """In place of a condition for the end: the desk hears of it, and says when it is for all."""
         def tell() -> bool:
-            if (now := gone()) != self._gone:
+            if (now := gone() and not self._outside) != self._gone:
                 self._gone = now
                 self.say("gone", now)
             return False
@@ -170,9 +172,18 @@ class Hand:
         self.clients = elsewhere
         # Who is not said to be taken is another worker's where this one ends: that has all to hear what it has to say.
         assert self._line is not None
+        self._outside += 1
         self._line.when_said(partial(self._let_in, port, socket.socket(fileno=descriptor)))
 
+    async def all_in(self) -> None:
+        """Until nobody is left who has yet to be let in."""
+        assert self._line is not None
+        said: asyncio.Future[None] = self._running.loop.create_future()
+        self._line.when_said(partial(said.set_result, None))
+        await said
+
     def _let_in(self, port: int, sock: socket.socket) -> None:
+        self._outside -= 1
         if sock.family == socket.AF_UNIX:
             self._door(port).arrived(sock)
             return

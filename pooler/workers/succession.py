@@ -179,14 +179,21 @@ async def _answered(questions: Sequence[Coroutine[Any, Any, Any]]) -> None:
 
 
 class Leaving:
-    """A worker's side. `end` ends it at once, and nobody is told anything."""
+    """A worker's side. `all_in` returns when nobody who has come is still to be let in; `end` ends it at once, and
+    nobody is told anything."""
 
     def __init__(
-        self, service: Service, rights: Rights, say: Callable[..., bool], end: Callable[[int], object] = os._exit
+        self,
+        service: Service,
+        rights: Rights,
+        say: Callable[..., bool],
+        all_in: Callable[[], Coroutine[Any, Any, None]],
+        end: Callable[[int], object] = os._exit,
     ) -> None:
         self._service = service
         self._rights = rights
         self._say = say
+        self._all_in = all_in
         self._end = end
         service.door.on_successor = self._come
 
@@ -203,6 +210,7 @@ class Leaving:
 
     async def _be_still(self) -> None:
         self._rights.still = True
+        await self._all_in()
         await self._service.logins_done()
 
     def _go_on(self) -> None:

@@ -109,3 +109,16 @@ def test_no_server_is_under_way_when_a_pause_is_answered(wanted: bool) -> None:
         assert all("server" not in worker.unread for worker in workers.values())
 
     asyncio.run(scene())
+
+
+def test_who_is_on_the_way_to_a_worker_is_waited_for(desk: Looking) -> None:
+    """It has said that all are gone before it knew of this one."""
+    worker: Any = desk.workers[0]
+    desk.running.changed = asyncio.Event()
+    gone, taken = desk._works(0)["gone"], desk._works(0)["taken"]
+    for handed, found in (({7: (0, os.dup(0))}, False), ({}, True)):
+        worker.handed = handed
+        gone(True)
+        assert desk.all_gone() is found
+        if handed:
+            taken(7)

@@ -3,9 +3,10 @@ tests/system/test_workers.py."""
 
 from __future__ import annotations
 
-import os
+import asyncio
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,7 +40,7 @@ def test_nobody_is_let_in_before_the_desk_hears_of_it() -> None:
     running: Any = SimpleNamespace(registry=SimpleNamespace(on_left=None), config=config, colleagues=None)
     control: Any = SimpleNamespace(attended=None)
 
-    def put(*values: object, descriptors: Sequence[int]) -> bool:
+    def put(*values: object, descriptors: Sequence[int] = ()) -> bool:
         said.append(values)
         return True
 
@@ -52,11 +53,23 @@ def test_nobody_is_let_in_before_the_desk_hears_of_it() -> None:
     door: Any = SimpleNamespace(arrived=arrived, reception=SimpleNamespace())
     hand = Hand(running, other, other, other, control, other, other, other)
     hand.begin(line, {0: door})
+    running.loop = loop = asyncio.new_event_loop()
     running.relay = SimpleNamespace(welcome=lambda descriptor: socket.socket(fileno=descriptor))
-    with socket.create_server(("127.0.0.1", 0)) as ours, socket.create_connection(ours.getsockname()) as theirs:
-        come = os.dup(theirs.fileno())
+    with closing(loop), socket.create_server(("127.0.0.1", 0)) as ours:
+        theirs = socket.create_connection(ours.getsockname())
+        come = theirs.detach()
         hand.newcomer(7, 0, 3, [come])
         assert (said, hand.clients) == ([("taken", 7)], 3)
-        (let_in,) = then
+        # Neither is an end for all who have gone, nor another process that is to have all who are here, ahead of it.
+        gone = hand.tells(lambda: True)
+        gone()
+        waiting = asyncio.ensure_future(hand.all_in(), loop=loop)
+        loop.run_until_complete(asyncio.sleep(0))
+        assert len(said) == 1
+        let_in, all_in = then
         let_in()
-    assert said[1:] == [come]
+        gone()
+        assert said[1:] == [come, ("gone", True)]
+        assert not waiting.done()
+        all_in()
+        loop.run_until_complete(waiting)

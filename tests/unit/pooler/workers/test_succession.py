@@ -78,7 +78,8 @@ def test_a_worker_lets_go_or_goes_on_as_it_is_told_and_ends_if_it_is_not(
     said: list[int] = []
     events = SimpleNamespace(handle=lambda: None, hubs=())
     service: Any = SimpleNamespace(door=SimpleNamespace(), events=events, running=None)
-    leaving = Leaving(service, rights=None, say=lambda *_: True, end=said.append)  # type: ignore[arg-type]
+    other: Any = None
+    leaving = Leaving(service, other, lambda *_: True, other, end=said.append)
     ours, theirs = socket.socketpair()
     with ours:
         line = Passage(ours, 1)
