@@ -43,6 +43,8 @@ LOOK = 1.0
 """Seconds between two looks at each worker."""
 SILENT, KILLED = 3.0, 15.0
 """Seconds without an answer after which a worker is given no more clients, and after which it is ended."""
+STARTED = 60.0
+"""Seconds for a worker to serve, before it is ended: commands wait for it."""
 AGAIN = 0.5
 """Seconds after which another is started in the place of one that has ended young."""
 YOUNG = 5.0
@@ -521,16 +523,15 @@ class Desk:
             self._lobby.send_away(now - limit)
         for worker in list(self.workers.values()):
             worker.heard = min(now, worker.heard + away)
-            if not worker.ready:
-                continue
             quiet = now - worker.heard
-            if quiet > KILLED:
+            if quiet > (KILLED if worker.ready else STARTED):
                 self.running.say(ERROR, f"worker {worker.number} has not answered for {quiet:.0f} s: it is ended")
                 worker.process.kill()
-            elif quiet > SILENT and not worker.silent:
+            elif worker.ready and quiet > SILENT and not worker.silent:
                 worker.silent = True
                 self.running.say(WARNING, f"worker {worker.number} does not answer: nobody new is handed to it")
-            self.keep(self._look_at(worker))
+            if worker.ready:
+                self.keep(self._look_at(worker))
 
     async def _look_at(self, worker: Worker) -> None:
         try:

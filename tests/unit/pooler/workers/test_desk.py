@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pooler.verbs import Verb
-from pooler.workers.desk import KILLED, LOOK, SILENT, Desk
+from pooler.workers.desk import KILLED, LOOK, SILENT, STARTED, Desk
 from pooler.workers.exchange import Want
 
 
@@ -57,6 +57,16 @@ def test_a_worker_that_does_not_answer_is_silent_and_then_ended(desk: Looking) -
     assert not desk.killed
     for _ in range(int((KILLED - SILENT) / LOOK) + 1):
         desk.pass_(LOOK)
+    assert desk.killed
+
+
+def test_a_worker_that_never_comes_to_serve_is_ended(desk: Looking) -> None:
+    """Each PAUSE and RELOAD waits for it; stopped in the middle of its start, say, it was waited for for ever."""
+    desk.workers[0].ready = False
+    for _ in range(int(STARTED / LOOK)):
+        desk.pass_(LOOK)
+    assert not desk.killed
+    desk.pass_(LOOK)
     assert desk.killed
 
 
