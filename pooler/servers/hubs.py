@@ -240,6 +240,7 @@ class Hub:
         loop = self.running.loop
         self.line = line
         dropped = self._dropped = loop.create_future()
+        successor: Line | None = None
         talk = asyncio.ensure_future(self._talk(line))
         hear = line.hearing = line.hearing or asyncio.ensure_future(self._hear(line))
         try:
@@ -248,13 +249,20 @@ class Hub:
                 raise Lost(dropped.result())
             if hear.done():
                 hear.result()
-            return talk.result()
+            successor = talk.result()
+            return successor
         except (ConnectionClosed, ProtocolError) as error:
             raise Lost(f"{Reason.SERVER_CRASHED}: {error.message}") from None
         finally:
-            talk.cancel()
+            if successor is None and not talk.cancel():
+                self._leave_off(talk)
             hear.cancel()
             await asyncio.gather(talk, hear, return_exceptions=True)
+
+    def _leave_off(self, talk: asyncio.Task[Line | None]) -> None:
+        """What was to take the place of one that was lost in the same moment is nobody's."""
+        if not talk.cancelled() and talk.exception() is None and (unused := talk.result()) is not None:
+            self._retire(unused, Reason.MOVED)
 
     async def _hear(self, line: Line) -> None:
         """What it says."""
