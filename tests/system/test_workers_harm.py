@@ -168,9 +168,9 @@ def test_a_worker_that_hangs_is_noticed_by_its_clients_alone(start_pooler: Start
 def taken_in(one: Stream) -> tuple[int, int]:
     """Of the other end of this connection: the number of its socket, 0 until it is accepted, and the bytes that nobody
     has read."""
-    port = f":{one.socket.getsockname()[1]:04X}"
+    ends = [f"0100007F:{name[1]:04X}" for name in (one.socket.getpeername(), one.socket.getsockname())]
     rows = (row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:])
-    ((queues, inode),) = ((row[4], row[9]) for row in rows if row[2].endswith(port))
+    ((queues, inode),) = ((row[4], row[9]) for row in rows if row[1:3] == ends)
     return int(inode), int(queues.split(":")[1], 16)
 
 
