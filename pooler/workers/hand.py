@@ -356,9 +356,9 @@ class Hand:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with ours, theirs:
-            over = self._consoles[session.id] = loop.create_future()
             who = session.user, session.rights, dict(session.parameters)
             line.put("console", *who, session.cancel_key, session.id, session.label, descriptors=[theirs.fileno()])
+            over = self._consoles[session.id] = loop.create_future()
             theirs.close()
             up, canceled = loop.create_task(_up(channel, ours, loop)), loop.create_task(self._canceled(session))
             try:

@@ -184,8 +184,8 @@ class Line:
         self._asked[number] = answer
         if late is not None:
             self._late[number] = late
-        self._send(ASKS, number, name, values, descriptors)
         try:
+            self._send(ASKS, number, name, values, descriptors)
             return await answer
         except asyncio.CancelledError:
             if late is not None and answer.done() and not answer.cancelled() and answer.exception() is None:

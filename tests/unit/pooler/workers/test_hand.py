@@ -10,7 +10,10 @@ from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from pooler.workers.hand import Hand
+from tests.unit.faults import EMFILE
 
 
 def test_who_needs_a_server_behind_a_welcome_from_elsewhere_is_heard() -> None:
@@ -73,3 +76,22 @@ def test_nobody_is_let_in_before_the_desk_hears_of_it() -> None:
         assert not waiting.done()
         all_in()
         loop.run_until_complete(waiting)
+
+
+def test_a_console_that_cannot_be_handed_over_is_not_kept() -> None:
+    other: Any = None
+
+    def put(*_: object, descriptors: Sequence[int]) -> bool:
+        raise EMFILE
+
+    hand = Hand(other, other, other, other, other, other, other, other)
+    hand._line = SimpleNamespace(put=put)  # type: ignore[assignment]
+    session: Any = SimpleNamespace(user="ann", rights="admin", parameters={}, cancel_key=b"", id=7, label="")
+
+    async def run() -> None:
+        hand._running = SimpleNamespace(loop=asyncio.get_running_loop())  # type: ignore[assignment]
+        await hand.console(other, session, None)
+
+    with pytest.raises(OSError, match="Too many open files"):
+        asyncio.run(run())
+    assert not hand._consoles

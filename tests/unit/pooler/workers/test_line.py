@@ -256,6 +256,16 @@ def test_who_is_gone_answers_nothing() -> None:
     asyncio.run(run())
 
 
+def test_a_question_that_cannot_be_put_is_not_kept() -> None:
+    async def run() -> None:
+        async with Ends({}) as ends:
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                await ends.near.ask("see", descriptors=[-1])
+            assert not ends.near._asked
+
+    asyncio.run(run())
+
+
 def test_what_was_said_before_the_end_is_heard_whatever_is_said_to_who_is_gone() -> None:
     """A worker that is killed has said who is its own; the desk heard nothing of that where it had something to say to
     that worker first, and handed its clients to another one."""
