@@ -21,8 +21,9 @@ from math import inf
 from typing import Any
 
 from pooler import wire
+from pooler.aside import aside
 from pooler.config.databases import RESERVED
-from pooler.config.whole import Changes
+from pooler.config.whole import Changes, Config
 from pooler.house.control import Control
 from pooler.log import ERROR, LOG, WARNING
 from pooler.net.channel import Channel, ConnectionClosed
@@ -34,7 +35,7 @@ from pooler.values import dataclass
 from pooler.verbs import ConsoleSession, House, Remark, Verb
 from pooler.workers.exchange import Exchange, Want
 from pooler.workers.ledger import CLIENTS, Account, Ledger, clients_of
-from pooler.workers.line import Failed, Line, LineClosed
+from pooler.workers.line import Failed, Line, LineClosed, packed
 from pooler.workers.lobby import Lobby, turn_away
 from pooler.workers.roll import Roll
 from pooler.workers.together import Lost, counted, seen_together, together, told_apart
@@ -140,6 +141,8 @@ class Desk:
         self._generation = itertools.count(1)
         self._started: dict[int, float] = {}
         self._looked = running.now()
+        self._telling = asyncio.Lock()
+        """Held while a configuration is made ready for the workers."""
         self.in_force: asyncio.Task[None] | None = None
         """Ends when all workers have the configuration."""
         self.sessions: list[SessionStat] = []
@@ -592,11 +595,14 @@ class Desk:
     def configured(self, found: Changes) -> None:
         """There is another configuration: all are told, and `in_force` is when they have it."""
         self.forget_welcomes()
-        self.in_force = self.keep(self._configure())
-
-    async def _configure(self) -> None:
         self._tickets = os.urandom(TICKET_KEYS)
-        answers = await self.ask_all("configure", self.running.config, self._tickets)
+        self.in_force = self.keep(self._configure(self.running.config, self._tickets))
+
+    async def _configure(self, config: Config, tickets: bytes) -> None:
+        """However large it is, it is made ready beside the loop, and told in the order in which it came."""
+        async with self._telling:
+            told = await aside(lambda: packed(config))
+        answers = await self.ask_all("configure", told, tickets)
         for number, answer in answers.items():
             if isinstance(answer, Exception):
                 self.running.say(ERROR, f"worker {number} goes on with the old configuration: {answer}")

@@ -18,8 +18,9 @@ from pooler.aside import aside
 from pooler.clients.cancel import Canceller
 from pooler.clients.door import Door
 from pooler.clients.strangers import Strangers
-from pooler.config.whole import Config
+from pooler.config.whole import Changes, Config, changes
 from pooler.house.control import Control
+from pooler.house.reconfigure import uncollected
 from pooler.log import ERROR, Log
 from pooler.net import tls
 from pooler.net.channel import Channel, ConnectionClosed
@@ -31,7 +32,7 @@ from pooler.relay import engine
 from pooler.servers.opener import Opener
 from pooler.stats import DescriptorStat, SeenStat, SessionStat, Snapshot
 from pooler.verbs import ConsoleSession, House, Remark, Verb
-from pooler.workers.line import Line, LineClosed
+from pooler.workers.line import Line, LineClosed, unpacked
 from pooler.workers.rights import Rights
 
 SETTLES = 1.0
@@ -317,16 +318,28 @@ class Hand:
     async def perform(self, verb: Verb) -> Remark | None:
         return await self._control.obey(verb)
 
-    async def configure(self, config: Config, tickets: bytes) -> None:
-        """From now on this is the configuration; `tickets`: by which all workers take up TLS sessions again."""
-        running, secured = self._running, None
-        try:
-            secured = await aside(lambda: tls.renew(config.settings))
-            secured.client.share_tickets(tickets)
-        except tls.TlsProblem as problem:
-            running.say(ERROR, problem.log)
-        self._control.reconfiguration.adopt(dataclasses.replace(config, warnings=()), secured)
-        self._learn_names(running.config)
+    async def configure(self, told: bytes, tickets: bytes) -> None:
+        """From now on what was `told` (line.packed) is the configuration; `tickets`: by which all workers take up TLS
+        sessions again. However large it is, it is read beside the loop, one after the other."""
+        running, reconfiguration = self._running, self._control.reconfiguration
+        async with reconfiguration.reading:
+            old, secured = reconfiguration.written, None
+
+            def read() -> Changes:
+                with uncollected():
+                    config: Config = dataclasses.replace(unpacked(told), warnings=())
+                    for database in config.databases.values():
+                        engine.plain(database)
+                    return changes(old, config)
+
+            found = await aside(read)
+            try:
+                secured = await aside(lambda: tls.renew(found.config.settings))
+                secured.client.share_tickets(tickets)
+            except tls.TlsProblem as problem:
+                running.say(ERROR, problem.log)
+            reconfiguration.adopt(found.config, secured, found)
+            self._learn_names(running.config)
 
     def texts_changed(self) -> None:
         self.say("texts changed")

@@ -95,6 +95,9 @@ def packed(message: object) -> bytes:
     return out.getvalue()
 
 
+unpacked = pickle.loads
+
+
 def _identity(descriptor: int) -> Identity:
     """What tells an open socket from all others."""
     found = os.fstat(descriptor)

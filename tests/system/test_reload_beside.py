@@ -94,9 +94,9 @@ def test_a_reload_that_hangs_does_not_keep_the_process(slow: Bouncer) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.one_process("each worker takes the configuration in at once, and answers nobody meanwhile")
-def test_a_large_file_is_read_while_queries_go_through(start_pooler: StartBouncer) -> None:
-    bouncer = start_pooler()
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_large_file_is_read_while_queries_go_through(start_pooler: StartBouncer, workers: int) -> None:
+    bouncer = start_pooler(sections={"pooler": {"workers": workers}})
     users = "".join(f'"user{number}" "md5{"0" * 32}"\n' for number in range(60_000))
     bouncer.auth_file.write_text('"postgres" ""\n' + users)
     gaps: list[float] = []

@@ -1,18 +1,24 @@
-"""The desk: whom it takes for silent, and when a PAUSE is done. The rest of it is in tests/system/test_workers.py."""
+"""The desk: whom it takes for silent, when a PAUSE is done, and how a configuration is told. The rest of it is in
+tests/system/test_workers.py."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Coroutine, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from pooler.config.whole import Changes, Config, compose
 from pooler.verbs import Verb
+from pooler.workers import desk as desks
 from pooler.workers.desk import KILLED, LOOK, SILENT, STARTED, Desk
 from pooler.workers.exchange import Want
+from pooler.workers.line import packed, unpacked
+from tests.fixtures.waiting import DEADLINE
 
 
 class Looking(Desk):
@@ -132,3 +138,45 @@ def test_who_is_on_the_way_to_a_worker_is_waited_for(desk: Looking) -> None:
         assert desk.all_gone() is found
         if handed:
             taken(7)
+
+
+class Told:
+    """A worker that notes the configurations that it is told."""
+
+    def __init__(self) -> None:
+        self.line, self.number, self.silent = self, 0, False
+        self.sizes: list[int] = []
+
+    async def ask(self, name: str, told: bytes, _: bytes) -> None:
+        assert name == "configure"
+        self.sizes.append(unpacked(told).settings.default_pool_size)
+
+
+def test_configurations_are_made_ready_beside_the_loop_and_told_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+
+    def slow(config: Config) -> bytes:
+        if config.settings.default_pool_size == 7:
+            assert go_on.wait(DEADLINE), "the loop had a turn"
+        return packed(config)
+
+    monkeypatch.setattr(desks, "packed", slow)
+
+    async def scene() -> None:
+        loop, other = asyncio.get_running_loop(), None
+        running: Any = SimpleNamespace(now=lambda: 100.0, loop=loop, rounds=SimpleNamespace(once=lambda _, work: work))
+        desk = Desk(running, other, other, other, 1, (), other)  # type: ignore[arg-type]
+        worker: Any = Told()
+        desk.workers[0] = worker
+        told = []
+        for size in ("7", "8"):
+            running.config = compose({"default_pool_size": size})
+            desk.configured(Changes(running.config))
+            told.append(desk.in_force)
+        loop.call_later(0.01, go_on.set)
+        for each in told:
+            assert each is not None
+            await each
+        assert worker.sizes == [7, 8]
+
+    asyncio.run(scene())

@@ -1,10 +1,11 @@
-"""A worker's side of the line: what a welcome from elsewhere leads to, and who is let in when. The rest is in
-tests/system/test_workers.py."""
+"""A worker's side of the line: what a welcome from elsewhere leads to, who is let in when, and how a configuration is
+read. The rest is in tests/system/test_workers.py."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from types import SimpleNamespace
@@ -12,7 +13,12 @@ from typing import Any
 
 import pytest
 
+from pooler.config.whole import Config, compose
+from pooler.net.tls import TICKET_KEYS
+from pooler.workers import hand as hands
 from pooler.workers.hand import Hand
+from pooler.workers.line import packed, unpacked
+from tests.fixtures.waiting import DEADLINE
 from tests.unit.faults import EMFILE
 
 
@@ -95,3 +101,32 @@ def test_a_console_that_cannot_be_handed_over_is_not_kept() -> None:
     with pytest.raises(OSError, match="Too many open files"):
         asyncio.run(run())
     assert not hand._consoles
+
+
+def test_configurations_are_read_beside_the_loop_and_adopted_in_the_order_in_which_they_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Sixty thousand users are half a second of work, for which no client of the worker may wait."""
+    first, second = (packed(compose({"default_pool_size": size})) for size in ("7", "8"))
+    go_on, adopted = threading.Event(), list[int]()
+
+    def reads(told: bytes) -> Any:
+        if told == first:
+            assert go_on.wait(DEADLINE), "the loop had a turn"
+        return unpacked(told)
+
+    monkeypatch.setattr(hands, "unpacked", reads)
+
+    async def scene() -> None:
+        other: Any = None
+        reconfiguration = SimpleNamespace(reading=asyncio.Lock(), written=Config())
+        reconfiguration.adopt = lambda new, *_: adopted.append(new.settings.default_pool_size)
+        control: Any = SimpleNamespace(reconfiguration=reconfiguration)
+        running: Any = SimpleNamespace(config=Config())
+        hand = Hand(running, other, other, other, control, other, other, other)
+        both = asyncio.gather(*(hand.configure(told, b"t" * TICKET_KEYS) for told in (first, second)))
+        asyncio.get_running_loop().call_later(0.01, go_on.set)
+        await both
+
+    asyncio.run(scene())
+    assert adopted == [7, 8]
