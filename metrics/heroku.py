@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 
 from pooler.stats import ADMIN_DATABASE, QUANTILES, DatabaseStat, PoolStat, Snapshot, gained_spread, merge
 from pooler.values import dataclass
@@ -109,6 +108,8 @@ def _escaped(char: str) -> str:
 
 def stamp(when: float) -> str:
     """`2026-11-22T07:46:00.000000+00:00`, always with microseconds."""
+    from datetime import UTC, datetime
+
     return datetime.fromtimestamp(when, UTC).isoformat(timespec="microseconds")
 
 

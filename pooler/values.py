@@ -63,19 +63,17 @@ def _first_call(made: type, name: str, frozen: bool, slots: bool, own: set[str])
 
 def _fill(made: type, compiled: Callable[..., None], put: Callable[[object, str, Any], None]) -> Callable[..., None]:
     """`__init__` for the first few; `compiled` is for all others, and for what it does not know or has to refuse."""
-    known = dataclasses.fields(made)
-    if not all(field.init and not field.kw_only for field in known):
-        return compiled
-    names = [field.name for field in known]
-    needed = {field.name for field in known if field.default is field.default_factory is dataclasses.MISSING}
     left = FEW
 
     def method(self: Any, /, *arguments: Any, **named: Any) -> None:
         nonlocal left
         left -= 1
+        known = dataclasses.fields(made)
+        names = [field.name for field in known if field.init and not field.kw_only]
+        needed = {field.name for field in known if field.default is field.default_factory is dataclasses.MISSING}
         values = dict(zip(names, arguments, strict=False)) | named
         whole = len(values) == len(arguments) + len(named) and needed <= values.keys() <= set(names)
-        if left < 0 or not whole:
+        if left < 0 or not whole or len(names) < len(known):
             compiled(self, *arguments, **named)
             return
         for field in known:
@@ -93,10 +91,9 @@ def _fill(made: type, compiled: Callable[..., None], put: Callable[[object, str,
 
 def _frozen(made: type, slots: bool) -> dict[str, Callable[..., Any]]:
     """What refuses to change an instance; with slots, what copies and pickles it all the same."""
-    names = {field.name for field in dataclasses.fields(made)}
 
     def refused(self: object, name: str) -> bool:
-        return type(self) is made or name in names
+        return type(self) is made or name in {field.name for field in dataclasses.fields(made)}
 
     def set_attribute(self: object, name: str, value: object) -> None:
         if refused(self, name):

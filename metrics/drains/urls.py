@@ -14,11 +14,14 @@ A URL that cannot work is refused here with a DrainError that never repeats its 
 
 from __future__ import annotations
 
-from urllib.parse import SplitResult, urlsplit
+from typing import TYPE_CHECKING
 
 from metrics.drains.files import file_sink, stdout_sink
 from metrics.drains.sink import DrainError, Sink
 from pooler.rounds import Rounds, in_the_log_of
+
+if TYPE_CHECKING:
+    from urllib.parse import SplitResult
 
 SCHEMES = ("syslog", "syslog+tls", "https", "http", "statsd", "otlp+http", "otlp+https")
 
@@ -62,6 +65,8 @@ def _network_sink(parts: SplitResult, rounds: Rounds) -> Sink:
 
 
 def _split(url: str) -> SplitResult:
+    from urllib.parse import urlsplit
+
     try:
         parts = urlsplit(url)
         port = parts.port

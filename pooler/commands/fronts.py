@@ -9,9 +9,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from metrics.drains.only import Only
 from metrics.drains.sink import DrainError, Sink
-from metrics.drains.urls import open_sink
 from metrics.period import Reporter
 from metrics.source import Source
 from pooler import __version__
@@ -27,6 +25,7 @@ from pooler.stats import DrainStat, SessionStat
 if TYPE_CHECKING:
     from admin.platform.desired import Drain
     from admin.platform.plane import Plane
+    from metrics.drains.only import Only
     from metrics.web.details import Told
     from metrics.web.listener import HttpServer
     from pooler.process.takeover import Inheritance
@@ -74,7 +73,7 @@ class Fronts:
     def open_sinks(self) -> None:
         """Raises DrainError for a drain that can never work."""
         self._outputs = self.outputs()
-        self.sinks = [open_sink(url, self.running.rounds) for url in self._outputs]
+        self.sinks = self._open(self._outputs)
         self.reporter = Reporter(
             self.source,
             self.sinks,
@@ -84,6 +83,14 @@ class Fronts:
             rounds=self.running.rounds,
             stirring=self.running.stirring,
         )
+
+    def _open(self, urls: tuple[str, ...]) -> list[Sink]:
+        """Raises DrainError. Without any nothing of them is loaded."""
+        if not urls:
+            return []
+        from metrics.drains.urls import open_sink
+
+        return [open_sink(url, self.running.rounds) for url in urls]
 
     def outputs(self) -> tuple[str, ...]:
         """Where lines go: with an ini nowhere until it or a flag asks, and with a period of 0 there are none. A daemon
@@ -196,7 +203,7 @@ class Fronts:
     def _change_sinks(self, reporter: Reporter, outputs: tuple[str, ...]) -> None:
         """Old sinks are closed when they have sent what they hold; a new one that cannot be opened changes nothing."""
         try:
-            sinks = [open_sink(url, self.running.rounds) for url in outputs]
+            sinks = self._open(outputs)
         except DrainError as error:
             self.running.say(ERROR, f"metrics lines go where they went: {error}")
             return
@@ -205,6 +212,9 @@ class Fronts:
 
     def drain_apps(self, wanted: Iterable[Drain]) -> None:
         """The state's drains, as they are now: those that stay keep what they hold."""
+        from metrics.drains.only import Only
+        from metrics.drains.urls import open_sink
+
         reporter = self.reporter
         if reporter is None:
             return

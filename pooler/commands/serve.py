@@ -11,7 +11,6 @@ import contextlib
 import gc
 import logging
 import os
-import secrets
 import socket
 import sys
 from collections.abc import Callable
@@ -304,7 +303,7 @@ def staffed(bouncer: Bouncer, start: Start, plain: bool) -> Crew:
     from pooler.commands.crew import Crew
 
     given = start.given
-    return Crew(bouncer, workers(start.config, given), (plain, given.verbose), secrets.token_hex(16), console)
+    return Crew(bouncer, workers(start.config, given), (plain, given.verbose), os.urandom(16).hex(), console)
 
 
 def learning(

@@ -14,11 +14,12 @@ import hashlib
 import hmac
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import field
 
 from pooler.config.users import ScramSecret
 from pooler.relay.engine import ScramError as ScramError
 from pooler.relay.engine import ScramServer
+from pooler.values import dataclass
 
 MECHANISM = "SCRAM-SHA-256"
 DEFAULT_ITERATIONS = 4096
@@ -36,12 +37,12 @@ class BadSignature(ScramError):
     """The server does not know what it should know of the password."""
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True)
 class Keys:
     """What a client can do without the password: log in to any server that holds the same verifier."""
 
-    client_key: bytes
-    server_key: bytes
+    client_key: bytes = field(repr=False)
+    server_key: bytes = field(repr=False)
 
 
 def make_verifier(password: str, iterations: int = DEFAULT_ITERATIONS, salt: bytes | None = None) -> ScramSecret:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import secrets
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import field
 
@@ -91,7 +91,7 @@ class Hub:
         self._opener = hubs.opener
         self.database = database
         self.host = host
-        marker = marker or f"{MARK}{secrets.token_hex(12)}".encode()
+        marker = marker or f"{MARK}{os.urandom(12).hex()}".encode()
         self.engine = relay.Hub(running.relay, database.name, marker, self)
         self._ours = False
         """The last login has failed for want of what this process has no more of."""
@@ -322,7 +322,7 @@ class Hub:
     async def _take_the_place_of(self, line: Line, successor: Line, reason: str) -> None:
         if successor.about.place != line.about.place:
             raise Lost(reason)
-        mark = f"change {secrets.token_hex(12)}".encode()
+        mark = f"change {os.urandom(12).hex()}".encode()
         successor.tells = False
         line.reached.clear()
         line.mark = successor.mark = self.engine.marker + b"\0" + mark + b"\0"
