@@ -377,3 +377,23 @@ def test_one_address_that_is_missing_is_no_reason_to_stay_away(start_either: Sta
     bouncer = start_either(listen_addr="192.0.2.1,127.0.0.1")
     assert bouncer.sql("SELECT 1") == [(1,)]
     assert re.search(r"WARNING cannot listen on 192\.0\.2\.1:\d+: ", bouncer.log_text())
+
+
+NOT_NEEDED = {
+    "argparse", "datetime", "metrics.drains.files", "metrics.drains.urls", "random", "secrets", "urllib.parse",
+    "admin.console.session", "metrics.web.http", "pooler.process.takeover", "pooler.workers.desk",
+}  # fmt: skip
+"""What a start with an ini and the first answer have no use for."""
+
+
+@pytest.mark.slow
+@pytest.mark.one_process("workers have a desk")
+def test_the_first_answer_waits_for_nothing_that_it_does_not_need(
+    start_pooler: StartBouncer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    pooler = start_pooler()
+    assert pooler.sql("SELECT 1") == [(1,)]
+    loaded = set(re.findall(r"^import time:.*\| *(\S+)$", pooler.output.read_text(), re.MULTILINE))
+    assert {"asyncio", "pooler.relay.engine", "pooler.clients.door"} <= loaded
+    assert not loaded & NOT_NEEDED
