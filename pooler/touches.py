@@ -86,8 +86,9 @@ class Touch(NamedTuple):
     """What a text may leave behind. `kinds`: what it makes; `looks`: what is to be looked for, that which it may have
     ended too; `names`: parameters whose values are to be asked for; `resets`: those of them that were put back, ALL for
     all: what was put back last, not set again behind it; `statement`: the first that does so, with its constants left
-    out; `silences`: channels that are no longer listened to behind it, ALL for all; `others`: the statements behind
-    that one which make a kind first, with their kinds."""
+    out; `silences`: channels that are no longer listened to behind it, ALL for all; `valued`: "2 work_mem" where that
+    gets the second value of a Bind, by a NULL it is put back; "2 $1" where its name is the first; `others`: the
+    statements behind that one which make a kind first, with their kinds."""
 
     kinds: int
     looks: int
@@ -95,6 +96,7 @@ class Touch(NamedTuple):
     names: frozenset[str] = frozenset()
     resets: frozenset[str] = frozenset()
     silences: frozenset[str] = frozenset()
+    valued: frozenset[str] = frozenset()
     others: tuple[tuple[int, str], ...] = ()
 
     def said(self, kinds: int) -> str:
@@ -124,6 +126,8 @@ class _Findings:
         self.names: set[str] = set()
         self.resets: set[str] = set()
         self.silences: set[str] = set()
+        self.valued: dict[str, str] = {}
+        """By a parameter's name: the number of its value in a Bind."""
         self.draws = False
         """Whether a sequence has given a value so far."""
 
@@ -132,6 +136,7 @@ class _Findings:
         if name in OF_TRANSACTION:
             return
         kind = Held.ROLE if name in ROLES else Held.SETTING
+        self.valued.pop(name, None)
         if reset:
             self.looks |= kind
             self.resets |= {name} if name != ALL else {ALL, *self.names}
@@ -230,8 +235,9 @@ def _touch(found: _Findings, shown: Sequence[tuple[int, str]]) -> Touch | None:
         found.makes(Held.UNSEEN)
     names = frozenset(sorted(found.names)[:MOST_NAMES])
     silences = frozenset(found.silences)
-    first = shown[0][1] if shown else ""
-    return Touch(int(found.kinds), int(found.looks), first, names, frozenset(found.resets), silences, tuple(shown[1:]))
+    first, others = shown[0][1] if shown else "", tuple(shown[1:])
+    valued = frozenset(f"{number} {name}" for name, number in found.valued.items())
+    return Touch(int(found.kinds), int(found.looks), first, names, frozenset(found.resets), silences, valued, others)
 
 
 def _plain(tokens: Sequence[Token]) -> str:
@@ -351,13 +357,18 @@ def _set_config(tokens: Sequence[Token], at: int, found: _Findings) -> None:
             found.looks |= STRAYS
         if not known or lowered(name[0].value) == "search_path":
             _path(arguments[1], found, sure=_constant(arguments[1]))
-    elif known:
+        return
+    if known:
         found.parameter(name[0].value, reset=len(arguments) == 3 and _is_null(arguments[1]))
     else:
         found.makes(Held.UNSEEN)
         found.names.update(_own_names(tokens))
         if any(token.kind is Kind.PARAMETER for token in name):
             found.looks |= NAMED_LATER
+    number = _number(arguments[1]) if len(arguments) == 3 else ""
+    if number and (known or _number(name)):
+        found.looks |= NAMED_LATER
+        found.valued[lowered(name[0].value) if known else "$" + _number(name)] = number
 
 
 def _constant(argument: Sequence[Token]) -> bool:
@@ -367,6 +378,14 @@ def _constant(argument: Sequence[Token]) -> bool:
 def _is_null(argument: Sequence[Token]) -> bool:
     """Without a value it is put back."""
     return bool(argument) and argument[0] == "null" and (len(argument) == 1 or argument[1] == "::")
+
+
+def _number(argument: Sequence[Token]) -> str:
+    """Of a value that is one of a Bind's as it is, be it cast; else nothing."""
+    value = [token for token in argument if token not in ("(", ")")]
+    if not value or value[0].kind is not Kind.PARAMETER or (len(value) > 1 and value[1] != "::"):
+        return ""
+    return value[0].text[1:] if all(token.kind is Kind.WORD or token == "." for token in value[2:]) else ""
 
 
 def _path(value: Sequence[Token], found: _Findings, *, sure: bool) -> None:
@@ -551,7 +570,7 @@ STICKY = Held.LOAD
 MAY_LEAD = 1 << 12
 """In `looks`: of a search_path that may lead to temporary tables."""
 NAMED_LATER = 1 << 13
-"""In `looks`: a parameter's name is a value of the Bind (`bound_names`)."""
+"""In `looks`: a parameter's name, or what it is set to, is a value of the Bind (`bound_names`)."""
 UNREAD = 1 << 14
 """In `looks`, of a text that was not read to its end: what it sets nobody knows, as long as its client is there."""
 UNTOLD = 1 << 24
@@ -583,24 +602,32 @@ TEMPORARY_PATH = Touch(0, Held.TEMP | MAY_LEAD, "")
 
 
 def bound_names(touch: Touch, message: bytes) -> Touch:
-    """With the names of the client's own that are among the values of a Bind message, as far as it is here."""
+    """With the names of the client's own that are among the values of a Bind message, as far as it is here, and those
+    that are put back by a NULL. The Touch itself where there are none."""
     try:
         at = message.index(b"\0", message.index(b"\0", 5) + 1) + 1
         (formats,) = _INT16.unpack_from(message, at)
         at += 2 + 2 * formats
         (values,) = _INT16.unpack_from(message, at)
         at += 2
-        names = set(touch.names)
-        for _ in range(min(values, MOST_NAMES)):
+        names, bound = set(touch.names), dict[str, str | None]()
+        for number in range(1, min(values, MOST_NAMES) + 1):
             (size,) = _INT32.unpack_from(message, at)
             at += 4 + max(size, 0)
             value = message[at - max(size, 0) : at].decode("utf-8", "replace")
-            if _OWN_NAME.fullmatch(value):
+            bound[str(number)] = None if size < 0 else lowered(value)
+            if touch.kinds & Held.UNSEEN and _OWN_NAME.fullmatch(value):
                 names.add(lowered(value))
     except (ValueError, struct.error):
         # What is not to be understood the server refuses; what is not here whole is no name.
         return touch
-    return touch._replace(names=frozenset(names))
+    put_back: set[str] = set()
+    for place, _, name in (each.partition(" ") for each in touch.valued):
+        if place in bound and bound[place] is None:
+            put_back.add((bound.get(name[1:]) or "") if name[0] == "$" else name)
+    if not put_back and len(names) == len(touch.names):
+        return touch
+    return touch._replace(names=frozenset(names), resets=touch.resets | put_back)
 
 
 _INT16, _INT32 = struct.Struct("!h"), struct.Struct("!i")

@@ -548,7 +548,7 @@ cdef class Client(Conn):
             if stmt is not None:
                 if stmt.known != self.pool.known:
                     touch_now(self.pool, stmt)
-                if stmt.touch is not None:
+                if stmt.touch is not None and not (self.named_late and (<int>stmt.touch.looks) & NAMED_LATER):
                     touched(self, s, stmt.touch)
                 if stmt.notifies:
                     s.notified = True

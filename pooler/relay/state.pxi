@@ -386,7 +386,7 @@ cdef int touched(Client c, Server s, object touch) except -1:
         if s.touches is None:
             s.touches = [touch]
             s.undone = s.silenced = False
-        elif touch is s.touches[len(s.touches) - 1]:
+        elif touch == s.touches[len(s.touches) - 1]:
             return 0
         elif len(s.touches) < TOUCHES:
             s.touches.append(touch)

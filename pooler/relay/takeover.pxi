@@ -24,7 +24,8 @@ cdef list recorded_touch(touch):
         return None
     return [touch.kinds, touch.looks, touch.statement.encode("utf-8", "surrogatepass"), [name.encode("utf-8", "surrogatepass") for name in sorted(touch.names)],
             [name.encode("utf-8", "surrogatepass") for name in sorted(touch.resets)],
-            [name.encode("utf-8", "surrogatepass") for name in sorted(touch.silences)]]
+            [name.encode("utf-8", "surrogatepass") for name in sorted(touch.silences)],
+            [name.encode("utf-8", "surrogatepass") for name in sorted(touch.valued)]]
 
 
 cdef object revived_touch(state):

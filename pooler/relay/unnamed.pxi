@@ -35,7 +35,7 @@ cdef bint unnamed_waits(Client c, Out *out, uint8_t *b, size_t *run, size_t pos,
         c.submit(out, b, pos, pos)
         if s.unnamed != 0 and s.unnamed_state == BEING_READ:
             return c.waits_on(out, b, run, pos, IN_DOUBT)
-    if t == BIND and c.unnamed_touch is not None:
+    if t == BIND and c.unnamed_touch is not None and not (<int>c.unnamed_touch.looks) & NAMED_LATER:
         touched(c, s, c.unnamed_touch)
     if s.unnamed != 0 and s.unnamed_state == STALE_THERE:
         return mean_nobodys(c, out, b, run, pos, t, l)

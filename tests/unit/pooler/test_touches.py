@@ -87,9 +87,40 @@ def test_nothing(text: str) -> None:
 def test_settings_by_name(text: str, name: str) -> None:
     found = judge(text.encode())
     assert found is not None
-    assert found[:2] == (Held.SETTING, Held.SETTING)
+    assert (found.kinds, found.looks & ~NAMED_LATER) == (Held.SETTING, Held.SETTING)
     assert found.names == {name}
     assert not found.resets
+
+
+VALUED: dict[str, set[str]] = {
+    "SELECT set_config('Work_Mem', $1, false)": {"1 work_mem"},
+    "SELECT $1::int, set_config('a.b'::text, ($2)::pg_catalog.text, $3)": {"2 a.b"},
+    "SELECT set_config($2, $1::character varying, false)": {"1 $2"},
+    "SELECT set_config('a', $1, false), set_config('b', $2, false), set_config('a', $3, false)": {"3 a", "2 b"},
+    "SELECT set_config('a', $1, false), set_config('a', 'x', false)": set(),
+    "SELECT set_config('a', $1, true)": set(),
+    "SELECT set_config('a', $1 || 'x', false)": set(),
+    "SELECT set_config('a', $1::text || 'x', false)": set(),
+    "SELECT set_config('a', coalesce($1, 'x'), false)": set(),
+    "SELECT set_config('a' || $1, $2, false)": set(),
+}
+
+
+@pytest.mark.parametrize("text", VALUED)
+def test_what_a_null_puts_back(text: str) -> None:
+    found = judge(text.encode())
+    assert found is None or found.valued == VALUED[text]
+    if not VALUED[text]:
+        return
+    assert found is not None
+    assert found.looks & NAMED_LATER
+    by_number = {int(number): name for number, _, name in (each.partition(" ") for each in found.valued)}
+    given = ["Work_Mem", "work_mem", "x"]
+    for number, name in by_number.items():
+        values = [None if at == number else value for at, value in enumerate(given, 1)]
+        assert bound_names(found, wire.bind("", "", values)).resets == {"work_mem" if name[0] == "$" else name}
+    assert bound_names(found, wire.bind("", "", given)) is found
+    assert bound_names(found, wire.bind("", "", [])) is found
 
 
 @pytest.mark.parametrize(
