@@ -41,7 +41,7 @@ _LANGUAGES = {
 """By what a body in another language speaks to the server; one of a language that is not here may do anything."""
 _SUSPICIOUS = (
     r"set_config|advisory|\mtemp|\mpg_temp|\mlisten\M|\mhold\M|\mexecute\M|\mdiscard\M|\mload\M|\mcall\M|\mreset\M"
-    r'|\mprepare\M|deallocate|\mdo\M|u&"|query_to_xml|ts_stat|ts_rewrite|currval|lastval|setval|\mrestart\M'
+    r'|\mprepare\M|deallocate|\mdo\M|u&"|_to_xml|ts_stat|ts_rewrite|pg_settings|currval|lastval|setval|\mrestart\M'
     r"|(^|;|>>|\*/|\n|\r|\mbegin|\mthen|\melse|\mloop)\s*set\M"
 )
 _CATALOGS = (
@@ -80,9 +80,10 @@ _CHANGES = (
     + ") AS counted(c)"
 )
 _CALLS = (
-    "(SELECT ':funcid (' {||} {string_agg}(oid::{text}, '|') {||} ') ' FROM {pg_proc} WHERE oid {<} "
-    f"{_FIRST_OWN}::{{oid}} AND proname {{~}} '^(set_config$|query_to_xml|ts_stat$|ts_rewrite$|currval$|lastval$|"
-    "setval$|pg_(try_)?advisory_(un)?lock)')"
+    "(SELECT ':(funcid (' {||} {string_agg}(oid::{text}, '|') {||} ')|relid ' {||} "
+    "{to_regclass}('pg_catalog.pg_settings')::{oid}::{text} {||} ') ' FROM {pg_proc} WHERE oid {<} "
+    f"{_FIRST_OWN}::{{oid}} AND proname {{~}} '^(set_config$|(query|table|schema|database)_to_xml|ts_stat$|ts_rewrite$|"
+    "currval$|lastval$|setval$|pg_(try_)?advisory_(un)?lock)')"
 )
 _TREES = (
     (2618, "pg_rewrite", "ev_action", "{pg_get_ruledef}(t.oid)"),

@@ -75,8 +75,12 @@ PHRASES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("all",): (ALL,),
 }
 """What stands behind SET and RESET, and the parameters that are meant by it."""
-RUNNERS = frozenset({"query_to_xml", "query_to_xmlschema", "query_to_xml_and_xmlschema", "ts_stat", "ts_rewrite"})
-"""Functions that carry out a text."""
+RUNNERS = frozenset({"query_to_xml", "query_to_xmlschema", "query_to_xml_and_xmlschema", "ts_stat", "ts_rewrite"}) | {
+    f"{what}_to_xml{schema}" for what in ("table", "schema", "database") for schema in ("", "_and_xmlschema")
+}
+"""Functions that carry out a text, or read views that are not named in it."""
+SETTINGS_VIEW = "pg_settings"
+"""By a rule of PostgreSQL's own its UPDATE is a SET, of names that nobody can tell from the text."""
 ROLES = frozenset({"role", "session_authorization"})
 MEANINGS = ROLES | {"search_path"}
 """Parameters by which a text means something else."""
@@ -254,6 +258,7 @@ def _examine(tokens: Sequence[Token], found: _Findings) -> None:
     first = tokens[0].value if tokens[0].kind is Kind.WORD else ""
     if first in FIRST:
         FIRST[first](tokens, found)
+    words = [token.value for token in tokens if token.kind is Kind.WORD]
     for at, token in enumerate(tokens):
         if token.kind not in (Kind.WORD, Kind.QUOTED):
             continue
@@ -266,6 +271,9 @@ def _examine(tokens: Sequence[Token], found: _Findings) -> None:
             found.makes(Held.LOCK)
         elif word in RUNNERS or (word == "execute" and first in ("explain", "create") and at):
             _code(tokens, found)
+        elif word == SETTINGS_VIEW and "update" in words:
+            found.makes(Held.SETTING)
+            found.looks |= Held.UNSEEN
         elif word in RECALLING and recalls(tokens, at, in_code=found.in_code):
             found.recalls()
         elif word in DRAWING:
@@ -273,7 +281,6 @@ def _examine(tokens: Sequence[Token], found: _Findings) -> None:
             found.draws = True
         elif word in ("temp", "temporary") or word.startswith("pg_temp"):
             found.makes(Held.TEMP)
-    words = [token.value for token in tokens if token.kind is Kind.WORD]
     if "restart" in words:
         found.looks |= SETS
     fills = not FILLING.isdisjoint(words)

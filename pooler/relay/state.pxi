@@ -28,7 +28,7 @@ cdef tuple FIRST_NAMES = tuple(sorted(word.encode() for word in touches.FIRST))
 cdef object WORD_LETTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_$") | frozenset(range(128, 256))
 cdef object WORD_EDGES = frozenset(range(256)) - WORD_LETTERS
 cdef tuple SAYING = (b"set_config", b"advisory_lock", b"advisory_unlock", b"currval", b"lastval", b"nextval", b"setval", b"pg_temp", b'u&"', b"execute",
-                     b"query_to_xml", b"ts_stat", b"ts_rewrite", b" temp ", b" temporary ")
+                     b"_to_xml", b"ts_stat", b"ts_rewrite", b" temp ", b" temporary ", b"pg_settings")
 # Each blank is anything that no word goes on with.
 cdef tuple NOTING = (b" into ", b" table ", b" materialized ")
 # With one of these a text may make a table whose tag is SELECT's, or draw from a sequence by such a one (`noted`).

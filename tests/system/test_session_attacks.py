@@ -237,6 +237,8 @@ def test_what_one_may_not_reset_costs_the_server_and_not_the_next_client(
 # ---- what a text hides
 
 HIDDEN = (
+    "UPDATE pg_settings SET setting = '7MB' WHERE name = 'work_mem'",
+    "WITH x AS (SELECT 1) UPDATE pg_catalog.\"pg_settings\" AS s SET setting = '7MB' FROM x WHERE name = 'work_mem'",
     "/* /* */ x */ SET work_mem = '7MB'",
     "-- a comment\rSET work_mem = '7MB'",
     "SET my.var TO none",

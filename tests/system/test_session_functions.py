@@ -43,6 +43,18 @@ WAYS: dict[str, tuple[tuple[str, ...], str]] = {
         (function("leaves", "IF true THEN SET work_mem = '7MB'; END IF"),),
         "SELECT leaves()",
     ),
+    "a setting, by the view of them": (
+        (function("leaves", "UPDATE pg_settings SET setting = '7MB' WHERE name = 'work_mem'"),),
+        "SELECT leaves()",
+    ),
+    "a setting, by a rule": (
+        (
+            TABLE,
+            "CREATE RULE r AS ON INSERT TO held DO ALSO "
+            "UPDATE pg_settings SET setting = '7MB' WHERE name = 'work_mem'",
+        ),
+        "INSERT INTO held VALUES (1)",
+    ),
     "a setting in SQL": (
         ("CREATE FUNCTION leaves() RETURNS text LANGUAGE sql AS $$ SELECT set_config('work_mem', '7MB', false) $$",),
         "SELECT leaves()",

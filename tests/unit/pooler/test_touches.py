@@ -43,6 +43,7 @@ NOTHING = [
     "SELECT 'SET x = 1; RESET ALL'",
     "INSERT INTO t VALUES ('create temp table x()')",
     "CLOSE c",
+    "SELECT setting FROM pg_settings WHERE name = 'update'",
     "SELECT temperature, attempt FROM template",
     "SELECT currval, r.lastval AS currval FROM rates r ORDER BY currval",
 ]
@@ -76,6 +77,12 @@ def test_each_kind_has_the_statement_that_makes_it_first() -> None:
     found = {kind: touch.said(kind) for kind in (Held.SETTING, Held.LISTEN, Held.TEMP)}
     assert found == {Held.SETTING: "SET b = ?", Held.LISTEN: "LISTEN c", Held.TEMP: "CREATE TEMP TABLE e ()"}
     assert touch.said(Held.LOCK) == "RESET a"
+
+
+def test_an_update_of_the_settings_sets() -> None:
+    touch = judge(b"UPDATE pg_settings SET setting = 'x' WHERE name = 'a'")
+    assert touch is not None
+    assert (touch.kinds, touch.looks & Held.UNSEEN) == (Held.SETTING, Held.UNSEEN)
 
 
 @pytest.mark.parametrize("text", NOTHING)
@@ -350,6 +357,8 @@ def test_a_path_of_the_transaction_may_lead_to_temporary_tables(text: str, kinds
         "CREATE TABLE t AS EXECUTE p",
         "SELECT query_to_xml('SELECT set_config(''a.b'', ''x'', false)', true, false, '')",
         "SELECT * FROM ts_stat($1)",
+        "SELECT schema_to_xml('s', true, false, '')",
+        "SELECT table_to_xml_and_xmlschema($1, true, false, '')",
         "SELECT set_config('a' || '.b', 'x', false)",
     ],
 )
