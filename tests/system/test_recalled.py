@@ -155,7 +155,15 @@ def is_number(heard: tuple[str, object]) -> bool:
     return heard[0] == "D" and heard[1] != [b"t"]
 
 
+TOO = "SELECT nextval('drawn_too_id_seq')"
 NOT_OWN: dict[str, tuple[Step, ...]] = {
+    "behind a draw that is not executed": ("BEGIN", (*named(TOO, name="d")[:2], *named(ANOTHERS), SYNC)),
+    "behind a draw of no row": ("BEGIN", (*named(f"{TOO} WHERE false", name="d"), *named(ANOTHERS), SYNC)),
+    "behind what has the name of a draw": (
+        "BEGIN", "CREATE SCHEMA hostile",
+        "CREATE FUNCTION hostile.nextval(text) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "SET LOCAL search_path = hostile, public, pg_catalog", (*named(TOO, name="d"), *named(ANOTHERS), SYNC),
+    ),
     "in one piece": (*begun()[:2], (*named(ANOTHERS), SYNC)),
     "behind what draws": ("BEGIN", (*named(NEXT, name="d"), SYNC, *named(ANOTHERS), SYNC)),
     "queries": ((*map(stream.query, ("BEGIN", INSERT, ANOTHERS)),),),
