@@ -386,7 +386,8 @@ cdef int touched(Client c, Server s, object touch) except -1:
         if s.touches is None:
             s.touches = [touch]
             s.undone = s.silenced = False
-        elif touch == s.touches[len(s.touches) - 1]:
+        elif s.touches and touch == s.touches[len(s.touches) - 1]:
+            # (Empty where a tag alone has told that something may be over.)
             return 0
         elif len(s.touches) < TOUCHES:
             s.touches.append(touch)

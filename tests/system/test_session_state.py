@@ -150,6 +150,31 @@ def test_a_refusal_names_what_is_refused(start_pooler: StartBouncer) -> None:
         one.execute("SET work_mem = '7MB'; CREATE TEMP TABLE tt ()")
 
 
+ENDS = {
+    "a table": ("CREATE TEMP TABLE tt ()", "DROP TABLE tt"),
+    "a cursor": ("DECLARE c CURSOR WITH HOLD FOR SELECT 1", "CLOSE c"),
+    "a statement": ("PREPARE p AS SELECT 1", "DEALLOCATE p"),
+    "a lock, and plans": ("SELECT pg_advisory_lock(77)", "DISCARD PLANS"),
+}
+
+
+@pytest.mark.parametrize("what", ENDS)
+def test_what_ends_a_pin_may_be_followed_by_more_of_the_same_transaction(
+    start_pooler: StartBouncer, cluster: Cluster, what: str
+) -> None:
+    """Also by what is touched again. What the database has of its own is known by then: nothing else is looked at."""
+    bouncer = start_pooler(default_pool_size=2, **KEEP)
+    makes, ends = ENDS[what]
+    with client(bouncer.port, prepare_threshold=None) as one:
+        for _ in range(5):
+            one.execute(makes)
+            until(lambda: [row["kind"] for row in bouncer.admin("SHOW SESSION_STATE")] != [])
+            for statement in ("BEGIN", ends, "SET work_mem = '7MB'", "COMMIT"):
+                one.execute(statement)
+            assert one.execute("SHOW work_mem").fetchone() == ("7MB",)
+            one.execute("DISCARD ALL")
+
+
 @pytest.mark.slow
 def test_an_online_restart_knows_who_holds_what(start_pooler: StartBouncer) -> None:
     """And does not tell of it in the log once more."""
