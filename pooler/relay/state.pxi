@@ -402,7 +402,7 @@ cdef bytes refusal(Client c, uint8_t t, uint8_t *p, size_t l, object touch, int 
     cdef bytes text = b"POOLER_REFUSES_%d\0" % kinds
     cdef bytes name = b""
     c.refusals = {} if c.refusals is None else c.refusals
-    c.refusals[kinds] = sessions.refusal(kinds, touch.statement, bool(kinds & c.pool.refused))
+    c.refusals[kinds] = sessions.refusal(kinds, touch.said(kinds), bool(kinds & c.pool.refused))
     if c.link.vouched == STOPPED:
         c.link.vouched = NOT_OWN
         c.refusals[kinds] = c.link.said if kinds == SEQUENCES else c.refusals[kinds]
