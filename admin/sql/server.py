@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -98,8 +99,12 @@ class Server:
             keeper.end()
 
     def end(self) -> None:
-        """It stops, and what it had on the disk is removed; nobody waits for that."""
+        """It stops, and what it had on the disk is removed; nobody waits for that. One that is still made hears no
+        line."""
         self._line.close()
+        if not self.place and self.lives():
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGTERM)
 
     def bury(self) -> None:
         """Wait until it has ended."""

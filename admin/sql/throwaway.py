@@ -90,7 +90,7 @@ def main(what: str) -> int:
             _lock(place)
             return Throwaway(place, VIEWS if what == "views" else ()).run()
         finally:
-            shutil.rmtree(place, ignore_errors=True)
+            _remove(place)
     except (EmbeddedError, OSError, subprocess.SubprocessError) as error:
         with suppress(OSError):
             os.write(0, f"! {error}\n".encode(errors="replace"))
@@ -102,6 +102,14 @@ def _lock(place: Path) -> None:
     unheld = place / f"{LOCK}.new"
     fcntl.flock(os.open(unheld, os.O_RDWR | os.O_CREAT, 0o600), fcntl.LOCK_EX)
     unheld.rename(place / LOCK)
+
+
+def _remove(place: Path) -> None:
+    """What was ended in the middle may be writing still."""
+    until = time.monotonic() + STOP_SECONDS
+    while place.exists() and time.monotonic() < until:
+        shutil.rmtree(place, ignore_errors=True)
+        time.sleep(LOOK_SECONDS)
 
 
 def _clear() -> None:

@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -266,6 +267,29 @@ def test_a_server_ends_with_its_owner() -> None:
     pid, place = done.stdout.split()
     asyncio.run(gone(int(pid)))
     until(lambda: not Path(place).exists(), "its place to be cleared")
+
+
+@pytest.mark.slow
+def test_a_server_that_is_given_up_while_it_is_made_is_made_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thirty that nobody wanted any more took the processor from the one that somebody waited for: forty seconds."""
+    with tempfile.TemporaryDirectory() as top:
+        os.chmod(top, 0o755)
+        monkeypatch.setenv("TMPDIR", top)
+        server = Server()
+        until(lambda: list(Path(top).glob("*/data/*")), "initdb to be at work")
+        server.end()
+        until(lambda: not server.lives(), "its end")
+        assert server._process.returncode == 0
+        until(lambda: group_gone(server.pid), "the end of its programs")
+        assert not os.listdir(top)
+
+
+def group_gone(pid: int) -> bool:
+    try:
+        os.killpg(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 @pytest.mark.slow
