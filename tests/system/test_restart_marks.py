@@ -194,3 +194,22 @@ def test_what_was_looked_at_long_ago_is_not_taken_for_new(cluster: Cluster, star
         for _ in range(2):
             other.send(parsed("SELECT x FROM remade", "n"), carried_out("n"), stream.close("S", "n"))
             assert "E" not in [message.type for message in [*other.until(), *other.until()]]
+
+
+DOCUMENT = "Don''t execute; set; do or declare a temporary thing: /* -- \"; create temp x; select set_config(" * 1_000
+"""Of more than the relay collects."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("behind", ["", "; SET work_mem = '7MB'"])
+def test_the_rest_of_a_long_text(bouncer: Bouncer, behind: str) -> None:
+    """In the middle of a constant, of which nothing is to be thought; behind it is what its server is kept for."""
+    message = stream.query(f"SELECT length('{DOCUMENT}'){behind}")
+    with Stream(("127.0.0.1", bouncer.port)).login() as one:
+        one.send(message[:70_000])
+        until(lambda: bouncer.pool()["cl_active"] == 1, "its text to be under way")
+        restart(bouncer)
+        one.send(message[70_000:])
+        answers = [shown(each) for each in one.until()]
+        assert ("D", f"[b'{len(DOCUMENT) - 1000}']") in answers
+        assert [row["kind"] for row in bouncer.admin("SHOW SESSION_STATE")] == (["code"] if behind else [])
