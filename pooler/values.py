@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 TOGETHER = (("__init__",), ("__repr__",), ("__eq__", "__hash__"))
@@ -54,8 +55,15 @@ def _read(annotation: Any) -> Any:
 
 def _first_call(made: type, name: str, frozen: bool, slots: bool, own: set[str]) -> Callable[..., Any]:
     def method(self: object, *arguments: Any, **named: Any) -> Any:
+        if name == "__eq__" and arguments[0].__class__ is not self.__class__:
+            return NotImplemented
         (methods,) = (group for group in TOGETHER if name in group)
-        _complete(made, methods, frozen, slots, own)
+        try:
+            _complete(made, methods, frozen, slots, own)
+        except MemoryError:
+            if name not in PLAIN:
+                raise
+            return PLAIN[name](self, *arguments)
         return getattr(made, name)(self, *arguments, **named)
 
     return method if name != "__init__" else _fill(made, method, object.__setattr__ if frozen else setattr)
@@ -73,9 +81,13 @@ def _fill(made: type, compiled: Callable[..., None], put: Callable[[object, str,
         needed = {field.name for field in known if field.default is field.default_factory is dataclasses.MISSING}
         values = dict(zip(names, arguments, strict=False)) | named
         whole = len(values) == len(arguments) + len(named) and needed <= values.keys() <= set(names)
-        if left < 0 or not whole or len(names) < len(known):
+        if not whole or len(names) < len(known):
             compiled(self, *arguments, **named)
             return
+        if left < 0:
+            with suppress(MemoryError):
+                compiled(self, *arguments, **named)
+                return
         for field in known:
             if field.name in values:
                 put(self, field.name, values[field.name])
@@ -87,6 +99,17 @@ def _fill(made: type, compiled: Callable[..., None], put: Callable[[object, str,
             self.__post_init__()
 
     return method
+
+
+def _compared(self: Any) -> tuple[Any, ...]:
+    return tuple([getattr(self, field.name) for field in dataclasses.fields(self) if field.compare])
+
+
+PLAIN: dict[str, Callable[..., Any]] = {
+    "__eq__": lambda self, other: _compared(self) == _compared(other),
+    "__hash__": lambda self: hash(_compared(self)),
+}
+"""Where there is no memory to compile what is called: a round that needs it would fail each time, the next one too."""
 
 
 def _frozen(made: type, slots: bool) -> dict[str, Callable[..., Any]]:

@@ -140,6 +140,22 @@ def test_nothing_is_compiled_for_the_first_few(frozen: bool, slots: bool, monkey
     assert [point.x for point in made] == list(range(values.FEW + 2))
 
 
+@both
+@pytest.mark.parametrize("use", ["equal", "hash", "fresh", "property", "bare", "set", "delete"])
+def test_without_memory_to_compile_it_does_the_same(
+    use: str, frozen: bool, slots: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Figures that were compared for the first time where memory was short could not be had as long as it was."""
+
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(values, "_complete", no_memory)
+    ours, theirs = (build(module, frozen, slots) for module in (values, dataclasses))
+    for _ in range(2 * values.FEW):
+        assert outcome(USES[use], ours) == outcome(USES[use], theirs)
+
+
 @values.dataclass(frozen=True, slots=True)
 class Packed:
     """At the top, where pickle finds it."""
