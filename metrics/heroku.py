@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from math import modf
+from time import gmtime, strftime
 
 from pooler.stats import ADMIN_DATABASE, QUANTILES, DatabaseStat, PoolStat, Snapshot, gained_spread, merge
 from pooler.values import dataclass
@@ -108,9 +110,9 @@ def _escaped(char: str) -> str:
 
 def stamp(when: float) -> str:
     """`2026-11-22T07:46:00.000000+00:00`, always with microseconds."""
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(when, UTC).isoformat(timespec="microseconds")
+    fraction, whole = modf(when)
+    seconds, micros = divmod(int(whole) * 1_000_000 + round(fraction * 1e6), 1_000_000)
+    return f"{strftime('%Y-%m-%dT%H:%M:%S', gmtime(seconds))}.{micros:06}+00:00"
 
 
 def stamped(body: str, when: float) -> str:

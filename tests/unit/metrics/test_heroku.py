@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics.heroku import LogLine, lines, stamped, word
+from metrics.heroku import LogLine, lines, stamp, stamped, word
 from pooler.stats import Averages
 from tests.fixtures.figures import database, distributions, histogram, pool, snapshot
 
@@ -38,6 +39,10 @@ def test_a_line_is_herokus_to_the_letter() -> None:
 
 def test_stamped_as_heroku_logs_shows_it() -> None:
     assert stamped("x", 1795333560) == "2026-11-22T07:46:00.000000+00:00 app[heroku-pgbouncer]: x"
+    for number in range(1000):
+        when = number * 1_234_567.891_234_567
+        assert stamp(when) == datetime.fromtimestamp(when, UTC).isoformat(timespec="microseconds")
+    assert stamp(0.999_999_9) == "1970-01-01T00:00:01.000000+00:00"
 
 
 def test_max_wait_is_the_longest_of_all_pools_in_whole_seconds() -> None:
