@@ -5,12 +5,14 @@ The rule: each is handed to the next worker that serves, in the order of arrival
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
 from pooler import wire
+from pooler.kernel import limits
 from pooler.values import dataclass
 
 NOBODY_SERVES = "the pooler has no worker that serves"
@@ -33,8 +35,13 @@ class Lobby:
         return len(self._guests)
 
     def come(self, port: int, descriptor: int, now: float) -> None:
-        """One more, whose descriptor stays the caller's as well. Raises OSError."""
-        self._guests.append(Guest(port, os.dup(descriptor), now))
+        """One more, whose descriptor stays the caller's as well. Raises OSError; also where they would take more than
+        half of all descriptors: to start a worker takes some."""
+        kept = os.dup(descriptor)
+        if kept >= limits()[0] // 2:
+            os.close(kept)
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        self._guests.append(Guest(port, kept, now))
 
     def hand_on(self, to: Callable[[int, int], object]) -> None:
         """The first of them, by port and descriptor."""

@@ -273,3 +273,20 @@ def test_a_resume_behind_a_pause_is_behind_it_everywhere(start_pooler: StartBoun
             pausing.until()
             for one in several:
                 assert one.rows(f"SELECT {number}") == [[str(number).encode()]]
+
+
+@pytest.mark.slow
+def test_those_who_wait_for_a_worker_leave_descriptors_for_one_to_begin(start_pooler: StartBouncer) -> None:
+    """However many come while none serves: the desk needs some to start another."""
+    bouncer = start_pooler(sections=TWO, default_pool_size=4)
+    address = bouncer.address, bouncer.port
+    with ExitStack() as stack:
+        _, hard = resource.prlimit(bouncer.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(bouncer.pid, resource.RLIMIT_NOFILE, (100, hard))
+        for pid in [row["pid"] for row in workers(bouncer)]:
+            os.kill(pid, signal.SIGKILL)
+        for number in range(2):
+            bouncer.wait_log(f"worker {number} .* has ended")
+        for _ in range(600):
+            stack.enter_context(Stream(address))
+        goes_on(until(lambda: comes_in(bouncer, stack), "another worker"))
