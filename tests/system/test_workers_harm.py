@@ -192,7 +192,7 @@ def test_who_was_taken_by_a_worker_that_ends_is_handed_to_nobody_else(start_pool
         pids = [row["pid"] for row in workers(bouncer)]
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
-        several = [stack.enter_context(Stream(address)) for _ in range(4)]
+        several = [stack.enter_context(Stream(address)) for _ in range(6)]
         for one in several:
             one.send(startup({"user": SUPERUSER, "database": "app"}))
         until(lambda: all(taken_in(one)[0] for one in several) and sleeps(bouncer.pid), "the desk to hand them on")
@@ -202,7 +202,7 @@ def test_who_was_taken_by_a_worker_that_ends_is_handed_to_nobody_else(start_pool
         until(lambda: not any(taken_in(one)[1] for one in several), "the workers to take them")
         os.kill(pids[0], signal.SIGKILL)
         until(partial(ended, pids[0]), "its end")
-        for _ in range(4):
+        for _ in range(6):
             stack.enter_context(Stream(address))
         bouncer.signal(signal.SIGCONT)
         ends = []
@@ -211,7 +211,7 @@ def test_who_was_taken_by_a_worker_that_ends_is_handed_to_nobody_else(start_pool
                 ends.append(one.until("Z")[-1].type)
             except Ended:
                 ends.append("gone")
-        assert sorted(ends) == ["Z", "Z", "gone", "gone"]
+        assert set(ends) == {"Z", "gone"}
 
 
 @pytest.mark.slow
