@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import pickle
 import resource
@@ -293,6 +294,27 @@ def test_what_was_said_before_the_end_is_heard_whatever_is_said_to_who_is_gone()
             assert ends.ended == ["far"]
 
     asyncio.run(run())
+
+
+def test_a_line_by_which_nothing_can_be_said_ends_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many descriptors are under way: nobody is gone, and half a line is none. What was said before is heard."""
+    heard: list[object] = []
+
+    def refused(*_: object) -> int:
+        raise OSError(errno.ETOOMANYREFS, "too many")
+
+    async def run() -> None:
+        async with Ends({"say": heard.append}) as ends:
+            ends.near.put("say", 1)
+            monkeypatch.setattr(ends.near, "_put_out", refused)
+            with open(os.devnull) as shown:
+                ends.near.put("say", 2, descriptors=[shown.fileno()])
+            await come(lambda: sorted(ends.ended) == ["far", "near"])
+            assert heard == [1]
+
+    before = len(os.listdir("/proc/self/fd"))
+    asyncio.run(run())
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_an_end_comes_behind_what_there_was_no_memory_for(monkeypatch: pytest.MonkeyPatch) -> None:
